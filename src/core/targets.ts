@@ -1,0 +1,77 @@
+/**
+ * What the steps of a plan act on, as interfaces. They carry no Deno type, so the pure core can name them, `ffi/` can
+ * implement them and tests can fake them.
+ *
+ * @module
+ */
+
+import type { MemoryRange } from "./memory_range.ts";
+
+/** How a partition may access a range. KVM does not enforce `executable`; it is recorded and passed on. */
+export interface Access {
+  /** Whether the guest may write. */
+  readonly writable: boolean;
+  /** Whether the guest may execute. */
+  readonly executable: boolean;
+}
+
+/**
+ * What guests run in, such as a KVM virtual machine. It is told which GPA ranges exist.
+ *
+ * A method that throws must leave the partition as it was. All ranges are GPAs of the partition, in bytes: the
+ * region's GPA plus the offset given to `addPartition`.
+ */
+export interface Partition {
+  /** Makes `range` accessible to the guest, backed by host memory from the address `hva` on. */
+  mapRange(hva: number, range: MemoryRange, access: Access): void;
+  /** Takes a range away again: exactly what one `mapRange` mapped. */
+  unmapRange(range: MemoryRange): void;
+  /** How many ranges the partition can hold (KVM: memory slots). Unlimited when left out. */
+  readonly capacity?: number;
+  /** Whether the partition is gone. Steps on a disposed partition do nothing. */
+  readonly disposed?: boolean;
+  /** A name for messages; "partition" when left out. */
+  readonly name?: string;
+  /** Brings the memory of `range` in ahead of use. A failure is logged and fails nothing. */
+  prefetchRange?(range: MemoryRange): void;
+  /** Pins the memory of `range` into host memory. A failure fails the request. */
+  pinRange?(range: MemoryRange): void;
+  /** Undoes `pinRange` for `range`. */
+  unpinRange?(range: MemoryRange): void;
+}
+
+/** How the host should place the memory of one mapping. */
+export interface MemoryPolicy {
+  /** The NUMA node the pages come from (mbind, strict). Left out: the process's own policy. */
+  readonly hostNumaNode?: number;
+  /** Whether transparent huge pages are asked for (madvise). Left out: the system's own setting. */
+  readonly transparentHugepages?: boolean;
+}
+
+/**
+ * The reserved host address range that guest memory is mapped into. GPA x lives at `base + x`.
+ *
+ * The arguments have been checked by the core: page-aligned, inside the reservation, the file long enough and of the
+ * right mode. A method that throws may have done its work or not; the transaction restores either.
+ */
+export interface VaTarget<M> {
+  /** The host address of GPA 0. */
+  readonly base: number;
+  /** The length of the reservation in bytes. */
+  readonly length: number;
+  /** Replaces `[start, end)` by a part of `mappable` from `fileOffset` on, or by fresh private memory for `null`. */
+  map(
+    start: number,
+    end: number,
+    mappable: M | null,
+    fileOffset: number,
+    writable: boolean,
+    policy: MemoryPolicy | undefined,
+  ): void;
+  /** Changes the protection of what is mapped at `[start, end)`. */
+  protect(start: number, end: number, writable: boolean): void;
+  /** Gives `[start, end)` back to the reservation: no access, no backing. */
+  remove(start: number, end: number): void;
+  /** How many more kernel mappings (VMAs) may be made; `Infinity` when left out. */
+  readonly spareMappings?: number;
+}
