@@ -1,0 +1,202 @@
+import { hex } from "../core/errors.ts";
+import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import type { Access, Partition } from "../core/targets.ts";
+import type { RecordedCall } from "./call.ts";
+import type { Faults } from "./faults.ts";
+import { Pieces } from "./pieces.ts";
+import { Recorder, type RecordingOptions, TargetStateError } from "./recorder.ts";
+
+/** One range a {@linkcode RecordingPartition} holds, as `mapRange` named it. */
+export interface PartitionRange {
+  /** The GPAs of the partition, in bytes. */
+  readonly range: MemoryRange;
+  /** The host address behind the first of them. */
+  readonly hva: number;
+  /** What the guest may do there. */
+  readonly access: Access;
+}
+
+/** What a {@linkcode RecordingPartition} can be given. */
+export interface RecordingPartitionOptions extends RecordingOptions {
+  /** How many ranges it can hold. Unlimited when left out. */
+  capacity?: number;
+}
+
+/**
+ * A partition without a guest: it keeps the ranges it was told of, logs each call, and is strict. Mapping what is
+ * mapped already, or unmapping anything but exactly one mapped range, throws {@linkcode TargetStateError}.
+ *
+ * @example Usage
+ * ```ts
+ * import { MemoryRange } from "membacking";
+ * import { RecordingPartition } from "membacking/testing";
+ *
+ * const partition = new RecordingPartition();
+ * partition.mapRange(0x7f00_0000_0000, new MemoryRange(0x0, 0x4000), { writable: false, executable: true });
+ *
+ * console.assert(partition.accessAt(0x3fff)?.writable === false);
+ * console.assert(partition.accessAt(0x4000) === null);
+ * console.assert(partition.calls.length === 1);
+ * ```
+ */
+export class RecordingPartition implements Partition, Disposable {
+  /** The name in the log and in errors: "partition" unless another was given. */
+  readonly name: string;
+  /** How many ranges it can hold; `Infinity` unless another number was given. */
+  readonly capacity: number;
+  /** Every call, oldest first, the failed ones included. */
+  readonly calls: RecordedCall[];
+  /** The plan of failures it follows. */
+  readonly faults: Faults;
+  readonly #recorder: Recorder;
+  readonly #pieces = new Pieces<PartitionRange>();
+  readonly #pinned = new Set<number>();
+  #disposed = false;
+
+  /** Makes an empty partition. */
+  constructor(options: RecordingPartitionOptions = {}) {
+    this.name = options.name ?? "partition";
+    this.capacity = options.capacity ?? Infinity;
+    this.#recorder = new Recorder(options);
+    this.calls = this.#recorder.calls;
+    this.faults = this.#recorder.faults;
+  }
+
+  /** Whether {@linkcode dispose} was called. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** The ranges it holds now, lowest address first. */
+  get ranges(): readonly PartitionRange[] {
+    return this.#pieces.list.map((piece) => piece.value);
+  }
+
+  /** The ranges that are pinned now, adjacent ones joined, lowest address first. */
+  get pinned(): readonly MemoryRange[] {
+    const joined: MemoryRange[] = [];
+    for (const start of [...this.#pinned].sort((a, b) => a - b)) {
+      const last = joined.at(-1);
+      if (last?.end === start) joined[joined.length - 1] = new MemoryRange(last.start, start + PAGE_SIZE);
+      else joined.push(MemoryRange.of(start, PAGE_SIZE));
+    }
+    return joined;
+  }
+
+  /** What the guest may do at `gpa`; `null` where there is no memory. */
+  accessAt(gpa: number): Access | null {
+    return this.#pieces.at(gpa)?.value.access ?? null;
+  }
+
+  /** The host address behind `gpa`; `null` where there is no memory. */
+  hvaAt(gpa: number): number | null {
+    const piece = this.#pieces.at(gpa);
+    return piece === undefined ? null : piece.value.hva + gpa - piece.start;
+  }
+
+  /**
+   * Adds a range.
+   *
+   * @throws {TargetStateError} If it is empty or overlaps a range that is there, or if the partition is full.
+   */
+  mapRange(hva: number, range: MemoryRange, access: Access): void {
+    this.#run("mapRange", range, access.writable, {
+      act: () => {
+        if (range.isEmpty) throw new TargetStateError(`Cannot map the empty range ${range}`);
+        if (!Number.isSafeInteger(hva) || hva <= 0 || hva % PAGE_SIZE !== 0) {
+          throw new TargetStateError(`Cannot map ${range} at the host address ${hva}`);
+        }
+        const there = this.#pieces.overlapping(range.start, range.end)[0];
+        if (there) throw new TargetStateError(`Cannot map ${range}: ${there.value.range} is mapped`);
+        if (this.#pieces.list.length >= this.capacity) {
+          throw new TargetStateError(`Cannot map ${range}: all ${this.capacity} ranges are in use`);
+        }
+        const value = { range, hva, access: { writable: access.writable, executable: access.executable } };
+        this.#pieces.replace(range.start, range.end, [{ start: range.start, end: range.end, value }]);
+      },
+    });
+  }
+
+  /**
+   * Removes a range.
+   *
+   * @throws {TargetStateError} If `range` is not exactly one range that was mapped.
+   */
+  unmapRange(range: MemoryRange): void {
+    const act = () => {
+      if (!this.#pieces.at(range.start)?.value.range.equals(range)) {
+        throw new TargetStateError(`Cannot unmap ${range}: it is not one mapped range`);
+      }
+      this.#pieces.replace(range.start, range.end, []);
+    };
+    this.#run("unmapRange", range, undefined, { act, destroy: act });
+  }
+
+  /**
+   * Logs the call, and does nothing else.
+   *
+   * @throws {TargetStateError} If a part of `range` is not mapped.
+   */
+  prefetchRange(range: MemoryRange): void {
+    this.#run("prefetchRange", range, undefined, { act: () => this.#checkMapped(range) });
+  }
+
+  /**
+   * Notes that `range` is pinned. A range that is pinned already may be pinned again.
+   *
+   * @throws {TargetStateError} If a part of `range` is not mapped.
+   */
+  pinRange(range: MemoryRange): void {
+    this.#run("pinRange", range, undefined, {
+      act: () => {
+        this.#checkMapped(range);
+        for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) this.#pinned.add(gpa);
+      },
+    });
+  }
+
+  /** Notes that no part of `range` is pinned any more. */
+  unpinRange(range: MemoryRange): void {
+    const act = () => {
+      for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) this.#pinned.delete(gpa);
+    };
+    this.#run("unpinRange", range, undefined, { act, destroy: act });
+  }
+
+  /** Ends the partition: it forgets its ranges, and every later call throws. A region manager then leaves it alone. */
+  dispose(): void {
+    this.#disposed = true;
+    this.#pieces.list = [];
+    this.#pinned.clear();
+  }
+
+  /** The same as {@linkcode dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #run(
+    method: RecordedCall["method"],
+    range: MemoryRange,
+    writable: boolean | undefined,
+    effects: { act(): void; destroy?(): void },
+  ): void {
+    const call = { target: this.name, method, range, ...(writable !== undefined && { writable }) };
+    this.#recorder.run(call, {
+      ...effects,
+      act: () => {
+        if (this.#disposed) throw new TargetStateError(`Cannot call ${method} on a disposed partition`);
+        effects.act();
+      },
+    });
+  }
+
+  #checkMapped(range: MemoryRange): void {
+    let gpa = range.start;
+    for (const piece of this.#pieces.overlapping(range.start, range.end)) {
+      if (piece.start > gpa) break;
+      gpa = piece.end;
+    }
+    if (gpa < range.end) throw new TargetStateError(`There is no memory at ${hex(gpa)} of the partition`);
+  }
+}

@@ -1,0 +1,195 @@
+import { hex } from "../core/errors.ts";
+import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import type { MemoryPolicy, VaTarget } from "../core/targets.ts";
+import type { CallMethod, RecordedCall } from "./call.ts";
+import type { Faults } from "./faults.ts";
+import { type Piece, Pieces } from "./pieces.ts";
+import { Recorder, type RecordingOptions, TargetStateError } from "./recorder.ts";
+
+/** What a {@linkcode RecordingVa} has at an address. */
+export interface RecordedBacking<M> {
+  /** What is mapped; `null` for private memory. */
+  readonly mappable: M | null;
+  /** Where in `mappable` it starts, in bytes; 0 for private memory. */
+  readonly fileOffset: number;
+  /** Whether it may be written. */
+  readonly writable: boolean;
+  /** The policy it was mapped with. */
+  readonly policy: MemoryPolicy | undefined;
+  /** Which `map` call made it: 1 for the first. Private memory keeps its contents as long as this stays the same. */
+  readonly generation: number;
+}
+
+/** A range of a {@linkcode RecordingVa} that is backed. */
+export interface RecordedVaRange<M> extends RecordedBacking<M> {
+  /** The addresses inside the reservation, in bytes. */
+  readonly range: MemoryRange;
+}
+
+/** What a {@linkcode RecordingVa} can be given. */
+export interface RecordingVaOptions extends RecordingOptions {
+  /** The host address of GPA 0. Nothing is there; it is never accessed. Defaults to 0x10_0000_0000. */
+  base?: number;
+  /** How many backed ranges it can hold. Unlimited when left out. */
+  limit?: number;
+}
+
+/**
+ * A host address range without memory: it keeps what would be mapped where, logs each call, and is strict about its
+ * arguments. It can stand in for a `VaMapper` wherever no guest memory is read or written.
+ *
+ * @example Usage
+ * ```ts
+ * import { RecordingVa } from "membacking/testing";
+ *
+ * const va = new RecordingVa<string>(0x10000);
+ * va.map(0x1000, 0x4000, "disk", 0x8000, true, undefined);
+ * va.protect(0x2000, 0x3000, false);
+ *
+ * console.assert(va.at(0x2000)?.fileOffset === 0x9000);
+ * console.assert(va.at(0x2000)?.writable === false && va.at(0x3000)?.writable === true);
+ * ```
+ */
+export class RecordingVa<M = unknown> implements VaTarget<M> {
+  /** The name in the log and in errors: "host memory" unless another was given. */
+  readonly name: string;
+  /** The host address of GPA 0. */
+  readonly base: number;
+  /** The length of the reservation in bytes. */
+  readonly length: number;
+  /** Every call, oldest first, the failed ones included. */
+  readonly calls: RecordedCall[];
+  /** The plan of failures it follows. */
+  readonly faults: Faults;
+  readonly #recorder: Recorder;
+  readonly #pieces = new Pieces<RecordedBacking<M>>();
+  readonly #limit: number;
+  #generation = 0;
+
+  /** Makes a reservation of `length` bytes with nothing in it. */
+  constructor(length: number, options: RecordingVaOptions = {}) {
+    this.name = options.name ?? "host memory";
+    this.base = options.base ?? 0x10_0000_0000;
+    this.length = new MemoryRange(0, length).length;
+    this.#limit = options.limit ?? Infinity;
+    this.#recorder = new Recorder(options);
+    this.calls = this.#recorder.calls;
+    this.faults = this.#recorder.faults;
+  }
+
+  /** How many more backed ranges it can hold. */
+  get spareMappings(): number {
+    return this.#limit - this.#pieces.list.length;
+  }
+
+  /** What is mapped now, in the pieces it was mapped in or cut into, lowest address first. */
+  get ranges(): readonly RecordedVaRange<M>[] {
+    return this.#pieces.list.map(({ start, end, value }) => ({ range: new MemoryRange(start, end), ...value }));
+  }
+
+  /** What is mapped at `address`, with the offset of that very address; `null` where nothing is. */
+  at(address: number): RecordedBacking<M> | null {
+    const piece = this.#pieces.at(address);
+    return piece === undefined ? null : cut(piece, address, address + 1).value;
+  }
+
+  /**
+   * Replaces `[start, end)` by a part of `mappable`, or by fresh private memory for `null`.
+   *
+   * @throws {TargetStateError} If the range is empty or beyond the reservation, the offset is unaligned, or the limit is reached.
+   * @throws {RangeError} If `start` or `end` is unaligned.
+   */
+  map(
+    start: number,
+    end: number,
+    mappable: M | null,
+    fileOffset: number,
+    writable: boolean,
+    policy: MemoryPolicy | undefined,
+  ): void {
+    const range = this.#range(start, end);
+    this.#run("map", range, {
+      writable,
+      act: () => {
+        if (!Number.isSafeInteger(fileOffset) || fileOffset < 0 || fileOffset % PAGE_SIZE !== 0) {
+          throw new TargetStateError(`Cannot map the file offset ${hex(fileOffset)} at ${range}`);
+        }
+        const generation = ++this.#generation;
+        const offset = mappable === null ? 0 : fileOffset;
+        this.#replace(range, [{
+          start,
+          end,
+          value: { mappable, fileOffset: offset, writable, policy, generation },
+        }]);
+      },
+      destroy: () => this.#replace(range, []),
+    });
+  }
+
+  /**
+   * Changes the protection of `[start, end)`. When told to fail with `"old-state-destroyed"`, it changes the first page
+   * only: nothing that changes a protection ever takes the memory away.
+   *
+   * @throws {TargetStateError} If a part of it is not mapped, or if the limit is reached.
+   */
+  protect(start: number, end: number, writable: boolean): void {
+    const range = this.#range(start, end);
+    this.#run("protect", range, {
+      writable,
+      act: () => this.#protect(range, writable),
+      destroy: () => this.#protect(MemoryRange.of(start, PAGE_SIZE), writable),
+    });
+  }
+
+  /** Takes away whatever is mapped in `[start, end)`. */
+  remove(start: number, end: number): void {
+    const range = this.#range(start, end);
+    const act = () => this.#replace(range, []);
+    this.#run("remove", range, { act, destroy: act });
+  }
+
+  #run(
+    method: CallMethod,
+    range: MemoryRange,
+    { writable, act, destroy }: { writable?: boolean; act(): void; destroy(): void },
+  ): void {
+    const call = { target: this.name, method, range, ...(writable !== undefined && { writable }) };
+    this.#recorder.run(call, { act, destroy });
+  }
+
+  #range(start: number, end: number): MemoryRange {
+    const range = new MemoryRange(start, end);
+    if (range.isEmpty || end > this.length) {
+      throw new TargetStateError(`${range} is empty or beyond the reservation of ${hex(this.length)} bytes`);
+    }
+    return range;
+  }
+
+  #protect(range: MemoryRange, writable: boolean): void {
+    const pieces = this.#pieces.overlapping(range.start, range.end).map((piece) => cut(piece, range.start, range.end));
+    const backed = pieces.reduce((sum, piece) => sum + piece.end - piece.start, 0);
+    if (backed < range.length) throw new TargetStateError(`Cannot protect ${range}: it is not all mapped`);
+    this.#replace(range, pieces.map((piece) => ({ ...piece, value: { ...piece.value, writable } })));
+  }
+
+  /** Puts `inside` into `range` and keeps what the pieces at its edges have outside it. */
+  #replace(range: MemoryRange, inside: Piece<RecordedBacking<M>>[]): void {
+    const there = this.#pieces.overlapping(range.start, range.end);
+    const first = there[0];
+    const last = there.at(-1);
+    const pieces = [...inside];
+    if (first && first.start < range.start) pieces.unshift(cut(first, first.start, range.start));
+    if (last && last.end > range.end) pieces.push(cut(last, range.end, last.end));
+    if (this.#pieces.list.length - there.length + pieces.length > this.#limit) {
+      throw new TargetStateError(`Cannot change ${range}: all ${this.#limit} mappings are in use`);
+    }
+    this.#pieces.replace(range.start, range.end, pieces);
+  }
+}
+
+/** The part of `piece` inside `[start, end)`. */
+function cut<M>(piece: Piece<RecordedBacking<M>>, start: number, end: number): Piece<RecordedBacking<M>> {
+  const from = Math.max(start, piece.start);
+  const fileOffset = piece.value.mappable === null ? 0 : piece.value.fileOffset + from - piece.start;
+  return { start: from, end: Math.min(end, piece.end), value: { ...piece.value, fileOffset } };
+}
