@@ -1,0 +1,197 @@
+/**
+ * Who wins each address: priority layers -> visible view.
+ *
+ * ```
+ *   priority 2        [ C ]                 layers: one RangeMap per priority in use, highest first
+ *   priority 1   [ B     ]     [ B' ]
+ *   priority 0 [          A             ]
+ *   visible    [A|B|  C  |A   |  B' |  A]   one RangeMap: the winner of each address
+ * ```
+ *
+ * Regions of one priority are disjoint or share one range; among the latter the oldest wins, so a layer maps a range
+ * to the regions on it, oldest first.
+ *
+ * @module
+ */
+
+import { RegionOverlapError } from "./errors.ts";
+import type { MemoryRange } from "./memory_range.ts";
+import { type Entry, RangeMap } from "./range_map.ts";
+import { clip, type Span } from "./span.ts";
+
+/** What is fixed about a region for as long as it lives. */
+export interface Region {
+  /** Unique in its manager and ascending: a smaller id is an older region. */
+  readonly id: number;
+  /** For messages and inspection; need not be unique. */
+  readonly name: string;
+  /** The GPA range it occupies, in bytes. */
+  readonly range: MemoryRange;
+  /** 0 to 255; the higher one wins. */
+  readonly priority: number;
+  /** What the memory is, which DMA targets and shareable regions care about. */
+  readonly type: "ram" | "device";
+  /** What a guest access to an unbacked address does: leave as an MMIO exit, or fault. */
+  readonly holes: "exit" | "fault";
+}
+
+/** `"nested"`: of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
+export type OverlapRule = "nested" | "any";
+
+interface Layer {
+  readonly priority: number;
+  /** Regions by range; those on one range oldest first. */
+  readonly groups: RangeMap<readonly Region[]>;
+}
+
+/** Regions by priority, highest first. Immutable. */
+export type Layers = readonly Layer[];
+
+function withGroup(layers: Layers, region: Region, edit: (group: readonly Region[]) => readonly Region[]): Layers {
+  const { priority, range: { start, end } } = region;
+  let index = layers.findIndex((layer) => layer.priority <= priority);
+  if (index < 0) index = layers.length;
+  const found = layers[index];
+  const layer = found?.priority === priority ? found : undefined;
+  const groups = layer?.groups ?? RangeMap.EMPTY;
+  const group = edit(groups.get(start) ?? []);
+  const edited = group.length > 0 ? groups.set(start, end, group) : groups.delete(start, end);
+  if (edited.size === 0) return layer === undefined ? layers : layers.toSpliced(index, 1);
+  return layers.toSpliced(index, layer === undefined ? 0 : 1, { priority, groups: edited });
+}
+
+/** The layers with `region` in them. */
+export function addToLayers(layers: Layers, region: Region): Layers {
+  return withGroup(layers, region, (group) => {
+    const at = group.findIndex((other) => other.id > region.id);
+    return at < 0 ? [...group, region] : group.toSpliced(at, 0, region);
+  });
+}
+
+/** The layers without `region`. */
+export function removeFromLayers(layers: Layers, region: Region): Layers {
+  return withGroup(layers, region, (group) => group.filter((other) => other !== region));
+}
+
+/**
+ * Throws unless `region` may join `layers` under `rule`.
+ *
+ * Regions of one layer are disjoint and in order, so only the first and the last of those in the way can stick out.
+ *
+ * @throws {RegionOverlapError} Naming both regions.
+ */
+export function checkOverlap(layers: Layers, region: Region, rule: OverlapRule): void {
+  const { start, end } = region.range;
+  for (const { priority, groups } of layers) {
+    const last = groups.lastBelow(end);
+    if (last === undefined || last.end <= start) continue;
+    const first = groups.entryAt(start) ?? last;
+    for (const { start: otherStart, end: otherEnd, value: [other] } of [first, last]) {
+      if (other === undefined) continue;
+      if (priority === region.priority) {
+        if (otherStart !== start || otherEnd !== end) {
+          throw new RegionOverlapError(other, region, "regions of equal priority must be disjoint or identical");
+        }
+      } else if (rule === "nested") {
+        const contained = priority > region.priority
+          ? otherStart <= start && otherEnd >= end
+          : start <= otherStart && end >= otherEnd;
+        if (!contained) {
+          throw new RegionOverlapError(other, region, "the region of higher priority must contain the other one");
+        }
+      }
+    }
+  }
+}
+
+/** Whether `a` is shown where both are mapped. */
+function beats(a: Region, b: Region): boolean {
+  return a.priority > b.priority || (a.priority === b.priority && a.id < b.id);
+}
+
+const isSame = (a: Region, b: Region) => a === b;
+
+/** The winners of `[start, end)` among layers of at most `priority`; nothing where there is no region. */
+function winners(layers: Layers, priority: number, start: number, end: number): Entry<Region>[] {
+  const won: Entry<Region>[] = [];
+  let open: Span[] = [{ start, end }];
+  for (const layer of layers) {
+    if (layer.priority > priority) continue;
+    if (open.length === 0) break;
+    const left: Span[] = [];
+    for (const gap of open) {
+      if (!layer.groups.overlaps(gap.start, gap.end)) {
+        left.push(gap);
+        continue;
+      }
+      let cursor = gap.start;
+      for (const entry of layer.groups.overlapping(gap.start, gap.end)) {
+        const taken = clip(entry, gap.start, gap.end);
+        if (cursor < taken.start) left.push({ start: cursor, end: taken.start });
+        // A group in a layer is never empty.
+        won.push({ start: taken.start, end: taken.end, value: entry.value[0]! });
+        cursor = taken.end;
+      }
+      if (cursor < gap.end) left.push({ start: cursor, end: gap.end });
+    }
+    open = left;
+  }
+  return won.sort((a, b) => a.start - b.start);
+}
+
+/** A visible view, and where its winner is another one than before. */
+export interface Repainted {
+  /** The winner of each address. */
+  readonly visible: RangeMap<Region>;
+  /** Where the winner changed, in order. */
+  readonly changed: readonly Span[];
+}
+
+/** The view once `region`, which was not mapped, is. */
+export function show(visible: RangeMap<Region>, region: Region): Repainted {
+  const { start, end } = region.range;
+  const changed: { start: number; end: number }[] = [];
+  let cursor = start;
+  const take = (to: number) => {
+    if (cursor >= to) return;
+    const last = changed.at(-1);
+    if (last?.end === cursor) last.end = to;
+    else changed.push({ start: cursor, end: to });
+  };
+  for (const other of visible.overlapping(start, end)) {
+    if (!beats(other.value, region)) continue;
+    take(other.start);
+    cursor = other.end;
+  }
+  take(end);
+  let painted = visible;
+  for (const span of changed) {
+    painted = painted.replace(span.start, span.end, [{ start: span.start, end: span.end, value: region }]);
+  }
+  return { visible: painted, changed };
+}
+
+/** The view once `region`, no longer in `layers` of mapped regions, gives way to the best beneath it. */
+export function hide(visible: RangeMap<Region>, layers: Layers, region: Region): Repainted {
+  const changed = fragments(visible, region);
+  let painted = visible;
+  for (const { start, end } of changed) {
+    painted = painted.paint(start, end, winners(layers, region.priority, start, end), isSame);
+  }
+  return { visible: painted, changed };
+}
+
+/** Where `region` is shown inside `[start, end)`, by default anywhere. */
+export function fragments(
+  visible: RangeMap<Region>,
+  region: Region,
+  start: number = region.range.start,
+  end: number = region.range.end,
+): Span[] {
+  const found: Span[] = [];
+  for (const entry of visible.overlapping(start, end)) {
+    if (entry.value !== region) continue;
+    found.push({ start: Math.max(entry.start, start), end: Math.min(entry.end, end) });
+  }
+  return found;
+}

@@ -1,0 +1,26 @@
+/** A half-open range `[start, end)` of addresses in bytes, unchecked: what `MemoryRange` is inside the core. */
+export interface Span {
+  /** The first address. */
+  readonly start: number;
+  /** One past the last address. */
+  readonly end: number;
+}
+
+/** The same addresses as ordered spans that neither overlap nor touch. */
+export function normalize(spans: readonly Span[]): readonly Span[] {
+  if (spans.length < 2) return spans;
+  const sorted = spans.toSorted((a, b) => a.start - b.start);
+  const merged: { start: number; end: number }[] = [];
+  for (const { start, end } of sorted) {
+    const last = merged.at(-1);
+    if (last !== undefined && start <= last.end) last.end = Math.max(last.end, end);
+    else merged.push({ start, end });
+  }
+  return merged;
+}
+
+/** The part of `entry` inside `[start, end)`; the entry itself where it lies inside. */
+export function clip<E extends Span>(entry: E, start: number, end: number): E {
+  if (entry.start >= start && entry.end <= end) return entry;
+  return { ...entry, start: Math.max(entry.start, start), end: Math.min(entry.end, end) };
+}

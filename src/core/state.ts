@@ -1,0 +1,227 @@
+/**
+ * The whole memory map as one immutable value, and the requests that make the next one from it.
+ *
+ * A request here only decides which regions exist, what they map and who is visible. What that means for host memory,
+ * partitions and DMA targets is worked out by `plan.ts` from the old state, the new state and the spans that changed,
+ * which is why several requests can become one.
+ *
+ * @module
+ */
+
+import {
+  addToLayers,
+  checkOverlap,
+  fragments,
+  hide,
+  type Layers,
+  type OverlapRule,
+  removeFromLayers,
+} from "./overlap.ts";
+import { type Region, show } from "./overlap.ts";
+import { RangeMap } from "./range_map.ts";
+import type { Span } from "./span.ts";
+import type { Access, MemoryPolicy, Partition } from "./targets.ts";
+
+/** How a mapped region is shown to guests. */
+export interface MapParams {
+  /** Whether the guest may write, where the mapping allows it too. */
+  readonly writable: boolean;
+  /** Whether the guest may execute; passed on to partitions. */
+  readonly executable: boolean;
+  /** Whether the memory is brought in ahead of use. */
+  readonly prefetch: boolean;
+}
+
+/** What the core needs to know about the file behind a mapping. The shell's own object, passed through untouched. */
+export interface Backing {
+  /** Identifies the open file: equal for every handle that shares it. */
+  readonly file: object;
+  /** The granularity of mappings in bytes: 4096, or the huge page size of a hugetlb file. */
+  readonly pageSize: number;
+  /** Whether mapping it can fail after the old mapping is already gone. */
+  readonly mayFailLate: boolean;
+}
+
+/** What backs a part of a region. Values do not move when an entry is cut: offsets are relative to the GPA. */
+export interface Mapping {
+  /** The file, or `null` for private anonymous memory. */
+  readonly backing: Backing | null;
+  /** File offset minus GPA, in bytes. */
+  readonly delta: number;
+  /** Whether the mapping may be written, where the region allows it too. */
+  readonly writable: boolean;
+  /** Where the host should take the pages from. */
+  readonly policy: MemoryPolicy | undefined;
+}
+
+/** What can change about a region. */
+export interface RegionState {
+  /** What cannot. */
+  readonly region: Region;
+  /** How it is mapped, `null` while it is not. */
+  readonly params: MapParams | null;
+  /** What backs it, by GPA. */
+  readonly mappings: RangeMap<Mapping>;
+}
+
+/** A mapping as it is shown: cut to where its region is visible. */
+export interface Piece {
+  /** What backs it. */
+  readonly mapping: Mapping;
+  /** The region that shows it. */
+  readonly region: Region;
+  /** How the region is mapped. */
+  readonly params: MapParams;
+  /** Region writable and mapping writable. */
+  readonly writable: boolean;
+}
+
+/** A partition and the ranges it has been told of, by region GPA. */
+export interface PartitionState {
+  /** Unique in its manager. */
+  readonly id: number;
+  /** The partition itself. */
+  readonly target: Partition;
+  /** Partition GPA minus region GPA, in bytes. */
+  readonly offset: number;
+  /** Whether all its memory is pinned. */
+  readonly pin: boolean;
+  /** The ranges it holds now. */
+  readonly book: RangeMap<Access>;
+}
+
+/** A DMA target and the mappings it has been told of. `T` is the shell's own interface, opaque here. */
+export interface DmaState {
+  /** Unique in its manager. */
+  readonly id: number;
+  /** The target itself. */
+  readonly target: object;
+  /** Whether it can only map memory that has a file descriptor. */
+  readonly needsFd: boolean;
+  /** The mappings it holds now. */
+  readonly book: RangeMap<Piece>;
+}
+
+/** The memory map at one moment. */
+export interface State {
+  /** Regions by id. */
+  readonly regions: RangeMap<RegionState>;
+  /** All regions, for the overlap rule. */
+  readonly layers: Layers;
+  /** The mapped ones, for who is visible. */
+  readonly mapped: Layers;
+  /** Who wins each address. */
+  readonly visible: RangeMap<Region>;
+  /** What backs each address: the visible regions' mappings. Host memory follows it. */
+  readonly view: RangeMap<Piece>;
+  /** The partitions attached. */
+  readonly partitions: readonly PartitionState[];
+  /** The DMA targets attached. */
+  readonly dmaTargets: readonly DmaState[];
+  /** How many kernel mappings host memory takes, the reservation's own remainder included. */
+  readonly vmas: number;
+  /** Where host memory is not what `view` says, because an undo failed. */
+  readonly lost: RangeMap<true>;
+  /** Host addresses that are gone for good: something else may live there. */
+  readonly poisoned: RangeMap<true>;
+  /** Where some target is out of step; the next request over it looks again. */
+  readonly stale: RangeMap<true>;
+}
+
+/** The map without regions or targets. */
+export const EMPTY_STATE: State = {
+  regions: RangeMap.EMPTY,
+  layers: [],
+  mapped: [],
+  visible: RangeMap.EMPTY,
+  view: RangeMap.EMPTY,
+  partitions: [],
+  dmaTargets: [],
+  vmas: 1,
+  lost: RangeMap.EMPTY,
+  poisoned: RangeMap.EMPTY,
+  stale: RangeMap.EMPTY,
+};
+
+/** The next state, and where what is visible or what backs it may differ from the last one. */
+export interface Change {
+  /** The next state; its view and books are still those of the old one. */
+  readonly state: State;
+  /** Where to compare. */
+  readonly changed: readonly Span[];
+}
+
+const NOWHERE: readonly Span[] = [];
+
+function withRegion(state: State, next: RegionState): State {
+  const { id } = next.region;
+  return { ...state, regions: state.regions.set(id, id + 1, next) };
+}
+
+/** The region's state; the caller holds a live handle, so it is there. */
+export function regionState(state: State, region: Region): RegionState {
+  const found = state.regions.get(region.id);
+  if (found === undefined) throw new Error(`Region ${region.id} is not in the state`);
+  return found;
+}
+
+/** Adds an unmapped region without mappings. */
+export function addRegion(state: State, region: Region, rule: OverlapRule): Change {
+  checkOverlap(state.layers, region, rule);
+  const added = withRegion(state, { region, params: null, mappings: RangeMap.EMPTY });
+  return { state: { ...added, layers: addToLayers(state.layers, region) }, changed: NOWHERE };
+}
+
+/** Whether two sets of params say the same. */
+export function sameParams(a: MapParams, b: MapParams): boolean {
+  return a.writable === b.writable && a.executable === b.executable && a.prefetch === b.prefetch;
+}
+
+/** Maps a region, or changes how it is mapped. */
+export function mapRegion(state: State, region: Region, params: MapParams): Change {
+  const old = regionState(state, region);
+  if (old.params !== null) {
+    if (sameParams(old.params, params)) return { state, changed: NOWHERE };
+    return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
+  }
+  const { visible, changed } = show(state.visible, region);
+  const mapped = addToLayers(state.mapped, region);
+  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed };
+}
+
+/** Unmaps a region, which keeps its mappings. */
+export function unmapRegion(state: State, region: Region): Change {
+  const old = regionState(state, region);
+  if (old.params === null) return { state, changed: NOWHERE };
+  const mapped = removeFromLayers(state.mapped, region);
+  const { visible, changed } = hide(state.visible, mapped, region);
+  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed };
+}
+
+/** Removes a region and its mappings. */
+export function removeRegion(state: State, region: Region): Change {
+  const { state: hidden, changed } = unmapRegion(state, region);
+  const regions = hidden.regions.delete(region.id, region.id + 1);
+  return { state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) }, changed };
+}
+
+/** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
+export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
+  const old = regionState(state, region);
+  const mappings = mapping === null ? old.mappings.delete(start, end) : old.mappings.set(start, end, mapping);
+  if (mappings === old.mappings) return { state, changed: NOWHERE };
+  return {
+    state: withRegion(state, { region, params: old.params, mappings }),
+    changed: old.params === null ? NOWHERE : fragments(state.visible, region, start, end),
+  };
+}
+
+/** Attaches a partition that has been told of nothing yet. */
+export function addPartition(state: State, partition: Omit<PartitionState, "book">): State {
+  return { ...state, partitions: [...state.partitions, { ...partition, book: RangeMap.EMPTY }] };
+}
+
+/** Attaches a DMA target that has been told of nothing yet. */
+export function addDmaTarget(state: State, target: Omit<DmaState, "book">): State {
+  return { ...state, dmaTargets: [...state.dmaTargets, { ...target, book: RangeMap.EMPTY }] };
+}
