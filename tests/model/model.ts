@@ -71,6 +71,13 @@ interface MappedPage {
   readonly serial: number;
 }
 
+interface PrivatePage {
+  /** The region that shows it. */
+  readonly region: number;
+  /** Which `addMapping` it came from. */
+  readonly serial: number;
+}
+
 interface ModelRegion {
   readonly start: number;
   readonly pages: number;
@@ -127,7 +134,9 @@ export class Model {
   /** Carries the request out, or changes nothing and says which errors are right answers to it. */
   apply(request: Request): ReadonlySet<ErrorName> {
     const before = structuredClone(this.state);
-    const errors = request.kind === "batch" ? this.#batch(request) : this.#single(request);
+    const privateBefore = this.#privatePages();
+    const errors = this.#carryOutAll(request);
+    if (errors.size === 0 && this.#losesPrivateMemory(privateBefore)) errors.add("MappingError");
     if (errors.size > 0) this.state = before;
     return errors;
   }
@@ -186,33 +195,41 @@ export class Model {
     return runs;
   }
 
-  #single(request: Exclude<Request, Batch>): ReadonlySet<ErrorName> {
-    const before = this.#privatePages();
-    const errors = this.#mistakes(request);
-    if (errors.size > 0) return errors;
-    this.#carryOut(request);
-    // Taking private memory away loses its bytes, so only removing it on purpose may do that.
-    const removal = request.kind === "disposeRegion" || request.kind === "removeMappings";
-    const after = this.#privatePages();
-    if (!removal && before.some((serial, page) => serial !== null && serial !== after[page])) {
-      errors.add("MappingError");
+  #carryOutAll(request: Request): Set<ErrorName> {
+    if (request.kind !== "batch") {
+      const errors = this.#mistakes(request);
+      if (errors.size === 0) this.#carryOut(request);
+      return errors;
     }
-    return errors;
-  }
-
-  #batch(batch: Batch): ReadonlySet<ErrorName> {
-    for (const request of batch.requests) {
-      const errors = request.kind === "batch" ? this.#batch(request) : this.#single(request);
+    for (const inner of request.requests) {
+      const errors = this.#carryOutAll(inner);
       if (errors.size > 0) return errors;
     }
-    return new Set(batch.abandon ? ["Abandoned"] : []);
+    return new Set(request.abandon ? ["Abandoned"] : []);
   }
 
-  /** For each page the serial of the private memory that is there. */
-  #privatePages(): (number | null)[] {
+  /** The private memory at each page. */
+  #privatePages(): (PrivatePage | null)[] {
     return Array.from({ length: this.pages }, (_, page) => {
+      const region = this.winner(page);
+      const mapped = region?.mapped[page - region.start];
+      return region && mapped?.file === "private"
+        ? { region: this.state.regions.indexOf(region), serial: mapped.serial }
+        : null;
+    });
+  }
+
+  /**
+   * Whether a page of private memory that was there before is gone, other than by removing its mapping or region and
+   * leaving a hole. Its bytes would be lost, with no way back should the request fail.
+   */
+  #losesPrivateMemory(before: readonly (PrivatePage | null)[]): boolean {
+    return before.some((was, page) => {
+      if (was === null) return false;
       const backing = this.backing(page);
-      return backing?.file === "private" ? backing.serial : null;
+      if (backing !== null) return backing.serial !== was.serial;
+      const region = this.state.regions[was.region]!;
+      return !region.disposed && region.mapped[page - region.start]?.serial === was.serial;
     });
   }
 
