@@ -1,58 +1,12 @@
 /**
  * Draws a memory map as text: one row per region, highest priority on top, then what the guest sees and what each
- * partition was told. A pure function of plain data, so a map can be drawn from a log file as well as from a live
+ * partition and DMA target was told. A pure function of plain data, so a map can be drawn from a log file as well as from a live
  * manager.
  *
  * @module
  */
 
-/** One mapping of a {@linkcode DrawableRegion}. */
-export interface DrawableMapping {
-  /** The GPA range, in the form `0x1000-0x3000`. */
-  readonly range: string;
-  /** Whether the mapping may be written. */
-  readonly writable: boolean;
-  /** Where in the file the mapping starts, in bytes. */
-  readonly fileOffset?: number | string;
-  /** A name for what backs the mapping. */
-  readonly file?: string;
-}
-
-/** One region of a {@linkcode DrawableMap}. */
-export interface DrawableRegion {
-  /** Orders regions of equal priority: the smaller one was there first. */
-  readonly id: number;
-  /** The region's name. */
-  readonly name: string;
-  /** The GPA range, in the form `0x1000-0x3000`. */
-  readonly range: string;
-  /** Its priority, 0 to 255. */
-  readonly priority: number;
-  /** How it is mapped, `null` when it is not. */
-  readonly mapParams: { readonly writable: boolean } | null;
-  /** The GPA ranges it shows at, holes included. */
-  readonly visible: readonly string[];
-  /** Its mappings, by address. */
-  readonly mappings: readonly DrawableMapping[];
-}
-
-/** One partition of a {@linkcode DrawableMap}. */
-export interface DrawablePartition {
-  /** The partition's name. */
-  readonly name: string;
-  /** What is added to a GPA of the map to get a GPA of the partition, in bytes. */
-  readonly offset?: number | string;
-  /** The ranges the partition was told, as GPAs of the partition. */
-  readonly ranges: readonly { readonly range: string; readonly writable: boolean }[];
-}
-
-/** What {@linkcode drawMemoryMap} draws: the part of `RegionManager.inspect()` that it looks at. */
-export interface DrawableMap {
-  /** The regions, in any order. */
-  readonly regions: readonly DrawableRegion[];
-  /** The partitions; each gets a row of its own. */
-  readonly partitions?: readonly DrawablePartition[];
-}
+import type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./inspect.ts";
 
 /** How {@linkcode drawMemoryMap} draws. */
 export interface DrawOptions {
@@ -117,20 +71,18 @@ const MIN_CELL = 7;
  *
  * @example Usage
  * ```ts
- * import { drawMemoryMap } from "membacking";
+ * import { drawMemoryMap, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
  *
- * const rw = { writable: true };
- * console.log(drawMemoryMap({
- *   regions: [
- *     { id: 1, name: "ram", range: "0x0-0x4000", priority: 0, mapParams: rw, visible: ["0x0-0x1000", "0x2000-0x4000"],
- *       mappings: [{ range: "0x0-0x4000", writable: true }] },
- *     { id: 2, name: "rom", range: "0x1000-0x2000", priority: 9, mapParams: rw, visible: ["0x1000-0x2000"],
- *       mappings: [{ range: "0x1000-0x2000", writable: false }] },
- *   ],
- * }));
+ * using va = VaMapper.reserve(0x10000);
+ * using regions = new RegionManager(va);
+ * using file = Mappable.memfd("ram", 0x4000);
+ * using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x4000), priority: 0 });
+ * ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: file });
+ * ram.map();
+ * console.log(drawMemoryMap(regions.inspect()));
  * ```
  */
-export function drawMemoryMap(map: DrawableMap, options: DrawOptions = {}): string {
+export function drawMemoryMap(map: InspectNode, options: DrawOptions = {}): string {
   if (map.regions.length === 0) return "The memory map has no regions";
   const regions = [...map.regions].sort((a, b) => b.priority - a.priority || a.id - b.id);
   const hues = new Map(regions.toReversed().map((region, i) => [region, HUES[i % HUES.length] ?? NO_HUE]));
@@ -140,7 +92,8 @@ export function drawMemoryMap(map: DrawableMap, options: DrawOptions = {}): stri
       label: label("", "guest sees"),
       pieces: regions.flatMap((region) => seenPieces(region, hues.get(region) ?? NO_HUE)),
     },
-    ...(map.partitions ?? []).map(partitionRow),
+    ...map.partitions.map(partitionRow),
+    ...map.dmaTargets.map(dmaRow),
   ];
 
   const margin = Math.max(...[...layers, ...results].map((row) => row.label.length)) + 2;
@@ -167,7 +120,7 @@ export function drawMemoryMap(map: DrawableMap, options: DrawOptions = {}): stri
 }
 
 /** One row per region, or one per priority where there are many, and a last one for what is still too much. */
-function layerRows(regions: readonly DrawableRegion[], piecesOf: (region: DrawableRegion) => Piece[]): Row[] {
+function layerRows(regions: readonly InspectRegion[], piecesOf: (region: InspectRegion) => Piece[]): Row[] {
   if (regions.length <= MAX_ROWS) {
     return regions.map((region) => ({ label: label(region.priority, region.name), pieces: piecesOf(region) }));
   }
@@ -190,7 +143,7 @@ function label(priority: number | string, name: string): string {
 }
 
 /** What one region contributes to its own row. */
-function regionPieces(region: DrawableRegion, hue: number): Piece[] {
+function regionPieces(region: InspectRegion, hue: number): Piece[] {
   const [start, end] = parseRange(region.range);
   if (region.mapParams === null) return [{ start, end, look: "unmapped", texts: backing(region.mappings[0]), hue }];
   const shown = region.visible.map(parseRange);
@@ -210,34 +163,36 @@ function regionPieces(region: DrawableRegion, hue: number): Piece[] {
 }
 
 /** What one region contributes to what the guest sees. */
-function seenPieces(region: DrawableRegion, hue: number): Piece[] {
+function seenPieces(region: InspectRegion, hue: number): Piece[] {
   if (region.mapParams === null) return [];
   return regionPieces(region, hue)
     .filter(({ look }) => look === "writable" || look === "read-only" || look === "hole")
     .map((piece) => ({ ...piece, texts: piece.look === "hole" ? [] : [region.name] }));
 }
 
-function partitionRow(partition: DrawablePartition): Row {
-  const offset = Number(partition.offset ?? 0);
-  const pieces = partition.ranges.map(({ range, writable }): Piece => {
+function partitionRow({ name, offset, ranges }: InspectPartition): Row {
+  const pieces = ranges.map(({ range, writable }): Piece => {
     const [start, end] = parseRange(range);
-    return {
-      start: start - offset,
-      end: end - offset,
-      look: writable ? "slot-rw" : "slot-ro",
-      texts: [writable ? "rw" : "ro"],
-      hue: NO_HUE,
-    };
+    const texts = [writable ? "rw" : "ro"];
+    return { start, end, look: writable ? "slot-rw" : "slot-ro", texts, hue: NO_HUE };
   });
-  return { label: label("", offset === 0 ? partition.name : `${partition.name}+0x${offset.toString(16)}`), pieces };
+  return { label: label("", offset === 0 ? name : `${name}+0x${offset.toString(16)}`), pieces };
+}
+
+function dmaRow({ name, ranges }: InspectNode["dmaTargets"][number]): Row {
+  const pieces = ranges.map((range): Piece => {
+    const [start, end] = parseRange(range);
+    return { start, end, look: "slot-rw", texts: ["dma"], hue: NO_HUE };
+  });
+  return { label: label("", name), pieces };
 }
 
 /** The mappings of `[start, end)` in order, with `null` for what lies between them. */
 function* withHoles(
-  mappings: readonly DrawableMapping[],
+  mappings: readonly InspectMapping[],
   start: number,
   end: number,
-): Generator<[DrawableMapping | null, number, number]> {
+): Generator<[InspectMapping | null, number, number]> {
   let at = start;
   for (const mapping of mappings) {
     const [from, to] = parseRange(mapping.range);
@@ -262,11 +217,10 @@ function* cutBy(ranges: readonly [number, number][], start: number, end: number)
   if (at < end) yield [false, at, end];
 }
 
-function backing(mapping: DrawableMapping | undefined, delta = 0): string[] {
-  const file = mapping?.file ?? "";
-  if (mapping === undefined || file === "") return [];
-  const offset = Number(mapping.fileOffset ?? 0) + delta;
-  return [`${file} +0x${offset.toString(16)}`, file];
+function backing(mapping: InspectMapping | undefined, delta = 0): string[] {
+  if (mapping === undefined) return [];
+  if (mapping.fileOffset === null) return [mapping.backing];
+  return [`${mapping.backing} +0x${(mapping.fileOffset + delta).toString(16)}`, mapping.backing];
 }
 
 function boundaries(rows: readonly Row[]): number[] {

@@ -99,13 +99,16 @@ export class GuestMemoryError extends MembackingError {
   readonly kind: GuestMemoryErrorKind;
 
   /** Builds the error for the access; `at` is the first offending address. */
-  constructor(kind: GuestMemoryErrorKind, gpa: number, length: number, at: number = gpa) {
+  constructor(kind: GuestMemoryErrorKind, gpa: number, length: number, at: number = gpa, cause?: unknown) {
     const why = kind === "out-of-range"
       ? `guest memory ends at ${hex(at)}`
       : kind === "not-mapped"
       ? `nothing is mapped at ${hex(at)}`
       : `${hex(at)} is read-only`;
-    super(`Cannot access ${length} bytes of guest memory at ${hex(gpa)}: ${why}`);
+    super(
+      `Cannot access ${length} bytes of guest memory at ${hex(gpa)}: ${why}`,
+      cause === undefined ? undefined : { cause },
+    );
     this.gpa = gpa;
     this.length = length;
     this.kind = kind;
@@ -120,7 +123,7 @@ export class MemoryLockedError extends MembackingError {
 
   /** Builds the error for the lock in the way. */
   constructor(range: MemoryRange) {
-    super(`Cannot change guest memory at ${range} while it is locked, dispose the lock first`);
+    super(`Guest memory at ${range} is locked and cannot be changed, dispose the lock first`);
     this.range = range;
   }
 }

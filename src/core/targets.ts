@@ -72,6 +72,12 @@ export interface VaTarget<M> {
   protect(start: number, end: number, writable: boolean): void;
   /** Gives `[start, end)` back to the reservation: no access, no backing. */
   remove(start: number, end: number): void;
-  /** How many more kernel mappings (VMAs) may be made; `Infinity` when left out. */
+  /** How many more kernel mappings (VMAs) may be made; no limit when left out. */
   readonly spareMappings?: number;
+  /** Is told after each request how many kernel mappings the reservation consists of. */
+  noteMappings?(count: number): void;
+  /** Keeps the addresses reserved until the result is disposed. */
+  retain?(): Disposable;
+  /** The bytes of `[start, end)` themselves. Without it, guest memory cannot be accessed through the manager. */
+  view?(start: number, end: number): ArrayBuffer;
 }

@@ -1,0 +1,49 @@
+/**
+ * What the books say after an undo that could not restore everything.
+ *
+ * The rule is that a book says what its target holds to the best of our knowledge: a range that could not be put back
+ * leaves it, one that could not be taken away stays in it. Both are marked stale, so that the next request over them
+ * compares again and mends what it can.
+ *
+ * @module
+ */
+
+import type { Step } from "./plan.ts";
+import type { RangeMap } from "./range_map.ts";
+import type { Span } from "./span.ts";
+import type { State } from "./state.ts";
+
+function corrected<V>(book: RangeMap<V>, { start, end }: Span, from: V | null, to: V | null): RangeMap<V> {
+  if (to === null && from !== null) return book.set(start, end, from);
+  return book.delete(start, end);
+}
+
+/**
+ * The old state with the truth about `unrestored`: the undoing steps that failed, and `poisoned`: spans whose host
+ * addresses are gone for good.
+ */
+export function outOfStep(old: State, unrestored: readonly Step[], poisoned: readonly Span[]): State {
+  let { partitions, dmaTargets, lost, stale } = old;
+  let poison = old.poisoned;
+  for (const step of unrestored) {
+    stale = stale.set(step.start, step.end, true);
+    if (step.kind === "va") {
+      lost = lost.set(step.start, step.end, true);
+    } else if (step.kind === "partition") {
+      partitions = partitions.map((partition) =>
+        partition.id === step.partition.id
+          ? { ...partition, book: corrected(partition.book, step, step.from, step.to) }
+          : partition
+      );
+    } else if (step.kind === "dma") {
+      dmaTargets = dmaTargets.map((dma) =>
+        dma.id === step.dma.id ? { ...dma, book: corrected(dma.book, step, step.from, step.to) } : dma
+      );
+    }
+  }
+  for (const { start, end } of poisoned) {
+    poison = poison.set(start, end, true);
+    lost = lost.set(start, end, true);
+  }
+  return { ...old, partitions, dmaTargets, lost, stale, poisoned: poison };
+}

@@ -1,0 +1,81 @@
+import { hex, MappingError } from "./core/errors.ts";
+import { checkAligned, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
+import type { Region } from "./core/overlap.ts";
+import type { Span } from "./core/span.ts";
+import type { Mapping } from "./core/state.ts";
+import type { MemoryPolicy, VaTarget } from "./core/targets.ts";
+import { Mappable } from "../ffi/mappable.ts";
+import { FileBacking } from "./file_backing.ts";
+import type { MappingOptions } from "./region_handle.ts";
+
+/** The GPAs of a range in a region, checked. */
+export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
+  if (!(rangeInRegion instanceof MemoryRange)) throw new TypeError(`Region "${region.name}" needs a MemoryRange`);
+  if (rangeInRegion.isEmpty) throw new RangeError(`Region "${region.name}" needs a range that is not empty`);
+  if (rangeInRegion.end > region.range.length) {
+    throw new RangeError(
+      `Range ${rangeInRegion} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`,
+    );
+  }
+  return { start: region.range.start + rangeInRegion.start, end: region.range.start + rangeInRegion.end };
+}
+
+/**
+ * Checks what `addMapping` was given against the file as it is now, and makes the mapping with a file handle of its
+ * own.
+ */
+export function mappingOf(
+  region: Region,
+  options: MappingOptions,
+  va: VaTarget<Mappable>,
+): { mapping: Mapping; start: number; end: number } {
+  const { rangeInRegion, mappable, fileOffset = 0, writable = true, policy } = options;
+  const { start, end } = rangeIn(region, rangeInRegion);
+  checkAligned(fileOffset, "File offset");
+  if (policy !== undefined) checkPolicy(policy);
+  if (mappable === "private") {
+    if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
+    return { mapping: { backing: null, delta: 0, writable, policy }, start, end };
+  }
+  if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
+  const { size, pageSize } = mappable;
+  const length = end - start;
+  if (fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
+    throw new MappingError(
+      `The file is ${hex(size)} bytes long and too short for ${hex(length)} bytes from offset ${hex(fileOffset)}`,
+      new MemoryRange(start, end),
+    );
+  }
+  if (writable && !mappable.writable) {
+    throw new MappingError(
+      "The file is not writable, open it for writing or pass writable: false",
+      new MemoryRange(start, end),
+    );
+  }
+  if (pageSize > PAGE_SIZE) {
+    for (
+      const [what, value] of [["GPA", start], ["Length", length], ["File offset", fileOffset], [
+        "Host address",
+        va.base,
+      ]] as const
+    ) {
+      if (value % pageSize === 0) continue;
+      throw new MappingError(
+        `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,
+        new MemoryRange(start, end),
+      );
+    }
+  }
+  return {
+    mapping: { backing: new FileBacking(mappable.clone()), delta: fileOffset - start, writable, policy },
+    start,
+    end,
+  };
+}
+
+function checkPolicy({ hostNumaNode }: MemoryPolicy): void {
+  if (hostNumaNode === undefined) return;
+  if (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023) {
+    throw new RangeError(`Host NUMA node must be an integer from 0 to 1023, got ${hostNumaNode}`);
+  }
+}

@@ -1,0 +1,311 @@
+/**
+ * Runs the steps of a plan; if one fails, puts everything back. Undo is written here, once, for every request.
+ *
+ * ```
+ *   steps    1  2  3  4x            4 fails
+ *   undo              4' 3' 2' 1'   4' because a failed step may have been done all the same
+ * ```
+ *
+ * A target that throws should have done nothing, but it may have done its work first, or have destroyed the old state
+ * (a failed MAP_FIXED can). So the failed step is forced back: first cleared, which may fail because nothing is there,
+ * then the old state is put in place, which may not. Undoing goes on to the end whatever fails on the way.
+ *
+ * @module
+ */
+
+import type { Mappable } from "../ffi/mappable.ts";
+import { ReservationLostError } from "../ffi/va_mapper.ts";
+import { MappingError, type OutOfStep } from "./core/errors.ts";
+import { MemoryRange } from "./core/memory_range.ts";
+import { outOfStep } from "./core/out_of_step.ts";
+import { inverse, type Plan, type Step } from "./core/plan.ts";
+import type { Span } from "./core/span.ts";
+import type { Piece, State } from "./core/state.ts";
+import type { VaTarget } from "./core/targets.ts";
+import type { VaStep } from "./core/va_steps.ts";
+import { mappableOf } from "./file_backing.ts";
+import type { DmaTarget, Logger, Quiesce } from "./targets.ts";
+
+/** What a transaction acts through, besides the partitions and DMA targets in its steps. */
+export interface TransactionContext {
+  readonly va: VaTarget<Mappable>;
+  readonly quiesce: Quiesce | undefined;
+  readonly logger: Logger;
+}
+
+/** A request that failed: what to tell the caller, and the state that is true now. */
+interface TransactionFailure {
+  readonly error: MappingError;
+  readonly state: State;
+}
+
+/**
+ * Carries out `plan`, or nothing of it, and hands the state that is true then to `commit`.
+ *
+ * @throws {MappingError} If a step failed.
+ * @throws Whatever the quiesce hook throws; nothing has changed then, unless it is disposing the hold that throws.
+ */
+export function runTransaction(
+  plan: Plan,
+  old: State,
+  context: TransactionContext,
+  commit: (state: State) => void,
+): void {
+  using _hold = plan.torn.length === 0 ? undefined : quiesced(plan.torn, context);
+  const failure = runSteps(plan.steps, old, context);
+  commit(failure === null ? plan.state : failure.state);
+  if (failure !== null) throw failure.error;
+}
+
+function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContext): Disposable | undefined {
+  if (quiesce === undefined) return undefined;
+  const hold = quiesce({ ranges });
+  if (typeof hold?.[Symbol.dispose] !== "function") {
+    throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
+  }
+  return hold;
+}
+
+/**
+ * Takes everything away from every target and gives host memory back, whatever fails on the way.
+ *
+ * @returns What failed.
+ */
+export function tearDown(state: State, context: TransactionContext): unknown[] {
+  const failures: unknown[] = [];
+  const attempt = (step: Step) => {
+    try {
+      perform(step, context);
+    } catch (error) {
+      failures.push(error);
+    }
+  };
+  for (const dma of state.dmaTargets) {
+    for (const { start, end, value } of dma.book) attempt({ kind: "dma", dma, start, end, from: value, to: null });
+  }
+  for (const partition of state.partitions) {
+    if (partition.pin) {
+      for (const { start, end } of state.view) attempt({ kind: "pin", partition, start, end, to: false });
+    }
+    for (const { start, end, value } of partition.book) {
+      attempt({ kind: "partition", partition, start, end, from: value, to: null });
+    }
+  }
+  for (const { start, end, value } of state.view) {
+    attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
+  }
+  return failures;
+}
+
+function runSteps(steps: readonly Step[], old: State, context: TransactionContext): TransactionFailure | null {
+  let next = 0;
+  try {
+    for (; next < steps.length; next++) perform(steps[next]!, context);
+    return null;
+  } catch (cause) {
+    return new Undo(old, context).run(steps, next, cause);
+  }
+}
+
+function perform(step: Step, context: TransactionContext): void {
+  switch (step.kind) {
+    case "va":
+      return performVa(step, context.va);
+    case "partition": {
+      const { target, offset } = step.partition;
+      if (target.disposed ?? false) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      expectSync(
+        step.to === null ? target.unmapRange(range) : target.mapRange(context.va.base + step.start, range, step.to),
+      );
+      return;
+    }
+    case "dma": {
+      // SAFETY: the manager puts nothing but DmaTargets into a state.
+      const target = step.dma.target as DmaTarget;
+      const range = new MemoryRange(step.start, step.end);
+      expectSync(step.to === null ? target.unmapDma(range) : target.mapDma(dmaRequest(range, step.to, context.va)));
+      return;
+    }
+    case "pin": {
+      const { target, offset } = step.partition;
+      if (target.disposed ?? false) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      expectSync(step.to ? target.pinRange?.(range) : target.unpinRange?.(range));
+      return;
+    }
+    case "prefetch": {
+      const { target, offset } = step.partition;
+      if (!step.to || (target.disposed ?? false)) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      try {
+        expectSync(target.prefetchRange?.(range));
+      } catch (error) {
+        context.logger.warn(`Prefetching ${range} failed`, error);
+      }
+      return;
+    }
+  }
+}
+
+function performVa(step: VaStep, va: VaTarget<Mappable>): void {
+  const { action, start, end, to } = step;
+  if (to === null) va.remove(start, end);
+  else if (action === "protect") va.protect(start, end, to.writable);
+  else {
+    const { mapping } = to;
+    const mappable = mappableOf(mapping);
+    va.map(start, end, mappable, mappable === null ? 0 : start + mapping.delta, to.writable, mapping.policy);
+  }
+}
+
+function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>) {
+  const mappable = mappableOf(piece.mapping);
+  return {
+    range,
+    hva: va.base + range.start,
+    mappable,
+    fileOffset: mappable === null ? 0 : range.start + piece.mapping.delta,
+    writable: piece.writable,
+    type: piece.region.type,
+  };
+}
+
+/** A promise would be work that goes on after the step, out of reach of undo. */
+function expectSync(result: unknown): void {
+  if (result === undefined) return;
+  if (result instanceof Promise) result.catch(() => {});
+  throw new TypeError("A partition or DMA target must do its work synchronously and return nothing");
+}
+
+function targetName(step: Step): string {
+  if (step.kind === "va") return "host memory";
+  if (step.kind === "dma") return (step.dma.target as DmaTarget).name ?? "DMA target";
+  return step.partition.target.name ?? "partition";
+}
+
+function describe(step: Step): string {
+  switch (step.kind) {
+    case "va":
+      return step.action === "protect" ? "protect" : step.action;
+    case "pin":
+    case "prefetch":
+      return step.to ? step.kind : `un${step.kind}`;
+    default:
+      return step.to === null ? "unmap" : "map";
+  }
+}
+
+function rangeOf({ start, end }: Span): MemoryRange {
+  return new MemoryRange(start, end);
+}
+
+/** Puts back what the steps before a failure did, and keeps account of what it could not. */
+class Undo {
+  readonly #old: State;
+  readonly #context: TransactionContext;
+  readonly #unrestored: Step[] = [];
+  readonly #failures: OutOfStep[] = [];
+  readonly #poisoned: Span[] = [];
+
+  constructor(old: State, context: TransactionContext) {
+    this.#old = old;
+    this.#context = context;
+  }
+
+  run(steps: readonly Step[], failed: number, cause: unknown): TransactionFailure {
+    const step = steps[failed]!;
+    this.#notePoison(cause);
+    this.#clear(step);
+    for (const back of inverse(step)) {
+      // Only what was there before is put back: a range that was not mapped is cleared already.
+      if (back.kind === "va" || back.to !== null && back.to !== false) this.#restore(back);
+    }
+    for (let i = failed - 1; i >= 0; i--) {
+      for (const back of inverse(steps[i]!)) this.#restore(back);
+    }
+    for (const span of this.#poisoned) this.#evacuate(span);
+
+    const state = this.#unrestored.length + this.#poisoned.length === 0
+      ? this.#old
+      : outOfStep(this.#old, this.#unrestored, this.#poisoned);
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const left = this.#failures.length === 0
+      ? "the request was undone"
+      : `the request could not be undone on ${
+        this.#failures.map(({ target, range }) => `${target} ${range}`).join(", ")
+      }`;
+    const error = new MappingError(
+      `Cannot ${describe(step)} ${rangeOf(step)} on ${targetName(step)}, ${left}: ${why}`,
+      rangeOf(step),
+      {
+        cause,
+        outOfStep: this.#failures,
+      },
+    );
+    return { error, state };
+  }
+
+  /** Takes away what a failed step may have put there. Throwing only says that there was nothing. */
+  #clear(step: Step): void {
+    if (step.kind === "va" || step.kind === "prefetch") return;
+    const cleared: Step = step.kind === "pin" ? { ...step, to: false } : { ...step, to: null } as Step;
+    try {
+      perform(cleared, this.#context);
+    } catch (error) {
+      this.#context.logger.debug(`Clearing ${rangeOf(step)} on ${targetName(step)} found nothing to clear`, error);
+    }
+  }
+
+  #restore(step: Step): void {
+    if (step.to !== null && step.to !== false && this.#isPoisoned(step)) {
+      this.#unrestored.push(step);
+      return;
+    }
+    try {
+      perform(step, this.#context);
+    } catch (error) {
+      this.#notePoison(error);
+      this.#unrestored.push(step);
+      this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      return;
+    }
+    if (step.kind === "va" && step.to?.mapping.backing === null && step.action === "map") {
+      const cause = new Error("Private memory was given up and its contents are lost");
+      this.#failures.push({ target: targetName(step), range: rangeOf(step), cause });
+    }
+  }
+
+  #notePoison(error: unknown): void {
+    if (!(error instanceof ReservationLostError)) return;
+    const { start, end } = error.range;
+    this.#poisoned.push({ start, end });
+    this.#failures.push({ target: "host memory", range: error.range, cause: error });
+  }
+
+  #isPoisoned({ start, end }: Span): boolean {
+    return this.#poisoned.some((span) => span.start < end && start < span.end);
+  }
+
+  /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */
+  #evacuate({ start, end }: Span): void {
+    const take = (step: Step) => {
+      try {
+        perform(step, this.#context);
+        this.#unrestored.push(...inverse(step));
+      } catch (error) {
+        this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      }
+    };
+    for (const partition of this.#old.partitions) {
+      for (const entry of partition.book.overlapping(start, end)) {
+        take({ kind: "partition", partition, start: entry.start, end: entry.end, from: entry.value, to: null });
+      }
+    }
+    for (const dma of this.#old.dmaTargets) {
+      for (const entry of dma.book.overlapping(start, end)) {
+        take({ kind: "dma", dma, start: entry.start, end: entry.end, from: entry.value, to: null });
+      }
+    }
+  }
+}
