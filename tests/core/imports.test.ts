@@ -28,11 +28,11 @@ function roomOf(path: string): string | undefined {
 function importsOf(path: string): string[] {
   // Doc comments hold examples that import the package by its name; they are not imports of the file.
   const source = Deno.readTextFileSync(new URL(path, ROOT)).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
-  const found = [...source.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*["']([^"']+)["']/g)];
-  return found.map((match) => {
-    const specifier = match[1]!;
-    return specifier.startsWith(".") ? new URL(specifier, new URL(path, ROOT)).href.slice(ROOT.href.length) : specifier;
-  });
+  const found = [...source.matchAll(/^(?:import|export)\b(?:[^;]*?\bfrom)?\s*"([^"]+)"|\bimport\(\s*"([^"]+)"/gm)]
+    .map(([, declared, dynamic]) => declared ?? dynamic ?? "");
+  return found.map((specifier) =>
+    specifier.startsWith(".") ? new URL(specifier, new URL(path, ROOT)).href.slice(ROOT.href.length) : specifier
+  );
 }
 
 Deno.test("imports point one way: core to itself, ffi to core, src to both", () => {

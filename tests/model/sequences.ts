@@ -1,0 +1,252 @@
+/**
+ * Random sequences of requests, and what must hold after each of them.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, fail } from "@std/assert";
+import * as fc from "fast-check";
+import { MappingError } from "membacking";
+import { FAILURE_MODES, type FailureMode, InjectedFault } from "membacking/testing";
+import { type ErrorName, Model, type ModelFile, type Request } from "./model.ts";
+import { checkEconomy, describe, type Files, PAGE, wantedNow, World } from "./world.ts";
+
+/** The length of the address space of a sequence, in pages. Small, so that everything meets everything. */
+export const PAGES = 16;
+
+/** The files of a sequence: two to write, one to read, one that is too short for most ranges. */
+export const FILES: readonly ModelFile[] = [
+  { pages: 24, writable: true },
+  { pages: 24, writable: true },
+  { pages: 24, writable: false },
+  { pages: 2, writable: true },
+];
+
+/** A failure to inject during a request. */
+export interface PlannedFault {
+  readonly after: number;
+  readonly mode: FailureMode;
+  /** How many calls later another one fails, so that undoing fails too; 0 for none. */
+  readonly again: number;
+}
+
+/** One step of a sequence: a request, with numbers of regions and targets still to be wrapped into what exists. */
+export interface SequenceStep {
+  readonly request: Request;
+  readonly fault: PlannedFault | null;
+}
+
+const index = fc.nat(63);
+
+/** Ranges of pages: mostly blocks aligned to their own size, which nest, the rest anything, empty and too long included. */
+const block = fc.oneof(
+  { weight: 4, arbitrary: fc.tuple(fc.constantFrom(16, 8, 8, 4, 4, 2, 1), fc.nat(15)) },
+  { weight: 2, arbitrary: fc.tuple(fc.constant(0), fc.nat(15)) },
+).chain(([size, at]) =>
+  size > 0
+    ? fc.constant({ start: at * size % PAGES, pages: size })
+    : fc.record({ start: fc.constant(at), pages: fc.nat(PAGES - at + 1) })
+);
+
+const newRegion = fc.tuple(
+  block,
+  fc.oneof({ weight: 12, arbitrary: fc.nat(4) }, { weight: 1, arbitrary: fc.constantFrom(-1, 255, 256) }),
+  fc.boolean(),
+  fc.constantFrom("ram", "ram", "device"),
+  fc.constantFrom("exit", "exit", "fault"),
+).map(([range, priority, bySize, type, holes]): Request => ({
+  kind: "newRegion",
+  ...range,
+  // Larger regions over smaller ones is what the nested rule asks for.
+  priority: bySize && priority >= 0 && priority < 5 ? Math.min(255, range.pages + priority % 2) : priority,
+  type: type as "ram" | "device",
+  holes: holes as "exit" | "fault",
+}));
+
+const map = fc.record({
+  kind: fc.constant("map" as const),
+  region: index,
+  writable: fc.boolean(),
+  executable: fc.constantFrom(true, true, true, false),
+  prefetch: fc.constantFrom(false, false, false, true),
+});
+
+const addMapping = fc.record({
+  kind: fc.constant("addMapping" as const),
+  region: index,
+  at: fc.nat(7),
+  pages: fc.oneof({ weight: 20, arbitrary: fc.integer({ min: 1, max: 8 }) }, { weight: 1, arbitrary: fc.constant(0) }),
+  file: fc.constantFrom<(number | "private")[]>(0, 0, 0, 1, 1, 1, 2, 2, 3, "private"),
+  filePage: fc.nat(10),
+  writable: fc.boolean(),
+});
+
+const removeMappings = fc.record({
+  kind: fc.constant("removeMappings" as const),
+  region: index,
+  at: fc.nat(7),
+  pages: fc.integer({ min: 0, max: 8 }),
+});
+
+const single: fc.Arbitrary<Request> = fc.oneof(
+  { weight: 6, arbitrary: newRegion },
+  { weight: 9, arbitrary: map },
+  { weight: 5, arbitrary: fc.record({ kind: fc.constant("unmap" as const), region: index }) },
+  { weight: 10, arbitrary: addMapping },
+  { weight: 4, arbitrary: removeMappings },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant("disposeRegion" as const), region: index }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("addPartition" as const),
+      offset: fc.constantFrom(0, 0, 16, 1000),
+      pin: fc.constantFrom(false, false, true),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("detachPartition" as const), partition: index }) },
+  { weight: 1, arbitrary: fc.constant<Request>({ kind: "addDmaTarget" }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("detachDmaTarget" as const), target: index }) },
+);
+
+const request: fc.Arbitrary<Request> = fc.oneof(
+  { weight: 8, arbitrary: single },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("batch" as const),
+      requests: fc.array(single, { minLength: 1, maxLength: 5 }),
+      abandon: fc.constantFrom(false, false, false, true),
+    }),
+  },
+);
+
+const fault: fc.Arbitrary<PlannedFault | null> = fc.option(
+  fc.record({
+    after: fc.nat(8),
+    mode: fc.constantFrom(...FAILURE_MODES),
+    // Not 1: a target that fails both to do a thing and to clear it away again cannot be told from a good one.
+    again: fc.oneof({ weight: 4, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.integer({ min: 2, max: 6 }) }),
+  }),
+  { freq: 3 },
+);
+
+/** Regions with memory in them and targets that watch, so that a sequence does not start from nothing. */
+const opening: SequenceStep[] = ([
+  { kind: "addPartition", offset: 0, pin: false },
+  { kind: "addDmaTarget" },
+] satisfies Request[]).map((request) => ({ request, fault: null }));
+
+/** A sequence of requests, some of them with a failure injected. */
+export const sequence: fc.Arbitrary<SequenceStep[]> = fc.array(fc.record({ request, fault }), {
+  minLength: 1,
+  maxLength: 30,
+  size: "max",
+}).map((steps) => [...opening, ...steps]);
+
+/** The request with its numbers wrapped into what exists; `null` where nothing does. */
+function resolve(request: Request, counts: { regions: number; partitions: number; targets: number }): Request | null {
+  const { regions, partitions, targets } = counts;
+  if (request.kind === "newRegion") counts.regions++;
+  if (request.kind === "addPartition") counts.partitions++;
+  if (request.kind === "addDmaTarget") counts.targets++;
+  if ("region" in request) return regions === 0 ? null : { ...request, region: request.region % regions };
+  if ("partition" in request) {
+    return partitions === 0 ? null : { ...request, partition: request.partition % partitions };
+  }
+  if ("target" in request) return targets === 0 ? null : { ...request, target: request.target % targets };
+  if (request.kind !== "batch") return request;
+  const requests = request.requests.map((inner) => resolve(inner, counts)).filter((inner) => inner !== null);
+  return { ...request, requests };
+}
+
+/** Runs one sequence against the model and the manager. Throws at the first difference. */
+export function runSequence(steps: readonly SequenceStep[], overlap: "nested" | "any", files: Files): void {
+  const model = new Model(PAGES, overlap, FILES);
+  const world = new World({ pages: PAGES, overlap, files });
+  for (const step of steps) {
+    const { regions, partitions, dmaTargets } = model.state;
+    const counts = { regions: regions.length, partitions: partitions.length, targets: dmaTargets.length };
+    const request = resolve(step.request, counts);
+    if (request === null) continue;
+    if (!runStep(model, world, request, step.fault)) return;
+  }
+  world[Symbol.dispose]();
+}
+
+/** Runs one step. Returns whether the sequence can go on: not if a target was left out of step beyond repair. */
+function runStep(model: Model, world: World, request: Request, fault: PlannedFault | null): boolean {
+  const before = wantedNow(model);
+  const stateBefore = structuredClone(model.state);
+  const snapshot = world.snapshot();
+  const expected = model.apply(request);
+  if (fault !== null) {
+    world.faults.failAfter(fault.after, fault);
+    if (fault.again > 0) world.faults.failAfter(fault.after + fault.again, fault);
+  }
+  const error = attempt(() => world.run(request));
+  const { fired } = world.faults;
+  world.faults.reset();
+
+  const failed = fired.some((fault) => fault.call.method !== "prefetchRange");
+  if (error === undefined) {
+    assertEquals([...expected], [], `the request must fail: ${JSON.stringify(request)}`);
+    assert(!failed, `the request hides a failure: ${fired.map(String)}`);
+    world.compare(model);
+    checkEconomy(world, before, wantedNow(model));
+    return true;
+  }
+
+  // Whatever went wrong, the request did not happen.
+  model.state = stateBefore;
+  if (!failed) {
+    const name = (error instanceof Error ? error.name : String(error)) as ErrorName;
+    assert(expected.has(name), `unexpected ${Deno.inspect(error)} for ${JSON.stringify(request)}`);
+    assertEquals(world.calls.filter(({ target }) => target !== ""), [], "a refused request touched a target");
+  } else {
+    assert(error instanceof MappingError, `a failing target shows as ${Deno.inspect(error)}`);
+    assert(error.cause instanceof InjectedFault, `the cause is ${Deno.inspect(error.cause)}`);
+    assert(
+      error.cause === fired.find((fault) => fault.call.method !== "prefetchRange"),
+      "the first failure is the cause",
+    );
+    if (error.outOfStep.length > 0) return repair(model, world, error);
+    if (fired.length > 1) {
+      // Undoing met failures and overcame them: what counts is what is there now.
+      world.compare(model);
+      return true;
+    }
+  }
+  assertEquals(world.snapshot(), snapshot, `${error} left a trace: ${describe(world.calls)}`);
+  world.compare(model);
+  return true;
+}
+
+/** After an undo that failed: differences are where the error says, and remapping every region mends them. */
+function repair(model: Model, world: World, error: MappingError): boolean {
+  for (const { target, page, what } of world.differences(model)) {
+    const named = error.outOfStep.some((out) => out.target === target && out.range.containsAddress(page * PAGE));
+    const names = error.outOfStep.map(({ target, range }) => `${target} ${range}`);
+    assert(named, `the error names ${names} and leaves out: ${what}`);
+  }
+  for (const [i, { params, disposed }] of model.state.regions.entries()) {
+    if (params === null || disposed) continue;
+    world.run({ kind: "map", region: i, ...params, executable: !params.executable });
+    world.run({ kind: "map", region: i, ...params });
+  }
+  let whole = true;
+  for (const { page, what } of world.differences(model)) {
+    // What no region shows at, no request has passed over yet.
+    if (model.winner(page) !== null) fail(`not mended: ${what}`);
+    whole = false;
+  }
+  return whole;
+}
+
+function attempt(action: () => void): unknown {
+  try {
+    action();
+  } catch (error) {
+    return error ?? new Error("threw nothing");
+  }
+  return undefined;
+}

@@ -1,0 +1,122 @@
+import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { MappingError } from "membacking";
+import { dma, range, Rig } from "./rig.ts";
+
+Deno.test("a DMA target is told range, host address, file, offset, access and type of each mapping", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const file = rig.file();
+  rig.backed(0x3000, 0x5000, { file, fileOffset: 0x8000, type: "device" });
+  const [mapping] = target.mappings;
+  assertEquals(
+    [`${mapping?.range}`, mapping?.hva, mapping?.mappable?.fd, mapping?.fileOffset, mapping?.writable, mapping?.type],
+    ["0x3000-0x5000", rig.va.base + 0x3000, file.fd, 0x8000, true, "device"],
+  );
+});
+
+Deno.test("regions are ram to a DMA target unless they say otherwise", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  rig.backed(0x0, 0x1000);
+  assertStrictEquals(target.at(0)?.type, "ram");
+});
+
+Deno.test("addDmaTarget replays what is visible, and its handle takes all of it away", () => {
+  using rig = new Rig({ overlap: "any" });
+  rig.backed(0x0, 0x4000, { priority: 0, fileOffset: 0x10000 });
+  rig.backed(0x1000, 0x2000, { priority: 1 });
+  const { target, handle } = rig.dmaTarget();
+  assertEquals(dma(target), ["0x0-0x1000 rw", "0x1000-0x2000 rw", "0x2000-0x4000 rw"]);
+  assertStrictEquals(target.at(0x2000)?.fileOffset, 0x12000);
+  handle[Symbol.dispose]();
+  assertEquals(dma(target), []);
+  handle[Symbol.dispose]();
+});
+
+Deno.test("a DMA mapping is never bisected: it goes whole, and what remains is mapped anew", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const region = rig.backed(0x0, 0x8000, { fileOffset: 0x10000 });
+  rig.take();
+  region.removeMappings(range(0x2000, 0x3000));
+  assertEquals(rig.take(), [
+    "dma.unmapDma 0x0-0x8000",
+    "va.remove 0x2000-0x3000",
+    "dma.mapDma 0x0-0x2000 rw",
+    "dma.mapDma 0x3000-0x8000 rw",
+  ]);
+  assertStrictEquals(target.at(0x3000)?.fileOffset, 0x13000);
+});
+
+Deno.test("a DMA mapping that does not change is left alone", () => {
+  using rig = new Rig();
+  rig.dmaTarget();
+  const region = rig.region(0x0, 0x4000);
+  region.addMapping({ rangeInRegion: range(0x0, 0x2000), mappable: rig.file() });
+  region.addMapping({ rangeInRegion: range(0x2000, 0x4000), mappable: rig.file() });
+  region.map();
+  rig.take();
+  region.addMapping({ rangeInRegion: range(0x2000, 0x4000), mappable: rig.file() });
+  assertEquals(rig.take().filter((call) => call.startsWith("dma.")), [
+    "dma.unmapDma 0x2000-0x4000",
+    "dma.mapDma 0x2000-0x4000 rw",
+  ]);
+});
+
+Deno.test("a mapping that turns read-only is mapped anew for devices", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const region = rig.backed(0x0, 0x2000);
+  rig.take();
+  region.map({ writable: false });
+  assertEquals(rig.take(), ["dma.unmapDma 0x0-0x2000", "va.protect 0x0-0x2000 ro", "dma.mapDma 0x0-0x2000 ro"]);
+  assertEquals(dma(target), ["0x0-0x2000 ro"]);
+});
+
+Deno.test("a region that is hidden is unknown to devices", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  rig.backed(0x0, 0x2000, { priority: 0 });
+  const high = rig.region(0x0, 0x4000, { priority: 1 });
+  high.map();
+  assertEquals(dma(target), []);
+  high[Symbol.dispose]();
+  assertEquals(dma(target), ["0x0-0x2000 rw"]);
+});
+
+Deno.test("a target that needs files refuses private memory, at attachment and later", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget({ needsFd: true });
+  const region = rig.region(0x1000, 0x3000);
+  region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: "private" });
+  rig.take();
+  const error = assertThrows(() => region.map(), MappingError);
+  assertEquals(`${error.range}`, "0x1000-0x2000");
+  assertEquals([rig.take(), dma(target), region.mapParams], [[], [], null]);
+
+  using other = new Rig();
+  other.backed(0x0, 0x1000, { file: "private" });
+  other.take();
+  assertThrows(() => other.dmaTarget({ needsFd: true }), MappingError);
+  assertEquals(other.take(), []);
+  other.dmaTarget({ needsFd: false });
+});
+
+Deno.test("a DMA target that fails fails the request, for ram and device regions alike", () => {
+  for (const type of ["ram", "device"] as const) {
+    using rig = new Rig();
+    const { target } = rig.dmaTarget({ name: "iommu" });
+    const region = rig.region(0x0, 0x1000, { type });
+    region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: rig.file() });
+    rig.faults.failAfter(0, { on: ({ method }) => method === "mapDma" });
+    const error = assertThrows(() => region.map(), MappingError, "iommu");
+    assertStrictEquals(error.cause, rig.faults.fired[0]);
+    assertEquals([dma(target), rig.memory()], [[], []]);
+  }
+});
+
+Deno.test("a DMA target attached twice is refused", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  assertThrows(() => rig.manager.addDmaTarget(target), TypeError);
+});
