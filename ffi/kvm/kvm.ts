@@ -1,0 +1,137 @@
+/**
+ * /dev/kvm.
+ *
+ * Why it is safe: the descriptor is this object's own and is handed to no one; its requests take numbers, or a buffer
+ * that begins with the number of entries it has room for.
+ *
+ * @module
+ */
+
+import { DisposedError, MembackingError } from "../../src/core/errors.ts";
+import { checkNumber } from "../../src/core/memory_range.ts";
+import { cString, libc } from "../libc.ts";
+import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../mman.ts";
+import { Errno, OsError } from "../os_error.ts";
+import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
+import { ioctl, ioctlValue } from "./ioctl.ts";
+import { enableCap, KvmVm } from "./kvm_vm.ts";
+import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./registers.ts";
+
+/** How a VM is made. */
+export interface CreateVmOptions {
+  /** Its name in messages, "KVM VM" when left out. */
+  name?: string;
+  /**
+   * Whether deleting a memory slot makes KVM drop everything it has mapped for the guest, as it does by itself; `true`
+   * when left out. With `false`, and a KVM that can (`KvmVm.zapsAllOnSlotDelete` says so), only the pages of that slot
+   * go. With 512 MiB in use, deleting an unrelated slot was measured at 6.3 ms plus 94 ms of faults until everything
+   * was back, against 0.18 ms.
+   */
+  zapAllOnSlotDelete?: boolean;
+}
+
+/** The most CPUID leaves KVM handles. */
+const MAX_CPUID = 256;
+
+/**
+ * The Kernel-based Virtual Machine of the host.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { Kvm } from "membacking/kvm";
+ *
+ * using kvm = Kvm.open();
+ * using vm = kvm.createVm();
+ * using vcpu = vm.createVcpu(0);
+ * ```
+ */
+export class Kvm implements Disposable {
+  #fd: number;
+  #disposed = false;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /**
+   * Opens KVM. No Deno permission is needed besides `--allow-ffi`.
+   *
+   * @throws {OsError} If the device is missing (ENOENT), not permitted (EACCES) or not KVM (ENOTTY). The message says
+   * what to do.
+   * @throws {MembackingError} If it is a KVM of another version.
+   */
+  static open(path = "/dev/kvm"): Kvm {
+    const { sys, errno } = libc();
+    // Opening never waits; O_NONBLOCK is for a path that names something else, such as a pipe.
+    const fd = sys.open(cString(path), O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
+    if (fd === -1) throw openError(path, errno[0] ?? 0);
+    try {
+      const version = ioctlValue(fd, "KVM_GET_API_VERSION", 0, () => `"${path}" is not KVM`);
+      if (version !== KVM_API_VERSION) {
+        throw new MembackingError(`"${path}" is KVM version ${version}, and this package needs ${KVM_API_VERSION}`);
+      }
+    } catch (error) {
+      sys.close(fd);
+      throw error;
+    }
+    return new Kvm(fd);
+  }
+
+  /** What KVM says about a `KvmCap`: 0 if it does not have it, otherwise 1, a number or a set of flags. */
+  checkExtension(cap: number): number {
+    checkNumber(cap, "Capability");
+    return ioctlValue(this.#checked(), "KVM_CHECK_EXTENSION", cap);
+  }
+
+  /**
+   * Makes a virtual machine without memory and without vCPUs. It does not depend on this object any more.
+   *
+   * @throws {OsError} If the kernel has no room for it.
+   */
+  createVm(options: CreateVmOptions = {}): KvmVm {
+    const { name = "KVM VM", zapAllOnSlotDelete = true } = options;
+    const runSize = ioctlValue(this.#checked(), "KVM_GET_VCPU_MMAP_SIZE", 0);
+    const capacity = this.checkExtension(KvmCap.NR_MEMSLOTS);
+    const quirks = this.checkExtension(KvmCap.DISABLE_QUIRKS2);
+    const fd = ioctlValue(this.#fd, "KVM_CREATE_VM", 0);
+    let zapsAllOnSlotDelete = true;
+    try {
+      if (!zapAllOnSlotDelete && (quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL) !== 0) {
+        enableCap(fd, KvmCap.DISABLE_QUIRKS2, [BigInt(KVM_X86_QUIRK_SLOT_ZAP_ALL)]);
+        zapsAllOnSlotDelete = false;
+      }
+    } catch (error) {
+      libc().sys.close(fd);
+      throw error;
+    }
+    return KvmVm.own(fd, { name, capacity, runSize, zapsAllOnSlotDelete });
+  }
+
+  /** The CPUID leaves a guest can be given here, for `KvmVcpu.setCpuid2`. */
+  getSupportedCpuid(): KvmCpuidEntry[] {
+    const struct = emptyCpuid(MAX_CPUID);
+    ioctl(this.#checked(), "KVM_GET_SUPPORTED_CPUID", struct);
+    return decodeCpuid(struct);
+  }
+
+  /** Closes it. Its virtual machines go on. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    libc().sys.close(this.#fd);
+  }
+
+  #checked(): number {
+    if (this.#disposed) throw new DisposedError("Kvm");
+    return this.#fd;
+  }
+}
+
+function openError(path: string, code: number): OsError {
+  const hint = code === Errno.ENOENT || code === Errno.ENXIO || code === Errno.ENODEV
+    ? "load the module kvm_intel or kvm_amd, and allow virtualization in the firmware or the enclosing hypervisor"
+    : code === Errno.EACCES || code === Errno.EPERM
+    ? "add the user to the group that owns the device, most often kvm"
+    : "it cannot be opened";
+  return new OsError("open", code, `"${path}": ${hint}`);
+}

@@ -1,0 +1,38 @@
+/**
+ * KVM for VMMs on Deno: the device, virtual machines as partitions of guest memory, and virtual processors.
+ *
+ * Everything needs `--allow-ffi` and nothing else, and runs on x86-64 Linux.
+ *
+ * @module
+ */
+
+export { EventFd } from "../event_fd.ts";
+export {
+  KVM_IOEVENTFD_FLAG_DATAMATCH,
+  KVM_IOEVENTFD_FLAG_DEASSIGN,
+  KVM_IOEVENTFD_FLAG_PIO,
+  KvmCap,
+  KvmCpuidFlag,
+  KvmExitReason,
+  KvmMpState,
+} from "./constants.ts";
+export type {
+  KvmDirtyRingFullExit,
+  KvmExit,
+  KvmFailEntryExit,
+  KvmFaultExit,
+  KvmHltExit,
+  KvmInternalErrorExit,
+  KvmInterruptedExit,
+  KvmIoExit,
+  KvmIrqWindowOpenExit,
+  KvmMmioExit,
+  KvmShutdownExit,
+  KvmSystemEventExit,
+  KvmUnknownExit,
+} from "./exits.ts";
+export { currentThreadId, kickThread, SIGUSR1, SIGUSR2 } from "./kick.ts";
+export { type CreateVmOptions, Kvm } from "./kvm.ts";
+export { type IoEventOptions, KvmVm, type SlotInfo } from "./kvm_vm.ts";
+export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
+export type { KvmCpuidEntry, KvmDtable, KvmFpu, KvmMsr, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";

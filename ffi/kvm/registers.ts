@@ -1,0 +1,353 @@
+/**
+ * Registers of a vCPU as plain objects, and their C structs.
+ *
+ * Why it is safe: it reads and writes buffers of its own, through `DataView`, which checks bounds.
+ *
+ * @module
+ */
+
+import { CPUID2, CPUID_ENTRY2, DTABLE, FPU, MSR_ENTRY, MSRS, REGS, SEGMENT, SREGS } from "./layout.ts";
+
+const REG_NAMES = [
+  ...["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"] as const,
+  ...["r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"] as const,
+] as const;
+
+/** The general registers (`struct kvm_regs`), 64 bits each. */
+export interface KvmRegs {
+  /** RAX. */
+  rax: bigint;
+  /** RBX. */
+  rbx: bigint;
+  /** RCX. */
+  rcx: bigint;
+  /** RDX. */
+  rdx: bigint;
+  /** RSI. */
+  rsi: bigint;
+  /** RDI. */
+  rdi: bigint;
+  /** RSP. */
+  rsp: bigint;
+  /** RBP. */
+  rbp: bigint;
+  /** R8. */
+  r8: bigint;
+  /** R9. */
+  r9: bigint;
+  /** R10. */
+  r10: bigint;
+  /** R11. */
+  r11: bigint;
+  /** R12. */
+  r12: bigint;
+  /** R13. */
+  r13: bigint;
+  /** R14. */
+  r14: bigint;
+  /** R15. */
+  r15: bigint;
+  /** The instruction pointer. */
+  rip: bigint;
+  /** The flags; bit 1 is always set. */
+  rflags: bigint;
+}
+
+/** A segment register (`struct kvm_segment`). The one-bit fields are 0 or 1, as in C. */
+export interface KvmSegment {
+  /** The linear address it starts at. */
+  base: bigint;
+  /** The last valid offset, in bytes whatever `g` is. */
+  limit: number;
+  /** The selector. */
+  selector: number;
+  /** The four type bits of the descriptor. */
+  type: number;
+  /** Present. */
+  present: number;
+  /** The privilege level, 0 to 3. */
+  dpl: number;
+  /** Default operand size: 1 is 32 bits. */
+  db: number;
+  /** 1 for code and data, 0 for system segments. */
+  s: number;
+  /** 1 for 64-bit code. */
+  l: number;
+  /** Granularity of the limit in the descriptor: 1 is pages. */
+  g: number;
+  /** Available to software. */
+  avl: number;
+  /** Whether the register holds no segment. */
+  unusable: number;
+}
+
+/** Where a descriptor table is (`struct kvm_dtable`). */
+export interface KvmDtable {
+  /** Its linear address. */
+  base: bigint;
+  /** Its length in bytes, minus 1. */
+  limit: number;
+}
+
+/** The special registers (`struct kvm_sregs`). */
+export interface KvmSregs {
+  /** Code segment. */
+  cs: KvmSegment;
+  /** Data segment. */
+  ds: KvmSegment;
+  /** Extra segment. */
+  es: KvmSegment;
+  /** Extra segment with a base in 64-bit mode. */
+  fs: KvmSegment;
+  /** Extra segment with a base in 64-bit mode. */
+  gs: KvmSegment;
+  /** Stack segment. */
+  ss: KvmSegment;
+  /** Task register. */
+  tr: KvmSegment;
+  /** Local descriptor table. */
+  ldt: KvmSegment;
+  /** Global descriptor table. */
+  gdt: KvmDtable;
+  /** Interrupt descriptor table. */
+  idt: KvmDtable;
+  /** Control register 0: protected mode, paging. */
+  cr0: bigint;
+  /** Control register 2: address of the last page fault. */
+  cr2: bigint;
+  /** Control register 3: the page tables. */
+  cr3: bigint;
+  /** Control register 4: extensions. */
+  cr4: bigint;
+  /** Control register 8: task priority. */
+  cr8: bigint;
+  /** The EFER register: long mode. */
+  efer: bigint;
+  /** The APIC base register. */
+  apicBase: bigint;
+  /** Pending external interrupts, one bit per vector, four words. */
+  interruptBitmap: bigint[];
+}
+
+/** The x87 and SSE registers (`struct kvm_fpu`). */
+export interface KvmFpu {
+  /** ST0 to ST7, 16 bytes each. */
+  fpr: Uint8Array;
+  /** Control word. */
+  fcw: number;
+  /** Status word. */
+  fsw: number;
+  /** Tag word, in the form of FXSAVE. */
+  ftwx: number;
+  /** The last opcode. */
+  lastOpcode: number;
+  /** Where the last instruction was. */
+  lastIp: bigint;
+  /** Where its operand was. */
+  lastDp: bigint;
+  /** XMM0 to XMM15, 16 bytes each. */
+  xmm: Uint8Array;
+  /** The SSE control and status register. */
+  mxcsr: number;
+}
+
+/** A model-specific register. */
+export interface KvmMsr {
+  /** Its number. */
+  index: number;
+  /** Its value. */
+  data: bigint;
+}
+
+/** A CPUID leaf (`struct kvm_cpuid_entry2`). */
+export interface KvmCpuidEntry {
+  /** The leaf: EAX before the instruction. */
+  function: number;
+  /** The subleaf: ECX before the instruction. */
+  index: number;
+  /** `KvmCpuidFlag` bits: whether the subleaf counts. */
+  flags: number;
+  /** EAX after it. */
+  eax: number;
+  /** EBX after it. */
+  ebx: number;
+  /** ECX after it. */
+  ecx: number;
+  /** EDX after it. */
+  edx: number;
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Registers from their struct. */
+export function decodeRegs(bytes: Uint8Array): KvmRegs {
+  const view = viewOf(bytes);
+  const regs = {} as KvmRegs; // every field is set below
+  for (const name of REG_NAMES) regs[name] = view.getBigUint64(REGS[name], true);
+  return regs;
+}
+
+/** Writes those registers that are given into their struct. */
+export function encodeRegs(bytes: Uint8Array, regs: Partial<KvmRegs>): void {
+  const view = viewOf(bytes);
+  for (const name of REG_NAMES) {
+    const value = regs[name];
+    if (value !== undefined) view.setBigUint64(REGS[name], value, true);
+  }
+}
+
+/** Whether no register is left out. */
+export function allRegs(regs: Partial<KvmRegs>): boolean {
+  return REG_NAMES.every((name) => regs[name] !== undefined);
+}
+
+const SEGMENT_NAMES = ["cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"] as const;
+const SEGMENT_BYTES = ["type", "present", "dpl", "db", "s", "l", "g", "avl", "unusable"] as const;
+const DTABLE_NAMES = ["gdt", "idt"] as const;
+const CONTROL_NAMES = ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"] as const;
+
+function decodeSegment(view: DataView, at: number): KvmSegment {
+  const segment = {
+    base: view.getBigUint64(at + SEGMENT.base, true),
+    limit: view.getUint32(at + SEGMENT.limit, true),
+    selector: view.getUint16(at + SEGMENT.selector, true),
+  } as KvmSegment; // the rest is set below
+  for (const name of SEGMENT_BYTES) segment[name] = view.getUint8(at + SEGMENT[name]);
+  return segment;
+}
+
+function encodeSegment(view: DataView, at: number, segment: KvmSegment): void {
+  view.setBigUint64(at + SEGMENT.base, segment.base, true);
+  view.setUint32(at + SEGMENT.limit, segment.limit, true);
+  view.setUint16(at + SEGMENT.selector, segment.selector, true);
+  for (const name of SEGMENT_BYTES) view.setUint8(at + SEGMENT[name], segment[name]);
+}
+
+/** Special registers from their struct. */
+export function decodeSregs(bytes: Uint8Array): KvmSregs {
+  const view = viewOf(bytes);
+  const sregs = {
+    apicBase: view.getBigUint64(SREGS.apic_base, true),
+    interruptBitmap: [0, 8, 16, 24].map((at) => view.getBigUint64(SREGS.interrupt_bitmap + at, true)),
+  } as KvmSregs; // the rest is set below
+  for (const name of SEGMENT_NAMES) sregs[name] = decodeSegment(view, SREGS[name]);
+  for (const name of DTABLE_NAMES) {
+    const at = SREGS[name];
+    sregs[name] = {
+      base: view.getBigUint64(at + DTABLE.base, true),
+      limit: view.getUint16(at + DTABLE.limit, true),
+    };
+  }
+  for (const name of CONTROL_NAMES) sregs[name] = view.getBigUint64(SREGS[name], true);
+  return sregs;
+}
+
+/** Writes those special registers that are given into their struct. */
+export function encodeSregs(bytes: Uint8Array, sregs: Partial<KvmSregs>): void {
+  const view = viewOf(bytes);
+  for (const name of SEGMENT_NAMES) {
+    const segment = sregs[name];
+    if (segment !== undefined) encodeSegment(view, SREGS[name], segment);
+  }
+  for (const name of DTABLE_NAMES) {
+    const table = sregs[name];
+    if (table === undefined) continue;
+    view.setBigUint64(SREGS[name] + DTABLE.base, table.base, true);
+    view.setUint16(SREGS[name] + DTABLE.limit, table.limit, true);
+  }
+  for (const name of CONTROL_NAMES) {
+    const value = sregs[name];
+    if (value !== undefined) view.setBigUint64(SREGS[name], value, true);
+  }
+  if (sregs.apicBase !== undefined) view.setBigUint64(SREGS.apic_base, sregs.apicBase, true);
+  sregs.interruptBitmap?.slice(0, 4).forEach((word, i) =>
+    view.setBigUint64(SREGS.interrupt_bitmap + 8 * i, word, true)
+  );
+}
+
+/** Floating-point registers from their struct. */
+export function decodeFpu(bytes: Uint8Array): KvmFpu {
+  const view = viewOf(bytes);
+  return {
+    fpr: bytes.slice(FPU.fpr, FPU.fpr + 128),
+    fcw: view.getUint16(FPU.fcw, true),
+    fsw: view.getUint16(FPU.fsw, true),
+    ftwx: view.getUint8(FPU.ftwx),
+    lastOpcode: view.getUint16(FPU.last_opcode, true),
+    lastIp: view.getBigUint64(FPU.last_ip, true),
+    lastDp: view.getBigUint64(FPU.last_dp, true),
+    xmm: bytes.slice(FPU.xmm, FPU.xmm + 256),
+    mxcsr: view.getUint32(FPU.mxcsr, true),
+  };
+}
+
+/** The struct of floating-point registers. */
+export function encodeFpu(fpu: KvmFpu): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(FPU.size);
+  const view = viewOf(bytes);
+  bytes.set(fpu.fpr.subarray(0, 128), FPU.fpr);
+  bytes.set(fpu.xmm.subarray(0, 256), FPU.xmm);
+  view.setUint16(FPU.fcw, fpu.fcw, true);
+  view.setUint16(FPU.fsw, fpu.fsw, true);
+  view.setUint8(FPU.ftwx, fpu.ftwx);
+  view.setUint16(FPU.last_opcode, fpu.lastOpcode, true);
+  view.setBigUint64(FPU.last_ip, fpu.lastIp, true);
+  view.setBigUint64(FPU.last_dp, fpu.lastDp, true);
+  view.setUint32(FPU.mxcsr, fpu.mxcsr, true);
+  return bytes;
+}
+
+/** The struct of MSRs: count and entries. */
+export function encodeMsrs(msrs: readonly KvmMsr[]): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(MSRS.size + msrs.length * MSR_ENTRY.size);
+  const view = viewOf(bytes);
+  view.setUint32(MSRS.nmsrs, msrs.length, true);
+  msrs.forEach(({ index, data }, i) => {
+    const at = MSRS.entries + i * MSR_ENTRY.size;
+    view.setUint32(at + MSR_ENTRY.index, index, true);
+    view.setBigUint64(at + MSR_ENTRY.data, data, true);
+  });
+  return bytes;
+}
+
+/** The first `count` MSRs of their struct. */
+export function decodeMsrs(bytes: Uint8Array, count: number): KvmMsr[] {
+  const view = viewOf(bytes);
+  return Array.from({ length: count }, (_, i) => {
+    const at = MSRS.entries + i * MSR_ENTRY.size;
+    return { index: view.getUint32(at + MSR_ENTRY.index, true), data: view.getBigUint64(at + MSR_ENTRY.data, true) };
+  });
+}
+
+const CPUID_FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
+
+/** A struct of CPUID leaves with room for `count` of them. */
+export function emptyCpuid(count: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(CPUID2.size + count * CPUID_ENTRY2.size);
+  viewOf(bytes).setUint32(CPUID2.nent, count, true);
+  return bytes;
+}
+
+/** The struct of CPUID leaves. */
+export function encodeCpuid(entries: readonly KvmCpuidEntry[]): Uint8Array<ArrayBuffer> {
+  const bytes = emptyCpuid(entries.length);
+  const view = viewOf(bytes);
+  entries.forEach((entry, i) => {
+    const at = CPUID2.entries + i * CPUID_ENTRY2.size;
+    for (const name of CPUID_FIELDS) view.setUint32(at + CPUID_ENTRY2[name], entry[name], true);
+  });
+  return bytes;
+}
+
+/** The CPUID leaves of their struct. */
+export function decodeCpuid(bytes: Uint8Array): KvmCpuidEntry[] {
+  const view = viewOf(bytes);
+  return Array.from({ length: view.getUint32(CPUID2.nent, true) }, (_, i) => {
+    const at = CPUID2.entries + i * CPUID_ENTRY2.size;
+    const entry = {} as KvmCpuidEntry; // every field is set below
+    for (const name of CPUID_FIELDS) entry[name] = view.getUint32(at + CPUID_ENTRY2[name], true);
+    return entry;
+  });
+}
