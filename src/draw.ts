@@ -1,7 +1,7 @@
 /**
  * Draws a memory map as text: one row per region, highest priority on top, then what the guest sees and what each
- * partition and DMA target was told. A pure function of plain data, so a map can be drawn from a log file as well as from a live
- * manager.
+ * partition and DMA target was told. A pure function of plain data, so a map can be drawn from a log file as well as
+ * from a live manager.
  *
  * @module
  */
@@ -220,7 +220,8 @@ function* cutBy(ranges: readonly [number, number][], start: number, end: number)
 function backing(mapping: InspectMapping | undefined, delta = 0): string[] {
   if (mapping === undefined) return [];
   if (mapping.fileOffset === null) return [mapping.backing];
-  return [`${mapping.backing} +0x${(mapping.fileOffset + delta).toString(16)}`, mapping.backing];
+  const name = mapping.backing.match(/"(?:.*\/)?([^"]+)"/)?.[1] ?? mapping.backing;
+  return [`${name} +0x${(mapping.fileOffset + delta).toString(16)}`, name];
 }
 
 function boundaries(rows: readonly Row[]): number[] {
@@ -285,10 +286,10 @@ class Strip {
     const sizes = new Line();
     sizes.put(0, "pri region", DIM);
     for (let i = 0; i < this.#last; i++) {
-      const column = this.#column(i);
+      const text = size((this.cuts[i + 1] ?? 0) - (this.cuts[i] ?? 0));
       const width = this.#column(i + 1) - this.#column(i) - 1;
-      sizes.put(column, "╷", DIM);
-      sizes.put(column + 1, centered([size((this.cuts[i + 1] ?? 0) - (this.cuts[i] ?? 0))], width), DIM);
+      sizes.put(this.#column(i), "╷", DIM);
+      sizes.put(this.#column(i) + 1 + ((width - text.length) >> 1), text, DIM);
     }
     sizes.put(this.#column(this.#last), "╷", DIM);
     return [...lines, sizes];
@@ -331,17 +332,17 @@ class Strip {
   #run(line: Line, first: number, last: number, piece: Piece): void {
     const from = this.#column(first);
     const to = this.#column(last);
-    const fill = FILL[piece.look];
-    const text = centered(piece.texts, to - from - 1);
-    const style = piece.look === "hidden" || piece.look === "unmapped" || piece.look === "hole"
-      ? `${DIM};${piece.hue}`
-      : `${piece.hue}`;
-    line.put(from, fill.repeat(to - from + 1), style);
-    const trimmed = text.trim();
-    if (trimmed !== "") {
-      const at = from + 1 + text.indexOf(trimmed);
-      const solid = piece.look === "writable";
-      line.put(at - 1, ` ${trimmed} `, solid ? `30;${piece.hue + 10}` : style);
+    const width = to - from - 1;
+    const faint = piece.look === "hidden" || piece.look === "unmapped" || piece.look === "hole";
+    const style = faint ? `${DIM};${piece.hue}` : `${piece.hue}`;
+    line.put(from, FILL[piece.look].repeat(to - from + 1), style);
+    // The fill has to show on either side of the text; spaces between the two are a luxury.
+    const text = piece.texts.find((text) => text.length + 4 <= width) ??
+      piece.texts.find((text) => text.length + 2 <= width);
+    if (text !== undefined) {
+      const padded = text.length + 4 <= width ? ` ${text} ` : text;
+      const at = from + 1 + ((width - padded.length) >> 1);
+      line.put(at, padded, piece.look === "writable" ? `30;${piece.hue + 10}` : style);
     }
     // A piece that goes on in another strip has no edge here.
     if (piece.start >= (this.cuts[first] ?? 0)) line.put(from, "│", DIM);
@@ -409,13 +410,6 @@ function legend(rows: readonly Row[], crowded: boolean, columns: number): Line[]
     else lines.push(`    ${mark}`);
   }
   return lines.map((text) => new Line().put(0, text, DIM));
-}
-
-/** The first text that fits into `width` columns with a space on either side, in the middle of them. */
-function centered(texts: readonly string[], width: number): string {
-  const text = texts.find((text) => text.length + 2 <= width) ?? "";
-  const before = (width - text.length) >> 1;
-  return " ".repeat(before) + text + " ".repeat(width - before - text.length);
 }
 
 function parseRange(range: string): [number, number] {

@@ -1,0 +1,53 @@
+import { assert, assertEquals } from "@std/assert";
+import config from "../deno.json" with { type: "json" };
+
+const ROOT = new URL("../", import.meta.url);
+
+function source(path: string): string {
+  return Deno.readTextFileSync(new URL(path, ROOT)).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
+}
+
+function importsOf(path: string): string[] {
+  return [...source(path).matchAll(/(?:\bfrom|\bimport)\s*\(?\s*["']([^"']+)["']/g)].map(([, specifier]) =>
+    specifier ?? ""
+  );
+}
+
+function* typescriptFiles(folder: string): Generator<string> {
+  for (const entry of Deno.readDirSync(new URL(folder, ROOT))) {
+    if (entry.isDirectory) yield* typescriptFiles(`${folder}${entry.name}/`);
+    else if (entry.name.endsWith(".ts")) yield `${folder}${entry.name}`;
+  }
+}
+
+Deno.test("mod.ts re-exports from src/ and ffi/ by name and does nothing else", () => {
+  const rest = source("mod.ts").replaceAll(/export (?:type )?\{[^}]*\} from "\.\/(?:src|ffi)\/[^"]+";/g, "");
+  assertEquals(rest.trim(), "");
+});
+
+Deno.test("examples use the package by its public names", () => {
+  const allowed = Object.keys(config.imports).filter((name) => name.startsWith("membacking"));
+  const wrong: string[] = [];
+  let seen = 0;
+  for (const path of typescriptFiles("examples/")) {
+    for (const specifier of importsOf(path)) {
+      seen++;
+      const target = specifier.startsWith(".") ? new URL(specifier, new URL(path, ROOT)).href : specifier;
+      if (!allowed.includes(target) && !target.startsWith(`${ROOT}examples/`)) {
+        wrong.push(`${path} imports ${specifier}`);
+      }
+    }
+  }
+  assert(seen > 0, "no imports were found: the test looks at nothing");
+  assertEquals(wrong, []);
+});
+
+for (const [name, path] of Object.entries(config.exports)) {
+  Deno.test(`importing ${name.replace(".", "membacking")} needs no permission`, () => {
+    const { success, stderr } = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-prompt", path],
+      cwd: ROOT,
+    }).outputSync();
+    assert(success, new TextDecoder().decode(stderr));
+  });
+}
