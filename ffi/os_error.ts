@@ -66,6 +66,7 @@ const NAMES: Readonly<Record<number, readonly [code: string, meaning: string]>> 
 
 /** A system call failed. */
 export class OsError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "OsError";
   /** The system call, such as `mmap`, or for an ioctl its name, such as `KVM_CREATE_VM`. */
   readonly syscall: string;

@@ -52,6 +52,7 @@ export interface ReserveOptions {
  * there again.
  */
 export class ReservationLostError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "ReservationLostError";
   /** What was lost: GPAs, that is, offsets into the reservation, in bytes. */
   readonly range: MemoryRange;
