@@ -36,3 +36,4 @@ export {
 export { GuestMemory } from "./src/guest_memory.ts";
 export { LockedMemory } from "./src/locked_memory.ts";
 export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/inspect.ts";
+export { drawMemoryMap, type DrawOptions } from "./src/draw.ts";
