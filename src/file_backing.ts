@@ -1,5 +1,6 @@
 import type { Mappable } from "../ffi/mappable.ts";
 import type { Region } from "./core/overlap.ts";
+import type { RangeMap } from "./core/range_map.ts";
 import { normalize, type Span } from "./core/span.ts";
 import type { Backing, Mapping, State } from "./core/state.ts";
 
@@ -54,20 +55,28 @@ export interface Edit extends Span {
 
 /** Counts the pieces that came and went between two states, and closes the files whose last piece went. */
 export function settleFiles(old: State, next: State, edits: readonly Edit[]): void {
-  for (const region of new Set(edits.map((edit) => edit.region))) {
-    const before = old.regions.get(region.id)?.mappings;
-    const after = next.regions.get(region.id)?.mappings;
-    // An edit cuts the pieces at its ends, so what may have changed is all of the pieces it touched.
-    const touched = edits.filter((edit) => edit.region === region).flatMap((edit) => [
-      edit,
-      ...before?.overlapping(edit.start, edit.end) ?? [],
-    ]);
-    const spans = normalize(touched);
-    for (const { start, end } of spans) {
-      for (const entry of after?.overlapping(start, end) ?? []) countPieces(entry.value, 1);
-    }
-    for (const { start, end } of spans) {
-      for (const entry of before?.overlapping(start, end) ?? []) countPieces(entry.value, -1);
-    }
+  const [first] = edits;
+  if (first === undefined) return;
+  if (edits.length === 1) return settleRegion(old, next, first.region, edits);
+  for (const [region, own] of Map.groupBy(edits, (edit) => edit.region)) settleRegion(old, next, region, own);
+}
+
+function settleRegion(old: State, next: State, region: Region, edits: readonly Edit[]): void {
+  const before = old.regions.get(region.id)?.mappings;
+  const after = next.regions.get(region.id)?.mappings;
+  // An edit cuts the pieces at its ends, so what may have changed is all of the pieces it touched.
+  const touched: Span[] = [];
+  for (const edit of edits) {
+    touched.push(edit);
+    if (before === undefined) continue;
+    for (const entry of before.overlapping(edit.start, edit.end)) touched.push(entry);
   }
+  const spans = normalize(touched);
+  for (const { start, end } of spans) countOver(after, start, end, 1);
+  for (const { start, end } of spans) countOver(before, start, end, -1);
+}
+
+function countOver(mappings: RangeMap<Mapping> | undefined, start: number, end: number, by: 1 | -1): void {
+  if (mappings === undefined) return;
+  for (const entry of mappings.overlapping(start, end)) countPieces(entry.value, by);
 }

@@ -16,7 +16,7 @@ import { hex, LimitError, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
-import { normalize, type Span } from "./span.ts";
+import { clip, normalize, type Span } from "./span.ts";
 import type { DmaState, PartitionState, Piece, State } from "./state.ts";
 import type { Access } from "./targets.ts";
 import { inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
@@ -137,44 +137,38 @@ function isSamePiece(a: Piece, b: Piece): boolean {
  */
 export function plan(old: State, next: State, changed: readonly Span[], limits: HostLimits): Plan {
   const spans = withStale(old, normalize(changed));
-  const state = { ...next, view: viewOver(next, spans) };
-  const va = vaSteps(old, state, spans);
+  const shown: State = { ...next, view: viewOver(next, spans) };
+  const va = vaSteps(old, shown, spans);
   checkMappings(va, old, limits);
-  const partitions = state.partitions.filter(({ target }) => !(target.disposed ?? false))
-    .map((partition) => planPartition(partition, old, state, spans));
-  const dmaTargets = state.dmaTargets.map((dma) => planDma(dma, old, state, spans));
-  const leaving = old.partitions.filter(({ id, target }) =>
-    !(target.disposed ?? false) && !state.partitions.some((partition) => partition.id === id)
-  ).map((partition) => planLeaving(partition, old));
+  const told = planPartitions(old, shown, spans);
+  const dmas = planDmaTargets(old, shown, spans);
 
-  const told = [...partitions, ...leaving];
-  const attend = told.flatMap((partition) => attendSteps(partition, va, old, state, spans));
-  const steps: Step[] = [
-    ...dmaTargets.flatMap(({ dma, changes }) => dmaSteps(dma, changes.gone, false)),
-    ...leavingDma(old, state).flatMap((dma) => dmaSteps(dma, [...dma.book], false)),
-    ...attend.filter((step) => !step.to),
-    ...told.flatMap(({ partition, changes }) => partitionSteps(partition, changes.gone, false)),
-    ...va.replacements,
-    ...va.removals,
-    ...dmaTargets.flatMap(({ dma, changes }) => dmaSteps(dma, changes.added, true)),
-    ...told.flatMap(({ partition, changes }) => partitionSteps(partition, changes.added, true)),
-    ...attend.filter((step) => step.to),
-    ...va.discards,
-  ];
-  let { lost, stale } = old;
-  for (const { start, end } of spans) {
-    lost = lost.delete(start, end);
-    stale = stale.delete(start, end);
-  }
-  const after: State = {
-    ...state,
-    partitions: partitions.map(({ partition, changes }) => ({ ...partition, book: changes.book })),
-    dmaTargets: dmaTargets.map(({ dma, changes }) => ({ ...dma, book: changes.book })),
+  const steps: Step[] = [];
+  for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false);
+  const attend = attendSteps(told, va, old, shown, spans);
+  for (const step of attend) if (!step.to) steps.push(step);
+  for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false);
+  for (const step of va.replacements) steps.push(step);
+  for (const step of va.removals) steps.push(step);
+  for (const { dma, added } of dmas) pushDmaSteps(steps, dma, added, true);
+  for (const { partition, added } of told) pushPartitionSteps(steps, partition, added, true);
+  for (const step of attend) if (step.to) steps.push(step);
+  for (const step of va.discards) steps.push(step);
+
+  const state: State = {
+    ...shown,
+    partitions: booked(shown.partitions, told),
+    dmaTargets: bookedDma(shown.dmaTargets, dmas),
     vmas: va.vmas,
-    lost,
-    stale,
+    lost: without(old.lost, spans),
+    stale: without(old.stale, spans),
   };
-  return { state: after, steps, torn: tornRanges(steps, va, told) };
+  return { state, steps, torn: tornRanges(steps, va, told) };
+}
+
+function without(marked: RangeMap<true>, spans: readonly Span[]): RangeMap<true> {
+  if (marked.size === 0) return marked;
+  return spans.reduce((left, { start, end }) => left.delete(start, end), marked);
 }
 
 /** A request looks again at what an earlier failure left out of step where it passes. */
@@ -189,12 +183,12 @@ function viewOver(next: State, spans: readonly Span[]): RangeMap<Piece> {
   for (const span of spans) {
     const pieces: Entry<Piece>[] = [];
     for (const { start, end, value: region } of next.visible.overlapping(span.start, span.end)) {
-      const shown = next.regions.get(region.id);
-      if (shown === undefined || shown.params === null) continue;
-      const { params } = shown;
+      const owner = next.regions.get(region.id);
+      if (owner === undefined || owner.params === null) continue;
+      const { params, mappings } = owner;
       const from = Math.max(start, span.start);
       const to = Math.min(end, span.end);
-      for (const entry of shown.mappings.overlapping(from, to)) {
+      for (const entry of mappings.overlapping(from, to)) {
         const mapping = entry.value;
         pieces.push({
           start: Math.max(entry.start, from),
@@ -220,49 +214,68 @@ function checkMappings(va: VaSteps, old: State, { spareMappings }: HostLimits): 
   );
 }
 
-interface PartitionPlan {
+/** What changes for one partition. */
+interface PartitionPlan extends RangeChanges<Access> {
   readonly partition: PartitionState;
-  readonly changes: RangeChanges<Access>;
+  /** Whether it was attached before the request, and is after it. */
+  readonly was: boolean;
+  readonly stays: boolean;
 }
 
-function planPartition(partition: PartitionState, old: State, state: State, spans: readonly Span[]): PartitionPlan {
-  const isNew = !old.partitions.some(({ id }) => id === partition.id);
-  const over = isNew ? [EVERYWHERE] : spans;
-  const wanted = over.flatMap((span) => wantedAccess(state, span));
-  const changes = reconcile(partition.book, wanted, over, isSameAccess);
-  if (changes === null) return { partition, changes: { gone: [], added: [], book: partition.book } };
-  const { capacity } = partition.target;
-  return { partition, changes: capacity === undefined ? changes : fitCapacity(changes, capacity, isSameAccess) };
+const EVERYWHERE: readonly Span[] = [{ start: 0, end: Number.MAX_SAFE_INTEGER }];
+
+/** Plans for partitions that stay, come and go. A disposed one is told nothing and leaves the state. */
+function planPartitions(old: State, shown: State, spans: readonly Span[]): PartitionPlan[] {
+  const plans: PartitionPlan[] = [];
+  for (const partition of shown.partitions) {
+    const { target, book } = partition;
+    if (target.disposed ?? false) continue;
+    const was = old.partitions === shown.partitions || old.partitions.some(({ id }) => id === partition.id);
+    const over = was ? spans : EVERYWHERE;
+    const wanted: Entry<Access>[] = [];
+    for (const span of over) pushWantedAccess(wanted, shown, span);
+    let changes = reconcile(book, wanted, over, isSameAccess);
+    if (changes !== null && target.capacity !== undefined) {
+      changes = fitCapacity(changes, target.capacity, isSameAccess);
+    }
+    const { gone, added, book: after } = changes ?? { gone: [], added: [], book };
+    plans.push({ partition, gone, added, book: after, was, stays: true });
+  }
+  if (old.partitions === shown.partitions) return plans;
+  for (const partition of old.partitions) {
+    if (partition.target.disposed ?? false) continue;
+    if (shown.partitions.some(({ id }) => id === partition.id)) continue;
+    plans.push({ partition, gone: [...partition.book], added: [], book: RangeMap.EMPTY, was: true, stays: false });
+  }
+  return plans;
 }
 
-const EVERYWHERE: Span = { start: 0, end: Number.MAX_SAFE_INTEGER };
-
-function planLeaving(partition: PartitionState, _old: State): PartitionPlan {
-  return { partition, changes: { gone: [...partition.book], added: [], book: RangeMap.EMPTY } };
+/** The partitions with what they hold after the plan. */
+function booked(partitions: readonly PartitionState[], plans: readonly PartitionPlan[]): readonly PartitionState[] {
+  const same = plans.length === partitions.length && plans.every(({ partition, book }) => partition.book === book);
+  if (same) return partitions;
+  return plans.filter(({ stays }) => stays).map(({ partition, book }) => ({ ...partition, book }));
 }
 
 /** What a partition should hold over `span`: backed parts, or whole windows where holes fault. */
-function wantedAccess(state: State, span: Span): Entry<Access>[] {
-  const wanted: Entry<Access>[] = [];
+function pushWantedAccess(wanted: Entry<Access>[], state: State, span: Span): void {
+  const push = (start: number, end: number, value: Access) => {
+    if (state.poisoned.size === 0) wanted.push({ start, end, value });
+    else wanted.push(...outsidePoison({ start, end, value }, state.poisoned));
+  };
   for (const { start, end, value: region } of state.visible.overlapping(span.start, span.end)) {
     const from = Math.max(start, span.start);
     const to = Math.min(end, span.end);
     if (region.holes === "fault") {
       const params = state.regions.get(region.id)?.params;
-      if (params == null) continue;
-      wanted.push({ start: from, end: to, value: accessOf(params.writable, params.executable) });
+      if (params != null) push(from, to, accessOf(params.writable, params.executable));
       continue;
     }
     for (const piece of state.view.overlapping(from, to)) {
       const { writable, params } = piece.value;
-      wanted.push({
-        start: Math.max(piece.start, from),
-        end: Math.min(piece.end, to),
-        value: accessOf(writable, params.executable),
-      });
+      push(Math.max(piece.start, from), Math.min(piece.end, to), accessOf(writable, params.executable));
     }
   }
-  return state.poisoned.size === 0 ? wanted : wanted.flatMap((entry) => outsidePoison(entry, state.poisoned));
 }
 
 function outsidePoison(entry: Entry<Access>, poisoned: RangeMap<true>): Entry<Access>[] {
@@ -271,111 +284,125 @@ function outsidePoison(entry: Entry<Access>, poisoned: RangeMap<true>): Entry<Ac
   return [...left];
 }
 
-interface DmaPlan {
+/** What changes for one DMA target. */
+interface DmaPlan extends RangeChanges<Piece> {
   readonly dma: DmaState;
-  readonly changes: RangeChanges<Piece>;
+  readonly stays: boolean;
 }
 
-function planDma(dma: DmaState, old: State, state: State, spans: readonly Span[]): DmaPlan {
-  const isNew = !old.dmaTargets.some(({ id }) => id === dma.id);
-  const over = isNew ? [EVERYWHERE] : spans;
-  const wanted = over.flatMap(({ start, end }) =>
-    state.view.overlapping(start, end).map((entry) => ({
-      start: Math.max(entry.start, start),
-      end: Math.min(entry.end, end),
-      value: entry.value,
-    }))
-  );
-  if (dma.needsFd) {
-    const bare = wanted.find(({ value }) => value.mapping.backing === null);
-    if (bare !== undefined) {
-      throw new MappingError(
-        `A DMA target needs file descriptors and the memory at ${hex(bare.start)} is private, back it by a memfd`,
-        new MemoryRange(bare.start, bare.end),
-      );
+function planDmaTargets(old: State, shown: State, spans: readonly Span[]): DmaPlan[] {
+  const plans: DmaPlan[] = [];
+  for (const dma of shown.dmaTargets) {
+    const was = old.dmaTargets === shown.dmaTargets || old.dmaTargets.some(({ id }) => id === dma.id);
+    const over = was ? spans : EVERYWHERE;
+    const wanted: Entry<Piece>[] = [];
+    for (const { start, end } of over) {
+      for (const entry of shown.view.overlapping(start, end)) wanted.push(clip(entry, start, end));
     }
+    if (dma.needsFd) checkFiles(wanted);
+    const { gone, added, book } = reconcile(dma.book, wanted, over, isSameDma) ??
+      { gone: [], added: [], book: dma.book };
+    plans.push({ dma, gone, added, book, stays: true });
   }
-  const changes = reconcile(dma.book, wanted, over, isSameDma);
-  return { dma, changes: changes ?? { gone: [], added: [], book: dma.book } };
+  if (old.dmaTargets === shown.dmaTargets) return plans;
+  for (const dma of old.dmaTargets) {
+    if (shown.dmaTargets.some(({ id }) => id === dma.id)) continue;
+    plans.push({ dma, gone: [...dma.book], added: [], book: RangeMap.EMPTY, stays: false });
+  }
+  return plans;
 }
 
-function leavingDma(old: State, state: State): readonly DmaState[] {
-  return old.dmaTargets.filter(({ id }) => !state.dmaTargets.some((dma) => dma.id === id));
+function bookedDma(targets: readonly DmaState[], plans: readonly DmaPlan[]): readonly DmaState[] {
+  if (targets.length === 0) return targets;
+  return plans.filter(({ stays }) => stays).map(({ dma, book }) => ({ ...dma, book }));
 }
 
-function dmaSteps(dma: DmaState, entries: readonly Entry<Piece>[], maps: boolean): Step[] {
-  return entries.map(({ start, end, value }) => ({
-    kind: "dma",
-    dma,
-    start,
-    end,
-    from: maps ? null : value,
-    to: maps ? value : null,
-  }));
+function checkFiles(wanted: readonly Entry<Piece>[]): void {
+  const bare = wanted.find(({ value }) => value.mapping.backing === null);
+  if (bare === undefined) return;
+  throw new MappingError(
+    `A DMA target needs file descriptors and the memory at ${hex(bare.start)} is private, back it by a memfd`,
+    new MemoryRange(bare.start, bare.end),
+  );
 }
 
-function partitionSteps(partition: PartitionState, entries: readonly Entry<Access>[], maps: boolean): Step[] {
-  return entries.map(({ start, end, value }) => ({
-    kind: "partition",
-    partition,
-    start,
-    end,
-    from: maps ? null : value,
-    to: maps ? value : null,
-  }));
+function pushDmaSteps(steps: Step[], dma: DmaState, entries: readonly Entry<Piece>[], maps: boolean): void {
+  for (const { start, end, value } of entries) {
+    steps.push({ kind: "dma", dma, start, end, from: maps ? null : value, to: maps ? value : null });
+  }
+}
+
+function pushPartitionSteps(
+  steps: Step[],
+  partition: PartitionState,
+  entries: readonly Entry<Access>[],
+  maps: boolean,
+): void {
+  for (const { start, end, value } of entries) {
+    steps.push({ kind: "partition", partition, start, end, from: maps ? null : value, to: maps ? value : null });
+  }
 }
 
 /** MAP_FIXED drops page locks and brings no page in, so pins and prefetches go with the memory, undo included. */
 function attendSteps(
-  { partition, changes }: PartitionPlan,
+  told: readonly PartitionPlan[],
   va: VaSteps,
   old: State,
-  state: State,
+  shown: State,
   spans: readonly Span[],
-): AttendStep[] {
-  const { target, pin } = partition;
-  const pins = pin && target.pinRange !== undefined;
-  const prefetches = target.prefetchRange !== undefined;
-  if (!pins && !prefetches) return [];
+): readonly AttendStep[] {
   const steps: AttendStep[] = [];
-  const push = (kind: "pin" | "prefetch", { start, end }: Span, to: boolean) =>
-    steps.push({ kind, partition, start, end, to });
-
-  const was = old.partitions.some(({ id }) => id === partition.id);
-  const stays = state.partitions.some(({ id }) => id === partition.id);
-  if (pins) {
-    const replaced = [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect");
-    if (was) {
-      const unpinned = stays
-        ? replaced.flatMap(({ from }) => from.filter(({ value }) => value !== null))
-        : [...old.view];
-      for (const span of unpinned) push("pin", span, false);
-    }
-    if (stays) {
-      const pinned = was ? replaced.filter(({ to }) => to !== null) : [...state.view];
-      for (const span of pinned) push("pin", span, true);
-    }
-  }
-  if (prefetches && stays) {
-    const fresh = RangeMapOf([...changes.added, ...va.replacements.filter(({ action }) => action === "map")]);
-    for (const span of was ? spans : [EVERYWHERE]) {
-      for (const { start, end, value } of state.view.overlapping(span.start, span.end)) {
-        if (!value.params.prefetch) continue;
-        if (fresh.overlaps(start, end) || old.view.get(start)?.params.prefetch !== true) {
-          push("prefetch", { start, end }, true);
-        }
-      }
-    }
-    for (const { from } of va.replacements) {
-      for (const entry of from) {
-        if (entry.value?.params.prefetch === true) push("prefetch", entry, false);
-      }
-    }
+  for (const partitionPlan of told) {
+    const { target, pin } = partitionPlan.partition;
+    if (pin && target.pinRange !== undefined) pushPins(steps, partitionPlan, va, old, shown);
+    if (target.prefetchRange !== undefined) pushPrefetches(steps, partitionPlan, va, old, shown, spans);
   }
   return steps;
 }
 
-function RangeMapOf(spans: readonly Span[]): RangeMap<true> {
+function pushPins(
+  steps: AttendStep[],
+  { partition, was, stays }: PartitionPlan,
+  va: VaSteps,
+  old: State,
+  shown: State,
+): void {
+  const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "pin", partition, start, end, to });
+  const replaced = [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect");
+  const unpinned = stays ? replaced.flatMap(({ from }) => from.filter(({ value }) => value !== null)) : [...old.view];
+  const pinned = was ? replaced.filter(({ to }) => to !== null) : [...shown.view];
+  if (was) { for (const span of unpinned) push(span, false); }
+  if (stays) { for (const span of pinned) push(span, true); }
+}
+
+function pushPrefetches(
+  steps: AttendStep[],
+  { partition, added, was, stays }: PartitionPlan,
+  va: VaSteps,
+  old: State,
+  shown: State,
+  spans: readonly Span[],
+): void {
+  if (!stays) return;
+  const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "prefetch", partition, start, end, to });
+  let fresh: RangeMap<true> | undefined;
+  for (const span of was ? spans : EVERYWHERE) {
+    for (const entry of shown.view.overlapping(span.start, span.end)) {
+      if (!entry.value.params.prefetch) continue;
+      const piece = clip(entry, span.start, span.end);
+      fresh ??= spanSet([...added, ...va.replacements.filter(({ action }) => action === "map")]);
+      const isNew = fresh.overlaps(piece.start, piece.end) || old.view.get(piece.start)?.params.prefetch !== true;
+      if (isNew) push(piece, true);
+    }
+  }
+  for (const { from } of va.replacements) {
+    for (const entry of from) {
+      if (entry.value?.params.prefetch === true) push(entry, false);
+    }
+  }
+}
+
+function spanSet(spans: readonly Span[]): RangeMap<true> {
   let map: RangeMap<true> = RangeMap.EMPTY;
   for (const { start, end } of spans) map = map.set(start, end, true);
   return map;
@@ -394,11 +421,23 @@ function tornRanges(steps: readonly Step[], va: VaSteps, told: readonly Partitio
     if (step.to === null) unmaps++;
     seen.push(step);
   }
-  const isLive = ({ start, end }: Span) =>
-    told.some(({ partition, changes }) => partition.book.overlaps(start, end) && changes.book.overlaps(start, end));
-  const live = [...va.replacements, ...va.removals, ...va.discards].filter(isLive);
-  const late = live.some(({ to }) => to?.mapping.backing?.mayFailLate ?? false);
-  seen.push(...live);
-  if (!late && (seen.length < 2 || (unmaps === 0 && live.length === 0))) return [];
+  let live = 0;
+  let late = false;
+  for (const list of [va.replacements, va.removals, va.discards]) {
+    for (const step of list) {
+      if (!isUnderRange(step, told)) continue;
+      live++;
+      late ||= step.to?.mapping.backing?.mayFailLate ?? false;
+      seen.push(step);
+    }
+  }
+  if (!late && (seen.length < 2 || (unmaps === 0 && live === 0))) return NONE_TORN;
   return normalize(seen).map(({ start, end }) => new MemoryRange(start, end));
+}
+
+const NONE_TORN: readonly MemoryRange[] = [];
+
+/** Whether a guest may look at `span` all the while: some partition has it before and after. */
+function isUnderRange({ start, end }: Span, told: readonly PartitionPlan[]): boolean {
+  return told.some(({ partition, book }) => partition.book.overlaps(start, end) && book.overlaps(start, end));
 }

@@ -8,9 +8,8 @@
  * ```
  *   Inner   firsts [0, 0x9000, ...]        one first address per child
  *             |        |
- *   Leaf    starts [0, 0x3000, 0x8000]     columns, so that a look-up touches numbers only
- *           ends   [0x2000, 0x4000, 0x9000]
- *           values [a, b, c]
+ *   Leaf    starts  [0, 0x3000, 0x8000]    a column of its own, so that a search touches numbers only
+ *           entries [0-0x2000 a, 0x3000-0x4000 b, 0x8000-0x9000 c]
  * ```
  *
  * A look-up costs O(log n), an edit O(log n + entries touched).
@@ -34,20 +33,16 @@ export interface Entry<V> {
 }
 
 class Leaf<V> {
-  constructor(
-    readonly starts: readonly number[],
-    readonly ends: readonly number[],
-    readonly values: readonly V[],
-  ) {}
+  constructor(readonly starts: readonly number[], readonly entries: readonly Entry<V>[]) {}
 }
 
 class Inner<V> {
-  readonly size: number;
-  constructor(readonly firsts: readonly number[], readonly children: readonly Node<V>[]) {
-    let size = 0;
-    for (const child of children) size += sizeOf(child);
-    this.size = size;
-  }
+  constructor(
+    readonly firsts: readonly number[],
+    readonly children: readonly Node<V>[],
+    /** How many entries there are below. */
+    readonly size: number,
+  ) {}
 }
 
 type Node<V> = Leaf<V> | Inner<V>;
@@ -84,17 +79,15 @@ function childIndex<V>(node: Inner<V>, x: number): number {
   return index < 0 ? 0 : index;
 }
 
-/** Cuts columns that grew too long into leaves of even width. */
-function leaves<V>(starts: number[], ends: number[], values: V[]): Node<V>[] {
-  const count = starts.length;
+/** Leaves of even width for `entries`, which are in order. */
+function leaves<V>(entries: readonly Entry<V>[]): Node<V>[] {
+  const count = entries.length;
   if (count === 0) return [];
-  if (count <= WIDTH) return [new Leaf(starts, ends, values)];
-  const parts = Math.ceil(count / (WIDTH * 0.75));
+  const parts = count <= WIDTH ? 1 : Math.ceil(count / (WIDTH * 0.75));
   const nodes: Node<V>[] = [];
   for (let part = 0; part < parts; part++) {
-    const from = Math.floor(part * count / parts);
-    const to = Math.floor((part + 1) * count / parts);
-    nodes.push(new Leaf(starts.slice(from, to), ends.slice(from, to), values.slice(from, to)));
+    const slice = entries.slice(Math.floor(part * count / parts), Math.floor((part + 1) * count / parts));
+    nodes.push(new Leaf(slice.map(({ start }) => start), slice));
   }
   return nodes;
 }
@@ -106,7 +99,7 @@ function inners<V>(children: Node<V>[]): Node<V>[] {
   const nodes: Node<V>[] = [];
   for (let part = 0; part < parts; part++) {
     const slice = children.slice(Math.floor(part * count / parts), Math.floor((part + 1) * count / parts));
-    nodes.push(new Inner(slice.map(firstOf), slice));
+    nodes.push(new Inner(slice.map(firstOf), slice, slice.reduce((size, child) => size + sizeOf(child), 0)));
   }
   return nodes;
 }
@@ -114,53 +107,92 @@ function inners<V>(children: Node<V>[]): Node<V>[] {
 /** Joins two neighbours of the same height, again as one or two nodes. */
 function join<V>(left: Node<V>, right: Node<V>): Node<V>[] {
   if (left instanceof Leaf && right instanceof Leaf) {
-    return leaves(
-      [...left.starts, ...right.starts],
-      [...left.ends, ...right.ends],
-      [...left.values, ...right.values],
-    );
+    return leaves([...left.entries, ...right.entries]);
   }
   return inners([...(left as Inner<V>).children, ...(right as Inner<V>).children]);
 }
 
-function replaceInLeaf<V>(
-  leaf: Leaf<V>,
-  start: number,
-  end: number,
-  pieces: readonly Entry<V>[],
-): Node<V>[] {
-  const { starts, ends, values } = leaf;
-  // Entries [from, to) overlap [start, end).
-  let from = upperBound(starts, start);
-  if (from > 0 && ends[from - 1]! > start) from--;
+/** A copy of `column` with `[from, to)` replaced by the first `count` of `a`, `b` and `c`. */
+function spliced<T>(column: readonly T[], from: number, to: number, count: number, a: T, b: T, c: T): T[] {
+  switch (count) {
+    case 0:
+      return column.toSpliced(from, to - from);
+    case 1:
+      return column.toSpliced(from, to - from, a);
+    case 2:
+      return column.toSpliced(from, to - from, a, b);
+    default:
+      return column.toSpliced(from, to - from, a, b, c);
+  }
+}
+
+/** The index of the first entry that ends above `start`. */
+function firstTouched<V>({ starts, entries }: Leaf<V>, start: number): number {
+  const index = upperBound(starts, start);
+  return index > 0 && entries[index - 1]!.end > start ? index - 1 : index;
+}
+
+/**
+ * The short way for most edits: at most one piece, in one leaf that neither overflows nor becomes narrow.
+ *
+ * Copies the path to the leaf and shares the columns that stay as they are; `null` where the long way has to be taken.
+ */
+function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Entry<V> | undefined): Node<V> | null {
+  if (node instanceof Inner) {
+    const index = childIndex(node, start);
+    if (index + 1 < node.firsts.length && node.firsts[index + 1]! < end) return null;
+    const old = node.children[index]!;
+    const child = replaceInPlace(old, start, end, piece);
+    if (child === null || widthOf(child) < NARROW) return null;
+    const children = node.children.slice();
+    children[index] = child;
+    let { firsts } = node;
+    const first = firstOf(child);
+    if (first !== firsts[index]) {
+      const copy = firsts.slice();
+      copy[index] = first;
+      firsts = copy;
+    }
+    return new Inner(firsts, children, node.size + sizeOf(child) - sizeOf(old));
+  }
+  const { starts, entries } = node;
+  const from = firstTouched(node, start);
   let to = from;
   while (to < starts.length && starts[to]! < end) to++;
+  const first = from < to ? entries[from]! : undefined;
+  if (to === from + 1 && piece !== undefined && first?.start === piece.start && first.end === piece.end) {
+    const copy = entries.slice();
+    copy[from] = piece;
+    return new Leaf(starts, copy);
+  }
+  // The new entries in order: what is left of the first touched one, the piece, what is left of the last one.
+  const fresh: Entry<V>[] = [];
+  if (first !== undefined && first.start < start) fresh.push({ start: first.start, end: start, value: first.value });
+  if (piece !== undefined) fresh.push(piece);
+  const last = from < to ? entries[to - 1]! : undefined;
+  if (last !== undefined && last.end > end) fresh.push({ start: end, end: last.end, value: last.value });
+  const length = starts.length - (to - from) + fresh.length;
+  if (length === 0 || length > WIDTH) return null;
+  const [a = NONE, b = NONE, c = NONE] = fresh;
+  return new Leaf(
+    spliced(starts, from, to, fresh.length, a.start, b.start, c.start),
+    spliced(entries, from, to, fresh.length, a as Entry<V>, b as Entry<V>, c as Entry<V>),
+  );
+}
 
-  const newStarts = starts.slice(0, from);
-  const newEnds = ends.slice(0, from);
-  const newValues = values.slice(0, from);
-  if (from < to && starts[from]! < start) {
-    newStarts.push(starts[from]!);
-    newEnds.push(start);
-    newValues.push(values[from]!);
+/** Stands where `spliced` does not look. */
+const NONE: Entry<never> = { start: 0, end: 0, value: undefined as never };
+
+function replaceInLeaf<V>({ entries }: Leaf<V>, start: number, end: number, pieces: readonly Entry<V>[]): Node<V>[] {
+  const result: Entry<V>[] = [];
+  for (const entry of entries) {
+    if (entry.start < start) result.push(entry.end <= start ? entry : { ...entry, end: start });
   }
-  for (let i = 0; i < pieces.length; i++) {
-    const piece = pieces[i]!;
-    newStarts.push(piece.start);
-    newEnds.push(piece.end);
-    newValues.push(piece.value);
+  for (const piece of pieces) result.push(piece);
+  for (const entry of entries) {
+    if (entry.end > end) result.push(entry.start >= end ? entry : { ...entry, start: end });
   }
-  if (from < to && ends[to - 1]! > end) {
-    newStarts.push(end);
-    newEnds.push(ends[to - 1]!);
-    newValues.push(values[to - 1]!);
-  }
-  for (let i = to; i < starts.length; i++) {
-    newStarts.push(starts[i]!);
-    newEnds.push(ends[i]!);
-    newValues.push(values[i]!);
-  }
-  return leaves(newStarts, newEnds, newValues);
+  return leaves(result);
 }
 
 /** The nodes, of the same height as `node`, that hold its entries with `[start, end)` replaced by `pieces`. */
@@ -172,13 +204,6 @@ function replaceIn<V>(node: Node<V>, start: number, end: number, pieces: readonl
   // An entry lies in one leaf, so what sticks out on the right of `end` is in the last child alone.
   if (last > first) replaced.push(...replaceIn(node.children[last]!, start, end, []));
 
-  if (replaced.length === 1 && last === first && widthOf(replaced[0]!) >= NARROW) {
-    const children = node.children.slice();
-    const firsts = node.firsts.slice();
-    children[first] = replaced[0]!;
-    firsts[first] = firstOf(replaced[0]!);
-    return [new Inner(firsts, children)];
-  }
   const children = [...node.children.slice(0, first), ...replaced, ...node.children.slice(last + 1)];
   for (let i = Math.max(0, first - 1); i < children.length && i <= first + replaced.length; i++) {
     if (children.length < 2 || widthOf(children[i]!) >= NARROW) continue;
@@ -202,12 +227,8 @@ function lowerBound(sorted: readonly number[], x: number): number {
 
 function collect<V>(node: Node<V>, start: number, end: number, into: Entry<V>[]): void {
   if (node instanceof Leaf) {
-    const { starts, ends, values } = node;
-    let i = upperBound(starts, start);
-    if (i > 0 && ends[i - 1]! > start) i--;
-    for (; i < starts.length && starts[i]! < end; i++) {
-      into.push({ start: starts[i]!, end: ends[i]!, value: values[i]! });
-    }
+    const { entries } = node;
+    for (let i = firstTouched(node, start); i < entries.length && entries[i]!.start < end; i++) into.push(entries[i]!);
     return;
   }
   for (let i = childIndex(node, start); i < node.children.length && node.firsts[i]! < end; i++) {
@@ -218,7 +239,7 @@ function collect<V>(node: Node<V>, start: number, end: number, into: Entry<V>[])
 /** An immutable, ordered map from disjoint half-open ranges of numbers to values. */
 export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The map without entries, of any value type. */
-  static readonly EMPTY: RangeMap<never> = new RangeMap<never>(new Leaf<never>([], [], []));
+  static readonly EMPTY: RangeMap<never> = new RangeMap<never>(new Leaf<never>([], []));
 
   readonly #root: Node<V>;
 
@@ -235,17 +256,15 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   entryAt(address: number): Entry<V> | undefined {
     let node = this.#root;
     while (node instanceof Inner) node = node.children[childIndex(node, address)]!;
-    const i = upperBound(node.starts, address) - 1;
-    if (i < 0 || node.ends[i]! <= address) return undefined;
-    return { start: node.starts[i]!, end: node.ends[i]!, value: node.values[i]! };
+    const index = upperBound(node.starts, address) - 1;
+    if (index < 0) return undefined;
+    const entry = node.entries[index]!;
+    return entry.end > address ? entry : undefined;
   }
 
   /** The value at `address`. */
   get(address: number): V | undefined {
-    let node = this.#root;
-    while (node instanceof Inner) node = node.children[childIndex(node, address)]!;
-    const i = upperBound(node.starts, address) - 1;
-    return i < 0 || node.ends[i]! <= address ? undefined : node.values[i]!;
+    return this.entryAt(address)?.value;
   }
 
   /** Whether an entry overlaps `[start, end)`. */
@@ -258,7 +277,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
       node = node.children[index]!;
     }
     const i = lowerBound(node.starts, end) - 1;
-    return i >= 0 && node.ends[i]! > start;
+    return i >= 0 && node.entries[i]!.end > start;
   }
 
   /** The entries that overlap `[start, end)`, whole and in order. */
@@ -273,7 +292,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     let node = this.#root;
     while (node instanceof Inner) node = node.children[Math.max(0, lowerBound(node.firsts, end) - 1)]!;
     const i = lowerBound(node.starts, end) - 1;
-    return i < 0 ? undefined : { start: node.starts[i]!, end: node.ends[i]!, value: node.values[i]! };
+    return i < 0 ? undefined : node.entries[i];
   }
 
   /** A map in which `[start, end)` holds `value`; what it overlaps is cut or gone. */
@@ -288,6 +307,10 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** A map in which `[start, end)` holds just `pieces`, which lie inside it, in order and disjoint. */
   replace(start: number, end: number, pieces: readonly Entry<V>[]): RangeMap<V> {
+    if (pieces.length < 2) {
+      const edited = replaceInPlace(this.#root, start, end, pieces[0]);
+      if (edited !== null) return new RangeMap(edited);
+    }
     let nodes = replaceIn(this.#root, start, end, pieces);
     while (nodes.length > 1) nodes = inners(nodes);
     let root = nodes[0];
@@ -298,26 +321,20 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** As `replace`, but pieces that continue a neighbour with the same value become one entry with it. */
   paint(start: number, end: number, pieces: readonly Entry<V>[], same: (a: V, b: V) => boolean): RangeMap<V> {
+    const first = pieces[0];
+    const last = pieces[pieces.length - 1];
+    if (first === undefined || last === undefined) return this.delete(start, end);
+    const left = first.start === start && start > 0 ? this.entryAt(start - 1) : undefined;
+    const right = last.end === end ? this.entryAt(end) : undefined;
+    const joinsLeft = left !== undefined && same(left.value, first.value);
+    const joinsRight = right !== undefined && same(right.value, last.value);
+    if (!joinsLeft && !joinsRight) return this.replace(start, end, pieces);
+    const from = joinsLeft ? left.start : start;
+    const to = joinsRight ? right.end : end;
     const painted = pieces.slice();
-    const first = painted[0];
-    if (first !== undefined && first.start === start && start > 0) {
-      const left = this.entryAt(start - 1);
-      if (left !== undefined && left.end <= start && same(left.value, first.value)) {
-        painted[0] = { start: left.start, end: first.end, value: first.value };
-      }
-    }
-    const last = painted.at(-1);
-    if (last !== undefined && last.end === end) {
-      const right = this.entryAt(end);
-      if (right !== undefined && right.start >= end && same(right.value, last.value)) {
-        painted[painted.length - 1] = { start: last.start, end: right.end, value: last.value };
-      }
-    }
-    return this.replace(
-      Math.min(start, painted[0]?.start ?? start),
-      Math.max(end, painted.at(-1)?.end ?? end),
-      painted,
-    );
+    painted[0] = { start: from, end: first.end, value: first.value };
+    painted[painted.length - 1] = { start: painted.at(-1)!.start, end: to, value: last.value };
+    return this.replace(from, to, painted);
   }
 
   /** The entries in order. */

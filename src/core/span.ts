@@ -1,3 +1,5 @@
+import type { Entry } from "./range_map.ts";
+
 /** A half-open range `[start, end)` of addresses in bytes, unchecked: what `MemoryRange` is inside the core. */
 export interface Span {
   /** The first address. */
@@ -20,7 +22,7 @@ export function normalize(spans: readonly Span[]): readonly Span[] {
 }
 
 /** The part of `entry` inside `[start, end)`; the entry itself where it lies inside. */
-export function clip<E extends Span>(entry: E, start: number, end: number): E {
+export function clip<V>(entry: Entry<V>, start: number, end: number): Entry<V> {
   if (entry.start >= start && entry.end <= end) return entry;
-  return { ...entry, start: Math.max(entry.start, start), end: Math.min(entry.end, end) };
+  return { start: Math.max(entry.start, start), end: Math.min(entry.end, end), value: entry.value };
 }

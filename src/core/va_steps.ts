@@ -16,7 +16,7 @@
 import { hex, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Entry } from "./range_map.ts";
-import type { Span } from "./span.ts";
+import { clip, type Span } from "./span.ts";
 import type { Piece, State } from "./state.ts";
 
 /** One change of host memory. */
@@ -121,24 +121,17 @@ export function vaSteps(old: State, next: State, changed: readonly Span[]): VaSt
   let peakVmas = Math.max(old.vmas, vmas) + 2;
   for (const step of replacements) {
     running += 1 - step.from.length;
-    peakVmas = Math.max(peakVmas, running + 2);
+    if (running + 2 > peakVmas) peakVmas = running + 2;
   }
   return { replacements, removals, discards, vmas, peakVmas };
 }
 
+/** What backs `span` in a state, cut to it. */
 function piecesIn(state: State, span: Span): Entry<Piece>[] {
   const pieces = state.view.overlapping(span.start, span.end);
-  const cut = (entry: Entry<Piece> | undefined, index: number) => {
-    if (entry !== undefined && (entry.start < span.start || entry.end > span.end)) {
-      pieces[index] = {
-        start: Math.max(entry.start, span.start),
-        end: Math.min(entry.end, span.end),
-        value: entry.value,
-      };
-    }
-  };
-  cut(pieces[0], 0);
-  if (pieces.length > 1) cut(pieces.at(-1), pieces.length - 1);
+  if (pieces.length === 0) return pieces;
+  pieces[0] = clip(pieces[0]!, span.start, span.end);
+  pieces[pieces.length - 1] = clip(pieces[pieces.length - 1]!, span.start, span.end);
   return pieces;
 }
 
