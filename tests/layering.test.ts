@@ -25,15 +25,16 @@ Deno.test("mod.ts re-exports from src/ and ffi/ by name and does nothing else", 
   assertEquals(rest.trim(), "");
 });
 
-Deno.test("examples use the package by its public names", () => {
-  const allowed = Object.keys(config.imports).filter((name) => name.startsWith("membacking"));
+Deno.test("examples use the package by its entry points", () => {
+  const entryPoints = Object.values(config.exports).map((path) => new URL(path, ROOT).href);
+  const names: Record<string, string> = config.imports;
   const wrong: string[] = [];
   let seen = 0;
   for (const path of typescriptFiles("examples/")) {
     for (const specifier of importsOf(path)) {
       seen++;
-      const target = specifier.startsWith(".") ? new URL(specifier, new URL(path, ROOT)).href : specifier;
-      if (!allowed.includes(target) && !target.startsWith(`${ROOT}examples/`)) {
+      const { href } = new URL(names[specifier] ?? specifier, specifier in names ? ROOT : new URL(path, ROOT));
+      if (!entryPoints.includes(href) && !href.startsWith(`${ROOT}examples/`)) {
         wrong.push(`${path} imports ${specifier}`);
       }
     }
