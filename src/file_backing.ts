@@ -1,8 +1,5 @@
 import type { Mappable } from "../ffi/mappable.ts";
-import type { Region } from "./core/overlap.ts";
-import type { RangeMap } from "./core/range_map.ts";
-import { normalize, type Span } from "./core/span.ts";
-import type { Backing, Mapping, State } from "./core/state.ts";
+import type { Backing, Mapping, PieceCount } from "./core/state.ts";
 
 /**
  * The manager's own handle of the file behind a mapping, shared by all pieces that the mapping has been cut into.
@@ -32,12 +29,15 @@ export function mappableOf(mapping: Mapping): Mappable | null {
   return mapping.backing === null ? null : (mapping.backing as FileBacking).mappable;
 }
 
-/** Counts `by` more pieces of `mapping`, and closes its file with the last one. */
-export function countPieces(mapping: Mapping, by: 1 | -1): void {
-  if (mapping.backing === null) return;
-  const backing = mapping.backing as FileBacking;
-  backing.pieces += by;
-  if (backing.pieces === 0) backing.mappable[Symbol.dispose]();
+/** Counts the pieces that a request added and took away, and closes the files whose last piece went. */
+export function settleFiles(counts: readonly PieceCount[]): void {
+  // All counts first: a batch may take the last piece of a mapping away before it adds another.
+  for (const { mapping, by } of counts) {
+    if (mapping.backing !== null) (mapping.backing as FileBacking).pieces += by;
+  }
+  for (const { mapping, by } of counts) {
+    if (by <= 0) closeUnused(mapping);
+  }
 }
 
 /** Closes the file of a mapping that no region uses. */
@@ -45,38 +45,4 @@ export function closeUnused(mapping: Mapping): void {
   if (mapping.backing === null) return;
   const backing = mapping.backing as FileBacking;
   if (backing.pieces === 0) backing.mappable[Symbol.dispose]();
-}
-
-/** Where the mappings of a region were edited, and the mapping that was added there. */
-export interface Edit extends Span {
-  readonly region: Region;
-  readonly added?: Mapping;
-}
-
-/** Counts the pieces that came and went between two states, and closes the files whose last piece went. */
-export function settleFiles(old: State, next: State, edits: readonly Edit[]): void {
-  const [first] = edits;
-  if (first === undefined) return;
-  if (edits.length === 1) return settleRegion(old, next, first.region, edits);
-  for (const [region, own] of Map.groupBy(edits, (edit) => edit.region)) settleRegion(old, next, region, own);
-}
-
-function settleRegion(old: State, next: State, region: Region, edits: readonly Edit[]): void {
-  const before = old.regions.get(region.id)?.mappings;
-  const after = next.regions.get(region.id)?.mappings;
-  // An edit cuts the pieces at its ends, so what may have changed is all of the pieces it touched.
-  const touched: Span[] = [];
-  for (const edit of edits) {
-    touched.push(edit);
-    if (before === undefined) continue;
-    for (const entry of before.overlapping(edit.start, edit.end)) touched.push(entry);
-  }
-  const spans = normalize(touched);
-  for (const { start, end } of spans) countOver(after, start, end, 1);
-  for (const { start, end } of spans) countOver(before, start, end, -1);
-}
-
-function countOver(mappings: RangeMap<Mapping> | undefined, start: number, end: number, by: 1 | -1): void {
-  if (mappings === undefined) return;
-  for (const entry of mappings.overlapping(start, end)) countPieces(entry.value, by);
 }

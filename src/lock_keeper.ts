@@ -7,8 +7,9 @@ import { MemoryRange } from "./core/memory_range.ts";
 import { fragments, type Region } from "./core/overlap.ts";
 import type { Step } from "./core/plan.ts";
 import type { Entry } from "./core/range_map.ts";
-import type { Piece, State } from "./core/state.ts";
+import type { State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
+import { type Piece, pieceAt, piecesIn } from "./core/view.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./guest_memory.ts";
 import { LockedMemory } from "./locked_memory.ts";
@@ -33,7 +34,7 @@ export class LockKeeper implements AccessMap {
 
   find(gpa: number): Backed | undefined {
     const state = this.#state();
-    const entry = state.view.entryAt(gpa);
+    const entry = pieceAt(state, gpa);
     if (entry === undefined) return undefined;
     const { start, end, value: { mapping, writable } } = entry;
     // What an undo could not put back may be anything.
@@ -63,7 +64,7 @@ export class LockKeeper implements AccessMap {
     }
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }
-      : aliasOf(this, state.view.overlapping(start, end), range);
+      : aliasOf(this, piecesIn(state, start, end), range);
     this.#table.add(start, end);
     this.#held.set(buffer, alias);
     return new LockedMemory(range, {

@@ -13,13 +13,14 @@ import {
   type MapParams,
   type Mapping,
   mapRegion,
+  type PieceCount,
   removeRegion,
   setMapping,
   type State,
   unmapRegion,
 } from "./core/state.ts";
 import type { Partition, VaTarget } from "./core/targets.ts";
-import { closeUnused, countPieces, type Edit, settleFiles } from "./file_backing.ts";
+import { closeUnused, settleFiles } from "./file_backing.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "./lock_keeper.ts";
@@ -74,8 +75,8 @@ export interface DmaTargetOptions {
 interface Draft {
   state: State;
   readonly changed: Span[];
-  /** Where the mappings of which regions were edited, for counting the files in use. */
-  readonly edits: Edit[];
+  /** The mappings that came and went, for counting the files in use. */
+  readonly pieces: PieceCount[];
   /** The mappings it brought along, with handles of files of their own. */
   readonly added: Mapping[];
 }
@@ -296,7 +297,7 @@ export class RegionManager implements Disposable {
       const context = { va: this.#va, quiesce: undefined, logger: this.#logger };
       failures.push(...tearDown(old, context));
       for (const { value } of old.regions) {
-        for (const entry of value.mappings) countPieces(entry.value, -1);
+        settleFiles([...value.mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
       }
       this.#state = EMPTY_STATE;
       this.memory.invalidate();
@@ -341,30 +342,20 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     this.#checkLive(region);
     const { mapping, start, end } = mappingOf(region, options, this.#va);
-    this.#request("add mapping to", region, (state) => setMapping(state, region, start, end, mapping), {
-      region,
-      start,
-      end,
-      added: mapping,
-    });
+    this.#request("add mapping to", region, (state) => setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
     this.#checkLive(region);
     const { start, end } = rangeIn(region, rangeInRegion);
-    this.#request("remove mappings from", region, (state) => setMapping(state, region, start, end, null), {
-      region,
-      start,
-      end,
-    });
+    this.#request("remove mappings from", region, (state) => setMapping(state, region, start, end, null));
   }
 
   #remove(region: Region): void {
     if (this.#disposed) return;
     this.#check();
     if (this.#current.regions.get(region.id) === undefined) return;
-    const { start, end } = region.range;
-    this.#request("remove", region, (state) => removeRegion(state, region), { region, start, end });
+    this.#request("remove", region, (state) => removeRegion(state, region));
   }
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
@@ -374,9 +365,9 @@ export class RegionManager implements Disposable {
   }
 
   /** One request: on its own, or as a part of the batch it is made in. */
-  #request(what: string, region: Region | null, request: (state: State) => Change, edit?: Edit): void {
+  #request(what: string, region: Region | null, request: (state: State) => Change, added?: Mapping): void {
     const draft = this.#draft ?? newDraft(this.#state);
-    if (edit?.added !== undefined) draft.added.push(edit.added);
+    if (added !== undefined) draft.added.push(added);
     let change: Change;
     try {
       change = request(draft.state);
@@ -389,7 +380,7 @@ export class RegionManager implements Disposable {
     if (region !== null && this.#state.stale.size > 0) {
       draft.changed.push(...this.#state.stale.overlapping(region.range.start, region.range.end));
     }
-    if (edit !== undefined) draft.edits.push(edit);
+    if (change.pieces !== undefined) draft.pieces.push(...change.pieces);
     if (this.#draft === null) this.#commit(region === null ? what : `${what} region "${region.name}"`, draft);
   }
 
@@ -406,7 +397,7 @@ export class RegionManager implements Disposable {
         this.#state = state;
         this.memory.invalidate();
         this.#va.noteMappings?.(state.vmas);
-        if (state === planned.state) settleFiles(old, state, draft.edits);
+        if (state === planned.state) settleFiles(draft.pieces);
       });
       this.#logger.debug(what, { steps: planned.steps.length });
     } finally {
@@ -447,7 +438,7 @@ export class RegionManager implements Disposable {
 const served = new WeakSet<VaTarget<Mappable>>();
 
 function newDraft(state: State): Draft {
-  return { state, changed: [], edits: [], added: [] };
+  return { state, changed: [], pieces: [], added: [] };
 }
 
 /** Closes the files a draft brought along and no region uses: all of them after a failure. */

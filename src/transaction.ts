@@ -20,8 +20,9 @@ import { MemoryRange } from "./core/memory_range.ts";
 import { outOfStep } from "./core/out_of_step.ts";
 import { inverse, type Plan, type Step } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import type { Piece, State } from "./core/state.ts";
+import type { State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
+import { type Piece, piecesIn } from "./core/view.ts";
 import type { VaStep } from "./core/va_steps.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { DmaTarget, Logger, Quiesce } from "./targets.ts";
@@ -84,14 +85,12 @@ export function tearDown(state: State, context: TransactionContext): unknown[] {
     for (const { start, end, value } of dma.book) attempt({ kind: "dma", dma, start, end, from: value, to: null });
   }
   for (const partition of state.partitions) {
-    if (partition.pin) {
-      for (const { start, end } of state.view) attempt({ kind: "pin", partition, start, end, to: false });
-    }
+    for (const { start, end } of partition.pinned) attempt({ kind: "pin", partition, start, end, to: false });
     for (const { start, end, value } of partition.book) {
       attempt({ kind: "partition", partition, start, end, from: value, to: null });
     }
   }
-  for (const { start, end, value } of state.view) {
+  for (const { start, end, value } of piecesIn(state)) {
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
   }
   return failures;

@@ -35,6 +35,13 @@ export function outOfStep(old: State, unrestored: readonly Step[], poisoned: rea
           ? { ...partition, book: corrected(partition.book, step, step.from, step.to) }
           : partition
       );
+    } else if (step.kind === "pin") {
+      const { start, end } = step;
+      partitions = partitions.map((partition) => {
+        if (partition.id !== step.partition.id) return partition;
+        const { pinned } = partition;
+        return { ...partition, pinned: step.to ? pinned.delete(start, end) : pinned.set(start, end, true) };
+      });
     } else if (step.kind === "dma") {
       dmaTargets = dmaTargets.map((dma) =>
         dma.id === step.dma.id ? { ...dma, book: corrected(dma.book, step, step.from, step.to) } : dma

@@ -17,8 +17,9 @@ import { MemoryRange } from "./memory_range.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, normalize, type Span } from "./span.ts";
-import type { DmaState, PartitionState, Piece, State } from "./state.ts";
+import type { DmaState, PartitionState, State } from "./state.ts";
 import type { Access } from "./targets.ts";
+import { fragmentsIn, type Piece, pieceAt, piecesIn } from "./view.ts";
 import { inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
 
 /** One effect on one target. Going back is the same step with `from` and `to` exchanged. */
@@ -125,10 +126,6 @@ function isSameDma(a: Piece, b: Piece): boolean {
     (x.backing !== null && y.backing !== null && x.backing.file === y.backing.file && x.delta === y.delta);
 }
 
-function isSamePiece(a: Piece, b: Piece): boolean {
-  return a.mapping === b.mapping && a.region === b.region && a.params === b.params;
-}
-
 /**
  * Plans the way from `old` to `next`, which differ at most over `changed`.
  *
@@ -137,15 +134,16 @@ function isSamePiece(a: Piece, b: Piece): boolean {
  */
 export function plan(old: State, next: State, changed: readonly Span[], limits: HostLimits): Plan {
   const spans = withStale(old, normalize(changed));
-  const shown: State = { ...next, view: viewOver(next, spans) };
-  const va = vaSteps(old, shown, spans);
+  const va = vaSteps(old, next, spans);
   checkMappings(va, old, limits);
-  const told = planPartitions(old, shown, spans);
-  const dmas = planDmaTargets(old, shown, spans);
+  const told = planPartitions(old, next, spans);
+  const dmas = planDmaTargets(old, next, spans);
 
   const steps: Step[] = [];
   for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false);
-  const attend = attendSteps(told, va, old, shown, spans);
+  const pins: AttendStep[] = [];
+  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? spans : EVERYWHERE));
+  const attend = [...pins, ...prefetchSteps(told, va, old, next, spans)];
   for (const step of attend) if (!step.to) steps.push(step);
   for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false);
   for (const step of va.replacements) steps.push(step);
@@ -156,9 +154,9 @@ export function plan(old: State, next: State, changed: readonly Span[], limits: 
   for (const step of va.discards) steps.push(step);
 
   const state: State = {
-    ...shown,
-    partitions: booked(shown.partitions, told),
-    dmaTargets: bookedDma(shown.dmaTargets, dmas),
+    ...next,
+    partitions: booked(next.partitions, told, pinned),
+    dmaTargets: bookedDma(next.dmaTargets, dmas),
     vmas: va.vmas,
     lost: without(old.lost, spans),
     stale: without(old.stale, spans),
@@ -175,31 +173,6 @@ function without(marked: RangeMap<true>, spans: readonly Span[]): RangeMap<true>
 function withStale(old: State, spans: readonly Span[]): readonly Span[] {
   if (old.stale.size === 0) return spans;
   return normalize([...spans, ...spans.flatMap(({ start, end }) => old.stale.overlapping(start, end))]);
-}
-
-/** The view of `next`, worked out anew over `spans` from who is visible there and what backs them. */
-function viewOver(next: State, spans: readonly Span[]): RangeMap<Piece> {
-  let { view } = next;
-  for (const span of spans) {
-    const pieces: Entry<Piece>[] = [];
-    for (const { start, end, value: region } of next.visible.overlapping(span.start, span.end)) {
-      const owner = next.regions.get(region.id);
-      if (owner === undefined || owner.params === null) continue;
-      const { params, mappings } = owner;
-      const from = Math.max(start, span.start);
-      const to = Math.min(end, span.end);
-      for (const entry of mappings.overlapping(from, to)) {
-        const mapping = entry.value;
-        pieces.push({
-          start: Math.max(entry.start, from),
-          end: Math.min(entry.end, to),
-          value: { mapping, region, params, writable: params.writable && mapping.writable },
-        });
-      }
-    }
-    view = view.paint(span.start, span.end, pieces, isSamePiece);
-  }
-  return view;
 }
 
 function checkMappings(va: VaSteps, old: State, { spareMappings }: HostLimits): void {
@@ -225,15 +198,15 @@ interface PartitionPlan extends RangeChanges<Access> {
 const EVERYWHERE: readonly Span[] = [{ start: 0, end: Number.MAX_SAFE_INTEGER }];
 
 /** Plans for partitions that stay, come and go. A disposed one is told nothing and leaves the state. */
-function planPartitions(old: State, shown: State, spans: readonly Span[]): PartitionPlan[] {
+function planPartitions(old: State, next: State, spans: readonly Span[]): PartitionPlan[] {
   const plans: PartitionPlan[] = [];
-  for (const partition of shown.partitions) {
+  for (const partition of next.partitions) {
     const { target, book } = partition;
     if (target.disposed ?? false) continue;
-    const was = old.partitions === shown.partitions || old.partitions.some(({ id }) => id === partition.id);
+    const was = old.partitions === next.partitions || old.partitions.some(({ id }) => id === partition.id);
     const over = was ? spans : EVERYWHERE;
     const wanted: Entry<Access>[] = [];
-    for (const span of over) pushWantedAccess(wanted, shown, span);
+    for (const span of over) pushWantedAccess(wanted, next, span);
     let changes = reconcile(book, wanted, over, isSameAccess);
     if (changes !== null && target.capacity !== undefined) {
       changes = fitCapacity(changes, target.capacity, isSameAccess);
@@ -241,20 +214,29 @@ function planPartitions(old: State, shown: State, spans: readonly Span[]): Parti
     const { gone, added, book: after } = changes ?? { gone: [], added: [], book };
     plans.push({ partition, gone, added, book: after, was, stays: true });
   }
-  if (old.partitions === shown.partitions) return plans;
+  if (old.partitions === next.partitions) return plans;
   for (const partition of old.partitions) {
     if (partition.target.disposed ?? false) continue;
-    if (shown.partitions.some(({ id }) => id === partition.id)) continue;
+    if (next.partitions.some(({ id }) => id === partition.id)) continue;
     plans.push({ partition, gone: [...partition.book], added: [], book: RangeMap.EMPTY, was: true, stays: false });
   }
   return plans;
 }
 
 /** The partitions with what they hold after the plan. */
-function booked(partitions: readonly PartitionState[], plans: readonly PartitionPlan[]): readonly PartitionState[] {
-  const same = plans.length === partitions.length && plans.every(({ partition, book }) => partition.book === book);
-  if (same) return partitions;
-  return plans.filter(({ stays }) => stays).map(({ partition, book }) => ({ ...partition, book }));
+function booked(
+  partitions: readonly PartitionState[],
+  plans: readonly PartitionPlan[],
+  pinned: readonly RangeMap<true>[],
+): readonly PartitionState[] {
+  const isSame = ({ partition, book }: PartitionPlan, index: number) =>
+    partition.book === book && partition.pinned === pinned[index];
+  if (plans.length === partitions.length && plans.every(isSame)) return partitions;
+  const states: PartitionState[] = [];
+  plans.forEach(({ partition, book, stays }, index) => {
+    if (stays) states.push({ ...partition, book, pinned: pinned[index]! });
+  });
+  return states;
 }
 
 /** What a partition should hold over `span`: backed parts, or whole windows where holes fault. */
@@ -263,17 +245,15 @@ function pushWantedAccess(wanted: Entry<Access>[], state: State, span: Span): vo
     if (state.poisoned.size === 0) wanted.push({ start, end, value });
     else wanted.push(...outsidePoison({ start, end, value }, state.poisoned));
   };
-  for (const { start, end, value: region } of state.visible.overlapping(span.start, span.end)) {
-    const from = Math.max(start, span.start);
-    const to = Math.min(end, span.end);
+  for (const fragment of fragmentsIn(state, span.start, span.end)) {
+    const { start, end, region, params: { writable, executable }, mappings } = fragment;
     if (region.holes === "fault") {
-      const params = state.regions.get(region.id)?.params;
-      if (params != null) push(from, to, accessOf(params.writable, params.executable));
+      push(start, end, accessOf(writable, executable));
       continue;
     }
-    for (const piece of state.view.overlapping(from, to)) {
-      const { writable, params } = piece.value;
-      push(Math.max(piece.start, from), Math.min(piece.end, to), accessOf(writable, params.executable));
+    for (const entry of mappings.overlapping(start, end)) {
+      const access = accessOf(writable && entry.value.writable, executable);
+      push(Math.max(entry.start, start), Math.min(entry.end, end), access);
     }
   }
 }
@@ -290,23 +270,20 @@ interface DmaPlan extends RangeChanges<Piece> {
   readonly stays: boolean;
 }
 
-function planDmaTargets(old: State, shown: State, spans: readonly Span[]): DmaPlan[] {
+function planDmaTargets(old: State, next: State, spans: readonly Span[]): DmaPlan[] {
   const plans: DmaPlan[] = [];
-  for (const dma of shown.dmaTargets) {
-    const was = old.dmaTargets === shown.dmaTargets || old.dmaTargets.some(({ id }) => id === dma.id);
+  for (const dma of next.dmaTargets) {
+    const was = old.dmaTargets === next.dmaTargets || old.dmaTargets.some(({ id }) => id === dma.id);
     const over = was ? spans : EVERYWHERE;
-    const wanted: Entry<Piece>[] = [];
-    for (const { start, end } of over) {
-      for (const entry of shown.view.overlapping(start, end)) wanted.push(clip(entry, start, end));
-    }
+    const wanted = over.flatMap(({ start, end }) => piecesIn(next, start, end));
     if (dma.needsFd) checkFiles(wanted);
     const { gone, added, book } = reconcile(dma.book, wanted, over, isSameDma) ??
       { gone: [], added: [], book: dma.book };
     plans.push({ dma, gone, added, book, stays: true });
   }
-  if (old.dmaTargets === shown.dmaTargets) return plans;
+  if (old.dmaTargets === next.dmaTargets) return plans;
   for (const dma of old.dmaTargets) {
-    if (shown.dmaTargets.some(({ id }) => id === dma.id)) continue;
+    if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
     plans.push({ dma, gone: [...dma.book], added: [], book: RangeMap.EMPTY, stays: false });
   }
   return plans;
@@ -343,36 +320,66 @@ function pushPartitionSteps(
   }
 }
 
-/** MAP_FIXED drops page locks and brings no page in, so pins and prefetches go with the memory, undo included. */
-function attendSteps(
+/** Pages that come in early go with the memory, wherever it is replaced, undo included. */
+function prefetchSteps(
   told: readonly PartitionPlan[],
   va: VaSteps,
   old: State,
-  shown: State,
+  next: State,
   spans: readonly Span[],
 ): readonly AttendStep[] {
   const steps: AttendStep[] = [];
   for (const partitionPlan of told) {
-    const { target, pin } = partitionPlan.partition;
-    if (pin && target.pinRange !== undefined) pushPins(steps, partitionPlan, va, old, shown);
-    if (target.prefetchRange !== undefined) pushPrefetches(steps, partitionPlan, va, old, shown, spans);
+    if (partitionPlan.partition.target.prefetchRange === undefined) continue;
+    pushPrefetches(steps, partitionPlan, va, old, next, spans);
   }
   return steps;
 }
 
+/**
+ * Pins follow the memory: MAP_FIXED drops page locks, so what is replaced is unpinned before and pinned after.
+ *
+ * @returns What is pinned afterwards.
+ */
 function pushPins(
   steps: AttendStep[],
-  { partition, was, stays }: PartitionPlan,
+  { partition, stays }: PartitionPlan,
   va: VaSteps,
-  old: State,
-  shown: State,
-): void {
+  next: State,
+  over: readonly Span[],
+): RangeMap<true> {
+  let { pinned } = partition;
+  if (!partition.pin || partition.target.pinRange === undefined) return pinned;
   const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "pin", partition, start, end, to });
-  const replaced = [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect");
-  const unpinned = stays ? replaced.flatMap(({ from }) => from.filter(({ value }) => value !== null)) : [...old.view];
-  const pinned = was ? replaced.filter(({ to }) => to !== null) : [...shown.view];
-  if (was) { for (const span of unpinned) push(span, false); }
-  if (stays) { for (const span of pinned) push(span, true); }
+  const replaced: readonly Span[] = stays
+    ? [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect")
+    : EVERYWHERE;
+  for (const { start, end } of replaced) {
+    for (const entry of pinned.overlapping(start, end)) push(clip(entry, start, end), false);
+    pinned = pinned.delete(start, end);
+  }
+  if (!stays) return pinned;
+  for (const span of over) {
+    for (const { start, end } of piecesIn(next, span.start, span.end)) {
+      for (const gap of gapsIn(pinned, start, end)) push(gap, true);
+      pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
+    }
+  }
+  return pinned;
+}
+
+const isSamePin = () => true;
+
+/** The parts of `[start, end)` that `map` says nothing of. */
+function gapsIn(map: RangeMap<true>, start: number, end: number): Span[] {
+  const gaps: Span[] = [];
+  let cursor = start;
+  for (const entry of map.overlapping(start, end)) {
+    if (cursor < entry.start) gaps.push({ start: cursor, end: entry.start });
+    cursor = entry.end;
+  }
+  if (cursor < end) gaps.push({ start: cursor, end });
+  return gaps;
 }
 
 function pushPrefetches(
@@ -380,18 +387,17 @@ function pushPrefetches(
   { partition, added, was, stays }: PartitionPlan,
   va: VaSteps,
   old: State,
-  shown: State,
+  next: State,
   spans: readonly Span[],
 ): void {
   if (!stays) return;
   const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "prefetch", partition, start, end, to });
   let fresh: RangeMap<true> | undefined;
   for (const span of was ? spans : EVERYWHERE) {
-    for (const entry of shown.view.overlapping(span.start, span.end)) {
-      if (!entry.value.params.prefetch) continue;
-      const piece = clip(entry, span.start, span.end);
+    for (const piece of piecesIn(next, span.start, span.end)) {
+      if (!piece.value.params.prefetch) continue;
       fresh ??= spanSet([...added, ...va.replacements.filter(({ action }) => action === "map")]);
-      const isNew = fresh.overlaps(piece.start, piece.end) || old.view.get(piece.start)?.params.prefetch !== true;
+      const isNew = fresh.overlaps(piece.start, piece.end) || pieceAt(old, piece.start)?.value.params.prefetch !== true;
       if (isNew) push(piece, true);
     }
   }

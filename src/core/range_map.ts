@@ -329,11 +329,14 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     const joinsLeft = left !== undefined && same(left.value, first.value);
     const joinsRight = right !== undefined && same(right.value, last.value);
     if (!joinsLeft && !joinsRight) return this.replace(start, end, pieces);
+    const painted = pieces.slice();
+    if (joinsLeft) painted[0] = { start: left.start, end: first.end, value: first.value };
+    if (joinsRight) {
+      const { start: lastStart, value } = painted[painted.length - 1]!;
+      painted[painted.length - 1] = { start: lastStart, end: right.end, value };
+    }
     const from = joinsLeft ? left.start : start;
     const to = joinsRight ? right.end : end;
-    const painted = pieces.slice();
-    painted[0] = { start: from, end: first.end, value: first.value };
-    painted[painted.length - 1] = { start: painted.at(-1)!.start, end: to, value: last.value };
     return this.replace(from, to, painted);
   }
 

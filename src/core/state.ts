@@ -21,6 +21,7 @@ import { type Region, show } from "./overlap.ts";
 import { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
+import type { Piece } from "./view.ts";
 
 /** How a mapped region is shown to guests. */
 export interface MapParams {
@@ -64,18 +65,6 @@ export interface RegionState {
   readonly mappings: RangeMap<Mapping>;
 }
 
-/** A mapping as it is shown: cut to where its region is visible. */
-export interface Piece {
-  /** What backs it. */
-  readonly mapping: Mapping;
-  /** The region that shows it. */
-  readonly region: Region;
-  /** How the region is mapped. */
-  readonly params: MapParams;
-  /** Region writable and mapping writable. */
-  readonly writable: boolean;
-}
-
 /** A partition and the ranges it has been told of, by region GPA. */
 export interface PartitionState {
   /** Unique in its manager. */
@@ -88,6 +77,8 @@ export interface PartitionState {
   readonly pin: boolean;
   /** The ranges it holds now. */
   readonly book: RangeMap<Access>;
+  /** The ranges it has pinned now. */
+  readonly pinned: RangeMap<true>;
 }
 
 /** A DMA target and the mappings it has been told of. `T` is the shell's own interface, opaque here. */
@@ -112,15 +103,13 @@ export interface State {
   readonly mapped: Layers;
   /** Who wins each address. */
   readonly visible: RangeMap<Region>;
-  /** What backs each address: the visible regions' mappings. Host memory follows it. */
-  readonly view: RangeMap<Piece>;
   /** The partitions attached. */
   readonly partitions: readonly PartitionState[];
   /** The DMA targets attached. */
   readonly dmaTargets: readonly DmaState[];
   /** How many kernel mappings host memory takes, the reservation's own remainder included. */
   readonly vmas: number;
-  /** Where host memory is not what `view` says, because an undo failed. */
+  /** Where host memory is not what the regions say, because an undo failed. */
   readonly lost: RangeMap<true>;
   /** Host addresses that are gone for good: something else may live there. */
   readonly poisoned: RangeMap<true>;
@@ -134,7 +123,6 @@ export const EMPTY_STATE: State = {
   layers: [],
   mapped: [],
   visible: RangeMap.EMPTY,
-  view: RangeMap.EMPTY,
   partitions: [],
   dmaTargets: [],
   vmas: 1,
@@ -145,10 +133,20 @@ export const EMPTY_STATE: State = {
 
 /** The next state, and where what is visible or what backs it may differ from the last one. */
 export interface Change {
-  /** The next state; its view and books are still those of the old one. */
+  /** The next state; its books are still those of the old one. */
   readonly state: State;
   /** Where to compare. */
   readonly changed: readonly Span[];
+  /** The mappings that the request added or took away, for counting the files in use. */
+  readonly pieces?: readonly PieceCount[];
+}
+
+/** How many entries of regions' mappings refer to `mapping` more than before. */
+export interface PieceCount {
+  /** The mapping. */
+  readonly mapping: Mapping;
+  /** More entries, or fewer. */
+  readonly by: number;
 }
 
 const NOWHERE: readonly Span[] = [];
@@ -201,24 +199,35 @@ export function unmapRegion(state: State, region: Region): Change {
 /** Removes a region and its mappings. */
 export function removeRegion(state: State, region: Region): Change {
   const { state: hidden, changed } = unmapRegion(state, region);
+  const pieces = [...regionState(state, region).mappings].map(({ value: mapping }) => ({ mapping, by: -1 }));
   const regions = hidden.regions.delete(region.id, region.id + 1);
-  return { state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) }, changed };
+  return { state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) }, changed, pieces };
 }
 
 /** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
 export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
-  const old = regionState(state, region);
-  const mappings = mapping === null ? old.mappings.delete(start, end) : old.mappings.set(start, end, mapping);
-  if (mappings === old.mappings) return { state, changed: NOWHERE };
+  const { params, mappings: before } = regionState(state, region);
+  const touched = before.overlapping(start, end);
+  if (mapping === null && touched.length === 0) return { state, changed: NOWHERE };
+  const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
+  const pieces: PieceCount[] = [];
+  if (mapping !== null) pieces.push({ mapping, by: 1 });
+  for (const entry of touched) {
+    // Cut in the middle it is two entries, cut at an end still one.
+    const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
+    if (by !== 0) pieces.push({ mapping: entry.value, by });
+  }
   return {
-    state: withRegion(state, { region, params: old.params, mappings }),
-    changed: old.params === null ? NOWHERE : fragments(state.visible, region, start, end),
+    state: withRegion(state, { region, params, mappings }),
+    changed: params === null ? NOWHERE : fragments(state.visible, region, start, end),
+    pieces,
   };
 }
 
 /** Attaches a partition that has been told of nothing yet. */
-export function addPartition(state: State, partition: Omit<PartitionState, "book">): State {
-  return { ...state, partitions: [...state.partitions, { ...partition, book: RangeMap.EMPTY }] };
+export function addPartition(state: State, partition: Omit<PartitionState, "book" | "pinned">): State {
+  const added: PartitionState = { ...partition, book: RangeMap.EMPTY, pinned: RangeMap.EMPTY };
+  return { ...state, partitions: [...state.partitions, added] };
 }
 
 /** Attaches a DMA target that has been told of nothing yet. */

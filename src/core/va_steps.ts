@@ -16,8 +16,9 @@
 import { hex, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Entry } from "./range_map.ts";
-import { clip, type Span } from "./span.ts";
-import type { Piece, State } from "./state.ts";
+import type { Span } from "./span.ts";
+import type { State } from "./state.ts";
+import { type Piece, piecesIn } from "./view.ts";
 
 /** One change of host memory. */
 export interface VaStep {
@@ -77,24 +78,21 @@ function mergeable(a: Piece | null, b: Piece | null): boolean {
 }
 
 /** How many times the mapping changes along `entries`, the gaps between them counting as holes. */
-function boundaries(left: Piece | null, entries: readonly Entry<Piece>[], span: Span, right: Piece | null): number {
+function boundaries(entries: readonly Entry<Piece>[], start: number, end: number): number {
   let count = 0;
-  let previous = left;
-  let cursor = span.start;
-  for (const { start, end, value } of entries) {
-    if (start > cursor) {
+  let previous: Piece | null = null;
+  let cursor = start;
+  for (let i = 0; i < entries.length; i++) {
+    const entry = entries[i]!;
+    if (entry.start > cursor) {
       if (previous !== null) count++;
       previous = null;
     }
-    if (!mergeable(previous, value)) count++;
-    previous = value;
-    cursor = end;
+    if (!mergeable(previous, entry.value)) count++;
+    previous = entry.value;
+    cursor = entry.end;
   }
-  if (cursor < span.end) {
-    if (previous !== null) count++;
-    previous = null;
-  }
-  return mergeable(previous, right) ? count : count + 1;
+  return cursor < end && previous !== null ? count + 1 : count;
 }
 
 /**
@@ -106,14 +104,12 @@ function boundaries(left: Piece | null, entries: readonly Entry<Piece>[], span: 
 export function vaSteps(old: State, next: State, changed: readonly Span[]): VaSteps {
   const walk = new Walk(old, next);
   let vmas = old.vmas;
-  for (const span of changed) {
-    const before = piecesIn(old, span);
-    const after = piecesIn(next, span);
-    walk.over(span, before, after);
-    // What lies outside the span is the same in both.
-    const left = old.view.get(span.start - 1) ?? null;
-    const right = old.view.get(span.end) ?? null;
-    vmas += boundaries(left, after, span, right) - boundaries(left, before, span, right);
+  for (const { start, end } of changed) {
+    // One byte more on both sides shows whether the neighbours, which stay, merge with what comes.
+    const before = piecesIn(old, start - 1, end + 1);
+    const after = piecesIn(next, start - 1, end + 1);
+    vmas += boundaries(after, start - 1, end + 1) - boundaries(before, start - 1, end + 1);
+    walk.over(start, end, before, after);
   }
   const { replacements, removals, discards } = walk;
   // A system call that cuts a mapping in three needs two more for a moment.
@@ -124,15 +120,6 @@ export function vaSteps(old: State, next: State, changed: readonly Span[]): VaSt
     if (running + 2 > peakVmas) peakVmas = running + 2;
   }
   return { replacements, removals, discards, vmas, peakVmas };
-}
-
-/** What backs `span` in a state, cut to it. */
-function piecesIn(state: State, span: Span): Entry<Piece>[] {
-  const pieces = state.view.overlapping(span.start, span.end);
-  if (pieces.length === 0) return pieces;
-  pieces[0] = clip(pieces[0]!, span.start, span.end);
-  pieces[pieces.length - 1] = clip(pieces[pieces.length - 1]!, span.start, span.end);
-  return pieces;
 }
 
 /** Walks both views side by side and collects steps. */
@@ -151,16 +138,16 @@ class Walk {
     this.#next = next;
   }
 
-  over(span: Span, before: readonly Entry<Piece>[], after: readonly Entry<Piece>[]): void {
-    let cursor = span.start;
+  over(start: number, stop: number, before: readonly Entry<Piece>[], after: readonly Entry<Piece>[]): void {
+    let cursor = start;
     let i = 0;
     let j = 0;
-    while (cursor < span.end) {
+    while (cursor < stop) {
       while (i < before.length && before[i]!.end <= cursor) i++;
       while (j < after.length && after[j]!.end <= cursor) j++;
       const oldEntry = before[i];
       const newEntry = after[j];
-      let end = span.end;
+      let end = stop;
       let oldPiece: Piece | null = null;
       let newPiece: Piece | null = null;
       if (oldEntry !== undefined) {
