@@ -6,8 +6,15 @@
  */
 
 import { assert, assertEquals, assertStrictEquals, fail } from "@std/assert";
-import { Mappable, MemoryRange, type RegionHandle, RegionManager } from "membacking";
-import { Faults, type RecordedCall, RecordingDmaTarget, RecordingPartition, RecordingVa } from "membacking/testing";
+import { Mappable, MemoryRange, type OutOfStep, type RegionHandle, RegionManager } from "membacking";
+import {
+  Faults,
+  type RecordedCall,
+  type RecordedDmaMapping,
+  RecordingDmaTarget,
+  RecordingPartition,
+  RecordingVa,
+} from "membacking/testing";
 import type { Model, ModelFile, Request } from "./model.ts";
 
 /** The page size, in bytes. */
@@ -26,6 +33,8 @@ export class Abandoned extends Error {
 /** The files of a world: memfds, opened read-only where the model says so. One set serves any number of worlds. */
 export class Files implements Disposable {
   readonly mappables: Mappable[];
+  /** Handles that were seen while they were open: after an undo that failed a target may hold a closed one. */
+  readonly #seen = new WeakMap<Mappable, number>();
 
   constructor(readonly files: readonly ModelFile[]) {
     this.mappables = files.map(({ pages, writable }, i) => {
@@ -37,12 +46,14 @@ export class Files implements Disposable {
   }
 
   /** The number of the file that `mappable` is a handle of. */
-  indexOf(mappable: { readonly fd: number } | null): number | "private" {
+  indexOf(mappable: Mappable | null): number | "private" {
     if (mappable === null) return "private";
+    const seen = this.#seen.get(mappable);
+    if (seen !== undefined) return seen;
     const index = this.mappables.findIndex((file) => file.fd === mappable.fd);
-    return index >= 0
-      ? index
-      : fail(`a target was given file descriptor ${mappable.fd}, which is no file of this world`);
+    if (index < 0) fail(`a target was given file descriptor ${mappable.fd}, which is no file of this world`);
+    this.#seen.set(mappable, index);
+    return index;
   }
 
   [Symbol.dispose](): void {
@@ -56,6 +67,36 @@ interface Hold {
   readonly from: number;
   /** How many had been made when it ended. */
   to: number;
+}
+
+/** Notes which file each handle is of, while it is open. */
+class WorldVa extends RecordingVa<Mappable> {
+  readonly #files: Files;
+
+  constructor(files: Files, ...rest: ConstructorParameters<typeof RecordingVa<Mappable>>) {
+    super(...rest);
+    this.#files = files;
+  }
+
+  override map(...args: Parameters<RecordingVa<Mappable>["map"]>): void {
+    this.#files.indexOf(args[2]);
+    super.map(...args);
+  }
+}
+
+/** Notes which file each handle is of, while it is open. */
+class WorldDmaTarget extends RecordingDmaTarget<Mappable> {
+  readonly #files: Files;
+
+  constructor(files: Files, ...rest: ConstructorParameters<typeof RecordingDmaTarget<Mappable>>) {
+    super(...rest);
+    this.#files = files;
+  }
+
+  override mapDma(request: RecordedDmaMapping<Mappable>): undefined {
+    this.#files.indexOf(request.mappable);
+    return super.mapDma(request);
+  }
 }
 
 interface Attached<T> {
@@ -98,7 +139,7 @@ export class World implements Disposable {
   constructor(options: WorldOptions) {
     const { calls, faults } = this;
     this.#options = options;
-    this.va = new RecordingVa(options.pages * PAGE, {
+    this.va = new WorldVa(options.files, options.pages * PAGE, {
       calls,
       faults,
       ...(options.limit !== undefined && { limit: options.limit }),
@@ -181,7 +222,11 @@ export class World implements Disposable {
         return this.partitions[request.partition]!.handle[Symbol.dispose]();
       case "addDmaTarget": {
         const { calls, faults } = this;
-        const target = new RecordingDmaTarget<Mappable>({ name: `dma-${this.dmaTargets.length}`, calls, faults });
+        const target = new WorldDmaTarget(this.#options.files, {
+          name: `dma-${this.dmaTargets.length}`,
+          calls,
+          faults,
+        });
         this.#turnedAway.push(target);
         const handle = this.manager.addDmaTarget(target);
         this.#turnedAway.pop();
@@ -335,12 +380,30 @@ export class World implements Disposable {
     this.#private = seen;
   }
 
-  [Symbol.dispose](): void {
+  /** Accepts what an error says could not be put back: targets that were turned away, private memory that is lost. */
+  accept(outOfStep: readonly OutOfStep[]): void {
+    this.#turnedAway.length = 0;
+    for (const { target, range } of outOfStep) {
+      if (target !== this.va.name) continue;
+      for (const page of pagesOf(range, 0)) this.#private.delete(page);
+    }
+  }
+
+  /** Disposes the manager; `scarred` if an undo failed before, so that it may find less to take away than it thinks. */
+  dispose(scarred = false): void {
     this.faults.reset();
-    this.manager[Symbol.dispose]();
+    try {
+      this.manager[Symbol.dispose]();
+    } catch (error) {
+      if (!scarred) throw error;
+    }
     assertEquals(this.va.ranges, [], "host memory after dispose");
     for (const { target } of this.partitions) assertEquals(target.ranges, [], `${target.name} after dispose`);
     for (const { target } of this.dmaTargets) assertEquals(target.mappings, [], `${target.name} after dispose`);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }
 
