@@ -1,0 +1,100 @@
+import { assert, assertEquals } from "@std/assert";
+import config from "../deno.json" with { type: "json" };
+
+const ROOT = new URL("../", import.meta.url);
+const README = read("README.md");
+
+function read(path: string): string {
+  return Deno.readTextFileSync(new URL(path, ROOT));
+}
+
+/** The contents of the fenced blocks of one kind. */
+function blocks(markdown: string, kind: string): string[] {
+  return [...markdown.matchAll(/^```(.*)\n([\s\S]*?)^```$/gm)].filter(([, info]) => info === kind)
+    .map(([, , content]) => content ?? "");
+}
+
+/** Runs Deno with `--allow-ffi` alone, and a program from a file or as text. Returns what it printed. */
+async function run(program: { file: string; args?: string[] } | { text: string }): Promise<string> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--allow-ffi", ...("file" in program ? [program.file, ...program.args ?? []] : ["-"])],
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const input = child.stdin.getWriter();
+  if ("text" in program) await input.write(new TextEncoder().encode(program.text));
+  await input.close();
+  const { success, stdout, stderr } = await child.output();
+  const printed = new TextDecoder().decode(stdout);
+  assert(success, printed + new TextDecoder().decode(stderr));
+  return printed;
+}
+
+/** Why no guest can run here, or "". */
+function whyNoKvm(): string {
+  try {
+    Deno.openSync("/dev/kvm", { read: true, write: true }).close();
+    return "";
+  } catch (error) {
+    return ` (ignored: ${error})`;
+  }
+}
+const noKvm = whyNoKvm();
+
+Deno.test("the first example of the README prints its picture, with --allow-ffi alone", async () => {
+  const [example = ""] = blocks(README, "ts");
+  const [picture] = blocks(README, "text");
+  assertEquals(await run({ text: example }), picture);
+});
+
+Deno.test({
+  name: `the KVM example of the README runs a guest${noKvm}`,
+  ignore: noKvm !== "",
+  async fn() {
+    const [example = ""] = blocks(README, "ts ignore");
+    assertEquals(await run({ text: example }), "The guest read 42\n");
+  },
+});
+
+Deno.test({
+  name: `the demo shows a guest what it claims, with --allow-ffi alone${noKvm}`,
+  ignore: noKvm !== "",
+  async fn() {
+    const printed = await run({ file: "examples/demo.ts" });
+    assert(printed.endsWith(" claims checked, 0 broken.\n"), printed);
+    assert(!printed.includes("NO GUEST"), printed);
+  },
+});
+
+Deno.test("the demo without KVM says so first", async () => {
+  const printed = await run({ file: "examples/demo.ts", args: ["--no-kvm"] });
+  assert(printed.indexOf("NO GUEST RUNS") < printed.indexOf("✓"), printed);
+  assert(printed.endsWith("0 broken. NO GUEST RAN, see the top.\n"), printed);
+});
+
+Deno.test("CI runs the commands of the README", () => {
+  const ci = read(".ci/run");
+  const commands = blocks(README, "sh").flatMap((block) => block.trim().split("\n"));
+  assert(commands.length > 0);
+  assertEquals(commands.filter((command) => !ci.includes(command)), []);
+});
+
+Deno.test("the documentation names tasks that exist", () => {
+  const names = [README, read("CONTRIBUTING.md"), read(".ci/run")]
+    .flatMap((text) => [...text.matchAll(/deno@[\d.]+ task (\w+)/g)].map(([, name]) => name ?? ""));
+  assert(names.length > 0);
+  const tasks = Object.keys(config.tasks);
+  assertEquals(names.filter((name) => name !== "X" && !tasks.includes(name)), []);
+});
+
+Deno.test("the README maps every export to its file", () => {
+  const [json = ""] = blocks(README, "json");
+  const exported = Object.entries(config.exports).map(([name, path]) => [
+    name.replace(".", "membacking"),
+    path.replace(".", "./membacking"),
+  ]);
+  assertEquals(JSON.parse(json), { imports: Object.fromEntries(exported) });
+});
