@@ -68,11 +68,12 @@ function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContex
 }
 
 /**
- * Takes everything away from every target and gives host memory back, whatever fails on the way.
+ * Takes everything away from every target and gives host memory back, whatever fails on the way. Pieces that overlap
+ * one of the spans in `kept` stay mapped: somebody still looks at them.
  *
  * @returns What failed.
  */
-export function tearDown(state: State, context: TransactionContext): unknown[] {
+export function tearDown(state: State, context: TransactionContext, kept: readonly Span[]): unknown[] {
   const failures: unknown[] = [];
   const attempt = (step: Step) => {
     try {
@@ -82,15 +83,20 @@ export function tearDown(state: State, context: TransactionContext): unknown[] {
     }
   };
   for (const dma of state.dmaTargets) {
-    for (const { start, end, value } of dma.book) attempt({ kind: "dma", dma, start, end, from: value, to: null });
+    for (const { start, end, value } of dma.book) {
+      attempt({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
+    }
   }
   for (const partition of state.partitions) {
-    for (const { start, end } of partition.pinned) attempt({ kind: "pin", partition, start, end, to: false });
+    for (const { start, end } of partition.pinned) {
+      attempt({ kind: "pin", partition, start, end, to: false, uncertain: false });
+    }
     for (const { start, end, value } of partition.book) {
-      attempt({ kind: "partition", partition, start, end, from: value, to: null });
+      attempt({ kind: "partition", partition, start, end, from: value, to: null, uncertain: false });
     }
   }
   for (const { start, end, value } of piecesIn(state)) {
+    if (kept.some((span) => span.start < end && start < span.end)) continue;
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
   }
   return failures;
@@ -99,11 +105,41 @@ export function tearDown(state: State, context: TransactionContext): unknown[] {
 function runSteps(steps: readonly Step[], old: State, context: TransactionContext): TransactionFailure | null {
   let next = 0;
   try {
-    for (; next < steps.length; next++) perform(steps[next]!, context);
+    for (; next < steps.length; next++) {
+      const step = steps[next]!;
+      if (step.kind !== "va" && step.uncertain && !isThere(step)) clear(step, context);
+      else perform(step, context);
+    }
     return null;
   } catch (cause) {
     return new Undo(old, context).run(steps, next, cause);
   }
+}
+
+/** Whether the step's target has it, or does it, afterwards. */
+function isThere({ to }: Step): boolean {
+  return to !== null && to !== false;
+}
+
+/** Takes away what may be there, and says whether there was something. Throwing only says that there was nothing. */
+function clear(step: Exclude<Step, VaStep>, context: TransactionContext): boolean {
+  const gone =
+    (step.kind === "partition" || step.kind === "dma" ? { ...step, to: null } : { ...step, to: false }) as Step;
+  try {
+    perform(gone, context);
+    return true;
+  } catch (error) {
+    context.logger.debug(`Clearing ${rangeOf(step)} on ${targetName(step)} found nothing to clear`, error);
+    return false;
+  }
+}
+
+/** Whether two steps are about one range of one target. */
+function isSameRange(a: Step, b: Step): boolean {
+  if (a.kind !== b.kind || a.start !== b.start || a.end !== b.end) return false;
+  if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
+  if (a.kind === "va" || b.kind === "va") return true;
+  return a.kind !== "dma" && b.kind !== "dma" && a.partition.id === b.partition.id;
 }
 
 function perform(step: Step, context: TransactionContext): void {
@@ -203,7 +239,7 @@ function rangeOf({ start, end }: Span): MemoryRange {
 class Undo {
   readonly #old: State;
   readonly #context: TransactionContext;
-  readonly #unrestored: Step[] = [];
+  #unrestored: Step[] = [];
   readonly #failures: OutOfStep[] = [];
   readonly #poisoned: Span[] = [];
 
@@ -215,10 +251,10 @@ class Undo {
   run(steps: readonly Step[], failed: number, cause: unknown): TransactionFailure {
     const step = steps[failed]!;
     this.#notePoison(cause);
-    this.#clear(step);
+    if (step.kind !== "va") clear(step, this.#context);
     for (const back of inverse(step)) {
       // Only what was there before is put back: a range that was not mapped is cleared already.
-      if (back.kind === "va" || back.to !== null && back.to !== false) this.#restore(back);
+      if (back.kind === "va" ? !this.#kept(back) : isThere(back)) this.#restore(back);
     }
     for (let i = failed - 1; i >= 0; i--) {
       for (const back of inverse(steps[i]!)) this.#restore(back);
@@ -245,19 +281,19 @@ class Undo {
     return { error, state };
   }
 
-  /** Takes away what a failed step may have put there. Throwing only says that there was nothing. */
-  #clear(step: Step): void {
-    if (step.kind === "va" || step.kind === "prefetch") return;
-    const cleared: Step = step.kind === "pin" ? { ...step, to: false } : { ...step, to: null } as Step;
+  /** Private memory that should have been given up and still is there keeps its contents. */
+  #kept(back: VaStep): boolean {
+    if (back.action !== "map" || back.to?.mapping.backing !== null) return false;
     try {
-      perform(cleared, this.#context);
-    } catch (error) {
-      this.#context.logger.debug(`Clearing ${rangeOf(step)} on ${targetName(step)} found nothing to clear`, error);
+      perform({ ...back, action: "protect" }, this.#context);
+      return true;
+    } catch {
+      return false;
     }
   }
 
   #restore(step: Step): void {
-    if (step.to !== null && step.to !== false && this.#isPoisoned(step)) {
+    if (isThere(step) && this.#isPoisoned(step)) {
       this.#unrestored.push(step);
       return;
     }
@@ -267,6 +303,11 @@ class Undo {
       this.#notePoison(error);
       this.#unrestored.push(step);
       this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      // It may be there all the same, while the books will say that it is not; or what is there is the very range that
+      // could not be taken away before.
+      if (step.kind !== "va" && isThere(step) && clear(step, this.#context)) {
+        this.#unrestored = this.#unrestored.filter((other) => isThere(other) || !isSameRange(other, step));
+      }
       return;
     }
     if (step.kind === "va" && step.to?.mapping.backing === null && step.action === "map") {
@@ -298,12 +339,20 @@ class Undo {
     };
     for (const partition of this.#old.partitions) {
       for (const entry of partition.book.overlapping(start, end)) {
-        take({ kind: "partition", partition, start: entry.start, end: entry.end, from: entry.value, to: null });
+        take({
+          kind: "partition",
+          partition,
+          start: entry.start,
+          end: entry.end,
+          from: entry.value,
+          to: null,
+          uncertain: false,
+        });
       }
     }
     for (const dma of this.#old.dmaTargets) {
       for (const entry of dma.book.overlapping(start, end)) {
-        take({ kind: "dma", dma, start: entry.start, end: entry.end, from: entry.value, to: null });
+        take({ kind: "dma", dma, start: entry.start, end: entry.end, from: entry.value, to: null, uncertain: false });
       }
     }
   }

@@ -25,7 +25,10 @@ function corrected<V>(book: RangeMap<V>, { start, end }: Span, from: V | null, t
 export function outOfStep(old: State, unrestored: readonly Step[], poisoned: readonly Span[]): State {
   let { partitions, dmaTargets, lost, stale } = old;
   let poison = old.poisoned;
-  for (const step of unrestored) {
+  // First what is missing, then what stayed: a range that stayed may be why the one over it could not return.
+  const missing = unrestored.filter(({ to }) => to !== null && to !== false);
+  const stayed = unrestored.filter(({ to }) => to === null || to === false);
+  for (const step of [...missing, ...stayed]) {
     stale = stale.set(step.start, step.end, true);
     if (step.kind === "va") {
       lost = lost.set(step.start, step.end, true);

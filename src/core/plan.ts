@@ -43,6 +43,8 @@ export interface PartitionStep {
   readonly from: Access | null;
   /** The access afterwards. */
   readonly to: Access | null;
+  /** Whether an undo that failed leaves it open if the range is there, so that taking it away may fail. */
+  readonly uncertain: boolean;
 }
 
 /** A DMA target is told of a mapping (`from` is null) or loses one (`to` is null). */
@@ -59,6 +61,8 @@ export interface DmaStep {
   readonly from: Piece | null;
   /** What it has mapped afterwards. */
   readonly to: Piece | null;
+  /** Whether an undo that failed leaves it open if the range is there, so that taking it away may fail. */
+  readonly uncertain: boolean;
 }
 
 /** What follows memory wherever it is replaced: pinned pages, and pages brought in early. */
@@ -73,6 +77,8 @@ export interface AttendStep {
   readonly end: number;
   /** Whether it is so afterwards; it was the opposite before. */
   readonly to: boolean;
+  /** Whether an undo that failed leaves it open if it was, so that ending it may fail. */
+  readonly uncertain: boolean;
 }
 
 /** What to do, and the state it leads to. */
@@ -140,16 +146,16 @@ export function plan(old: State, next: State, changed: readonly Span[], limits: 
   const dmas = planDmaTargets(old, next, spans);
 
   const steps: Step[] = [];
-  for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false);
+  for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false, old.stale);
   const pins: AttendStep[] = [];
-  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? spans : EVERYWHERE));
+  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? spans : EVERYWHERE, old.stale));
   const attend = [...pins, ...prefetchSteps(told, va, old, next, spans)];
   for (const step of attend) if (!step.to) steps.push(step);
-  for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false);
+  for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false, old.stale);
   for (const step of va.replacements) steps.push(step);
   for (const step of va.removals) steps.push(step);
-  for (const { dma, added } of dmas) pushDmaSteps(steps, dma, added, true);
-  for (const { partition, added } of told) pushPartitionSteps(steps, partition, added, true);
+  for (const { dma, added } of dmas) pushDmaSteps(steps, dma, added, true, old.stale);
+  for (const { partition, added } of told) pushPartitionSteps(steps, partition, added, true, old.stale);
   for (const step of attend) if (step.to) steps.push(step);
   for (const step of va.discards) steps.push(step);
 
@@ -303,9 +309,16 @@ function checkFiles(wanted: readonly Entry<Piece>[]): void {
   );
 }
 
-function pushDmaSteps(steps: Step[], dma: DmaState, entries: readonly Entry<Piece>[], maps: boolean): void {
+function pushDmaSteps(
+  steps: Step[],
+  dma: DmaState,
+  entries: readonly Entry<Piece>[],
+  maps: boolean,
+  stale: RangeMap<true>,
+): void {
   for (const { start, end, value } of entries) {
-    steps.push({ kind: "dma", dma, start, end, from: maps ? null : value, to: maps ? value : null });
+    const [from, to] = maps ? [null, value] : [value, null];
+    steps.push({ kind: "dma", dma, start, end, from, to, uncertain: isUncertain(stale, start, end) });
   }
 }
 
@@ -314,10 +327,16 @@ function pushPartitionSteps(
   partition: PartitionState,
   entries: readonly Entry<Access>[],
   maps: boolean,
+  stale: RangeMap<true>,
 ): void {
   for (const { start, end, value } of entries) {
-    steps.push({ kind: "partition", partition, start, end, from: maps ? null : value, to: maps ? value : null });
+    const [from, to] = maps ? [null, value] : [value, null];
+    steps.push({ kind: "partition", partition, start, end, from, to, uncertain: isUncertain(stale, start, end) });
   }
+}
+
+function isUncertain(stale: RangeMap<true>, start: number, end: number): boolean {
+  return stale.size > 0 && stale.overlaps(start, end);
 }
 
 /** Pages that come in early go with the memory, wherever it is replaced, undo included. */
@@ -347,10 +366,12 @@ function pushPins(
   va: VaSteps,
   next: State,
   over: readonly Span[],
+  stale: RangeMap<true>,
 ): RangeMap<true> {
   let { pinned } = partition;
   if (!partition.pin || partition.target.pinRange === undefined) return pinned;
-  const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "pin", partition, start, end, to });
+  const push = ({ start, end }: Span, to: boolean) =>
+    steps.push({ kind: "pin", partition, start, end, to, uncertain: isUncertain(stale, start, end) });
   const replaced: readonly Span[] = stays
     ? [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect")
     : EVERYWHERE;
@@ -391,7 +412,8 @@ function pushPrefetches(
   spans: readonly Span[],
 ): void {
   if (!stays) return;
-  const push = ({ start, end }: Span, to: boolean) => steps.push({ kind: "prefetch", partition, start, end, to });
+  const push = ({ start, end }: Span, to: boolean) =>
+    steps.push({ kind: "prefetch", partition, start, end, to, uncertain: false });
   let fresh: RangeMap<true> | undefined;
   for (const span of was ? spans : EVERYWHERE) {
     for (const piece of piecesIn(next, span.start, span.end)) {
