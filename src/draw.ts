@@ -87,14 +87,16 @@ export function drawMemoryMap(map: InspectNode, options: DrawOptions = {}): stri
   const regions = [...map.regions].sort((a, b) => b.priority - a.priority || a.id - b.id);
   const hues = new Map(regions.toReversed().map((region, i) => [region, HUES[i % HUES.length] ?? NO_HUE]));
   const layers = layerRows(regions, (region) => regionPieces(region, hues.get(region) ?? NO_HUE));
-  const results = [
+  const results: Row[] = [
     {
       label: label("", "guest sees"),
       pieces: regions.flatMap((region) => seenPieces(region, hues.get(region) ?? NO_HUE)),
     },
     ...map.partitions.map(partitionRow),
-    ...map.dmaTargets.map(dmaRow),
+    ...map.dmaTargets.map(({ name, ranges }) => spanRow(name, ranges, "dma")),
   ];
+  if (map.locks.length > 0) results.push(spanRow("locked", map.locks.map(({ range }) => range), "locked"));
+  if (map.outOfStep.length > 0) results.push(spanRow("out of step", map.outOfStep, "?"));
 
   const margin = Math.max(...[...layers, ...results].map((row) => row.label.length)) + 2;
   const total = Math.max(60, options.columns ?? 100);
@@ -179,10 +181,10 @@ function partitionRow({ name, offset, ranges }: InspectPartition): Row {
   return { label: label("", offset === 0 ? name : `${name}+0x${offset.toString(16)}`), pieces };
 }
 
-function dmaRow({ name, ranges }: InspectNode["dmaTargets"][number]): Row {
+function spanRow(name: string, ranges: readonly string[], text: string): Row {
   const pieces = ranges.map((range): Piece => {
     const [start, end] = parseRange(range);
-    return { start, end, look: "slot-rw", texts: ["dma"], hue: NO_HUE };
+    return { start, end, look: "slot-rw", texts: [text], hue: NO_HUE };
   });
   return { label: label("", name), pieces };
 }

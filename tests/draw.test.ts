@@ -160,6 +160,27 @@ Deno.test("drawMemoryMap() sums up a map of more priorities than rows", () => {
   assertLess(lines.length, 40);
 });
 
+Deno.test("drawMemoryMap() shows what is locked and what is out of step, if anything", () => {
+  const rest = { locks: [{ range: "0x1000-0x2000", count: 2 }], outOfStep: ["0x3000-0x4000"] };
+  const ram = region(1, "ram", 0, "0x0-0x4000", ["0x0-0x4000"], [mapping("0x0-0x4000", "private", true, null)]);
+  assertEquals(
+    `\n${drawMemoryMap(map([ram], rest), { columns: 60 })}\n`,
+    `
+                                                      0x4000
+                 0x0       0x1000     0x2000    0x3000     ╷
+pri region       ╷   4K    ╷    4K    ╷   4K    ╷    4K    ╷
+  0 ram          │████████████████ private ████████████████│
+                 ├─────────┼──────────┼─────────┼──────────┤
+    guest sees   │██████████████████ ram ██████████████████│
+    locked       ┊         │═ locked ═│         ┊          ┊
+    out of step  ┊         ┊          ┊         │═══ ? ════│
+
+    ██ writable
+`,
+  );
+  assert(!drawMemoryMap(map([ram])).includes("locked"));
+});
+
 Deno.test("drawMemoryMap() says so when there is nothing to draw", () => {
   assertEquals(drawMemoryMap(map([])), "The memory map has no regions");
 });
