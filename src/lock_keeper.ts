@@ -7,6 +7,7 @@ import { MemoryRange } from "./core/memory_range.ts";
 import { fragments, type Region } from "./core/overlap.ts";
 import type { Step } from "./core/plan.ts";
 import type { Entry } from "./core/range_map.ts";
+import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { type Piece, pieceAt, piecesIn } from "./core/view.ts";
@@ -14,18 +15,27 @@ import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./guest_memory.ts";
 import { LockedMemory } from "./locked_memory.ts";
 
+/** A lock: which GPAs, and the second mapping its bytes are in, if they are not guest memory's own. */
+interface Held extends Span {
+  readonly alias: Alias | undefined;
+}
+
 /** The memory map as `GuestMemory` sees it, and the locks on it. */
 export class LockKeeper implements AccessMap {
   readonly #va: VaTarget<Mappable>;
   readonly #state: () => State;
+  readonly #check: () => void;
   readonly #table = new LockTable();
-  readonly #held = new Map<ArrayBuffer, Alias | undefined>();
-  readonly #closing = new Set<Region>();
-  #waiting: (() => void)[] = [];
+  readonly #held = new Map<ArrayBuffer, Held>();
+  /** The regions being torn down, and by how many callers. */
+  readonly #closing = new Map<Region, number>();
+  readonly #waiting = new Set<() => void>();
 
-  constructor(va: VaTarget<Mappable>, state: () => State) {
+  /** `check` throws while memory is being changed and once the manager is gone. */
+  constructor(va: VaTarget<Mappable>, state: () => State, check: () => void) {
     this.#va = va;
     this.#state = state;
+    this.#check = check;
   }
 
   get length(): number {
@@ -33,6 +43,7 @@ export class LockKeeper implements AccessMap {
   }
 
   find(gpa: number): Backed | undefined {
+    this.#check();
     const state = this.#state();
     const entry = pieceAt(state, gpa);
     if (entry === undefined) return undefined;
@@ -60,24 +71,22 @@ export class LockKeeper implements AccessMap {
       );
     }
     for (const { value: region } of state.visible.overlapping(start, end)) {
-      if (this.#closing.has(region)) throw new DisposedError(`Region "${region.name}" is being torn down and`);
+      if (this.#closing.has(region)) throw new DisposedError(`Region "${region.name}", which is being torn down,`);
     }
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }
-      : aliasOf(this, piecesIn(state, start, end), range);
+      : this.#readOnlyView(piecesIn(state, start, end), range);
+    let locked: LockedMemory;
+    try {
+      locked = new LockedMemory(range, { buffer, release: () => this.#release(buffer) });
+    } catch (error) {
+      revokeView(buffer);
+      alias?.[Symbol.dispose]();
+      throw error;
+    }
     this.#table.add(start, end);
-    this.#held.set(buffer, alias);
-    return new LockedMemory(range, {
-      buffer,
-      release: () => {
-        if (!this.#held.delete(buffer)) return;
-        alias?.[Symbol.dispose]();
-        this.#table.remove(start, end);
-        const waiting = this.#waiting;
-        this.#waiting = [];
-        for (const wake of waiting) wake();
-      },
-    });
+    this.#held.set(buffer, { start, end, alias });
+    return locked;
   }
 
   /**
@@ -96,32 +105,39 @@ export class LockKeeper implements AccessMap {
 
   /** Refuses new locks on `region` and waits until the old ones are gone. Aborting allows new ones again. */
   async drain(region: Region, signal: AbortSignal | undefined): Promise<void> {
-    this.#closing.add(region);
+    const isLocked = ({ start, end }: Span) => this.#table.conflict(start, end) !== undefined;
+    this.#closing.set(region, (this.#closing.get(region) ?? 0) + 1);
     try {
-      while (true) {
+      signal?.throwIfAborted();
+      while (fragments(this.#state().visible, region).some(isLocked)) {
+        await this.#nextRelease(signal);
         signal?.throwIfAborted();
-        const spans = fragments(this.#state().visible, region);
-        if (!spans.some(({ start, end }) => this.#table.conflict(start, end) !== undefined)) return;
-        await this.#released(signal);
       }
     } finally {
-      this.#closing.delete(region);
+      const others = (this.#closing.get(region) ?? 1) - 1;
+      if (others === 0) this.#closing.delete(region);
+      else this.#closing.set(region, others);
     }
   }
 
-  /** Detaches the bytes of every lock. What was transferred away cannot be, and is returned as failures. */
-  revokeAll(): unknown[] {
+  /**
+   * Detaches the bytes of every lock. What was transferred away cannot be: it is reported as a failure, and the memory
+   * in `kept` has to stay as it is, since somebody still looks at it.
+   */
+  revokeAll(): { failures: unknown[]; kept: Span[] } {
     const failures: unknown[] = [];
-    for (const [buffer, alias] of this.#held) {
+    const kept: Span[] = [];
+    for (const [buffer, { start, end, alias }] of this.#held) {
       try {
         revokeView(buffer);
         alias?.[Symbol.dispose]();
       } catch (error) {
         failures.push(error);
+        if (alias === undefined) kept.push({ start, end });
       }
     }
-    for (const wake of this.#waiting) wake();
-    return failures;
+    this.#wake();
+    return { failures, kept };
   }
 
   /** The locked spans with how often each is locked. */
@@ -129,35 +145,54 @@ export class LockKeeper implements AccessMap {
     return this.#table.entries();
   }
 
-  #released(signal: AbortSignal | undefined): Promise<void> {
+  #release(buffer: ArrayBuffer): void {
+    const held = this.#held.get(buffer);
+    if (held === undefined) return;
+    this.#held.delete(buffer);
+    held.alias?.[Symbol.dispose]();
+    this.#table.remove(held.start, held.end);
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const wake of this.#waiting) wake();
+  }
+
+  #nextRelease(signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#waiting.push(resolve);
-    signal?.addEventListener("abort", () => resolve(), { once: true });
+    const wake = () => {
+      this.#waiting.delete(wake);
+      signal?.removeEventListener("abort", wake);
+      resolve();
+    };
+    this.#waiting.add(wake);
+    signal?.addEventListener("abort", wake);
     return promise;
   }
-}
 
-/** A view in which stores to read-only memory stay private to it. */
-function aliasOf(
-  keeper: LockKeeper,
-  entries: readonly Entry<Piece>[],
-  range: MemoryRange,
-): { buffer: ArrayBuffer; alias: Alias | undefined } {
-  if (entries.every(({ value }) => value.mapping.backing === null && !value.writable)) {
-    // Private memory that nobody can write: a copy of it is as good as the original.
-    return { buffer: keeper.view(range.start, range.end).slice(0), alias: undefined };
-  }
-  const parts = entries.map(({ start, end, value: { mapping, writable } }) => {
-    const mappable = mappableOf(mapping);
-    if (mappable === null) {
-      throw new MappingError(
-        "A lock over files that are read-only cannot cover private memory too, lock them apart",
-        range,
-      );
+  /** A view in which stores to read-only memory stay private to it. */
+  #readOnlyView(
+    entries: readonly Entry<Piece>[],
+    range: MemoryRange,
+  ): { buffer: ArrayBuffer; alias: Alias | undefined } {
+    if (entries.every(({ value }) => value.mapping.backing === null && !value.writable)) {
+      // Private memory that nobody can write: a copy of it is as good as the original.
+      const original = this.view(range.start, range.end);
+      const buffer = original.slice(0);
+      revokeView(original);
+      return { buffer, alias: undefined };
     }
-    const from = Math.max(start, range.start);
-    return { mappable, fileOffset: from + mapping.delta, length: Math.min(end, range.end) - from, writable };
-  });
-  const alias = new Alias(parts);
-  return { buffer: alias.buffer, alias };
+    const parts = entries.map(({ start, end, value: { mapping, writable } }) => {
+      const mappable = mappableOf(mapping);
+      if (mappable === null) {
+        throw new MappingError(
+          "A lock over files that are read-only cannot cover private memory too, lock them apart",
+          range,
+        );
+      }
+      return { start, end, mappable, fileOffset: start + mapping.delta, writable };
+    });
+    const alias = new Alias(parts);
+    return { buffer: alias.buffer, alias };
+  }
 }

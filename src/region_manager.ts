@@ -3,6 +3,7 @@ import { DisposedError, hex, MembackingError, ReentrancyError } from "./core/err
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
 import { fragments, type OverlapRule, type Region } from "./core/overlap.ts";
 import { plan } from "./core/plan.ts";
+import type { Entry } from "./core/range_map.ts";
 import type { Span } from "./core/span.ts";
 import {
   addDmaTarget,
@@ -20,6 +21,7 @@ import {
   unmapRegion,
 } from "./core/state.ts";
 import type { Partition, VaTarget } from "./core/targets.ts";
+import { type Piece, piecesIn } from "./core/view.ts";
 import { closeUnused, settleFiles } from "./file_backing.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
@@ -79,7 +81,12 @@ interface Draft {
   readonly pieces: PieceCount[];
   /** The mappings it brought along, with handles of files of their own. */
   readonly added: Mapping[];
+  /** Who wants to know whether it came true. */
+  readonly settled: ((committed: boolean) => void)[];
 }
+
+/** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
+type Watcher = (old: State, state: State, changed: readonly Span[]) => void;
 
 const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
@@ -119,6 +126,7 @@ export class RegionManager implements Disposable {
   readonly #retained: Disposable | undefined;
   readonly #locks: LockKeeper;
   readonly #requests: RegionRequests;
+  readonly #watchers = new Set<Watcher>();
   #state: State = EMPTY_STATE;
   #draft: Draft | null = null;
   #busy = false;
@@ -143,7 +151,7 @@ export class RegionManager implements Disposable {
     this.#overlap = overlap;
     this.#logger = logger === undefined ? SILENT : this.#guarded(logger);
     this.#quiesce = quiesce;
-    this.#locks = new LockKeeper(va, () => this.#state);
+    this.#locks = new LockKeeper(va, () => this.#state, () => this.#check());
     this.memory = new GuestMemory(this.#locks);
     this.#requests = {
       map: (region, params) => this.#map(region, params),
@@ -246,7 +254,7 @@ export class RegionManager implements Disposable {
   /**
    * Makes the requests inside `requests` one request: one plan, carried out when it returns, all or nothing. If it
    * throws, or carrying out the plan fails, nothing has changed and handles made inside are dead. A batch within a
-   * batch is part of it.
+   * batch is part of it; if the inner one throws, what it asked for is forgotten and the outer one may go on.
    *
    * Handles show the state to come inside the batch; guest memory shows the present one.
    *
@@ -255,8 +263,9 @@ export class RegionManager implements Disposable {
    */
   batch<T>(requests: () => T): T {
     this.#check();
-    if (this.#draft !== null) return requests();
-    const draft = newDraft(this.#state);
+    const outer = this.#draft;
+    const draft = outer ?? newDraft(this.#state);
+    const mark = { ...draft, changes: draft.changed.length, counts: draft.pieces.length, waits: draft.settled.length };
     this.#draft = draft;
     let result: T;
     try {
@@ -266,13 +275,47 @@ export class RegionManager implements Disposable {
         throw new TypeError("A batch must make its requests synchronously");
       }
     } catch (error) {
-      abandon(draft);
+      draft.state = mark.state;
+      draft.changed.length = mark.changes;
+      draft.pieces.length = mark.counts;
+      settle(draft.settled.splice(mark.waits), false);
+      if (outer === null) abandon(draft);
       throw error;
     } finally {
-      this.#draft = null;
+      this.#draft = outer;
     }
-    this.#commit("batch", draft);
+    if (outer === null) this.#commit("batch", draft);
     return result;
+  }
+
+  /**
+   * Calls `settled` once it is known whether the batch under way came true: at once where there is none. Must not throw.
+   *
+   * @internal For what is built on regions and has state of its own.
+   */
+  whenSettled(settled: (committed: boolean) => void): void {
+    if (this.#draft === null) settled(true);
+    else this.#draft.settled.push(settled);
+  }
+
+  /**
+   * Tells `watcher` of each request from now on, until the result is disposed.
+   *
+   * @internal
+   */
+  watch(watcher: Watcher): Disposable {
+    this.#watchers.add(watcher);
+    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+  }
+
+  /**
+   * What backs `[start, end)` now, cut to it, in order. Holes are left out.
+   *
+   * @internal
+   */
+  pieces(start: number, end: number): Entry<Piece>[] {
+    this.#check();
+    return piecesIn(this.#state, start, end);
   }
 
   /** The memory map as plain data, safe for JSON. */
@@ -291,16 +334,16 @@ export class RegionManager implements Disposable {
     if (this.#busy || this.#draft !== null) throw new ReentrancyError();
     this.#disposed = true;
     this.#busy = true;
+    this.memory.invalidate();
     try {
-      const failures = this.#locks.revokeAll();
+      const { failures, kept } = this.#locks.revokeAll();
       const old = this.#state;
       const context = { va: this.#va, quiesce: undefined, logger: this.#logger };
-      failures.push(...tearDown(old, context));
+      failures.push(...tearDown(old, context, kept));
       for (const { value } of old.regions) {
         settleFiles([...value.mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
       }
       this.#state = EMPTY_STATE;
-      this.memory.invalidate();
       // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
       if (failures.length === 0) this.#retained?.[Symbol.dispose]();
       else {
@@ -387,22 +430,27 @@ export class RegionManager implements Disposable {
   #commit(what: string, draft: Draft): void {
     const old = this.#state;
     const next = draft.state;
-    if (next === old) return abandon(draft);
-    this.#busy = true;
+    let committed = next === old;
     try {
+      if (committed) return;
+      this.#busy = true;
+      // Nobody looks at memory while it changes; callbacks that try are refused like requests.
+      this.memory.invalidate();
       const planned = plan(old, next, draft.changed, { spareMappings: this.#va.spareMappings ?? Infinity });
       this.#locks.check(planned.steps);
       const context = { va: this.#va, quiesce: this.#quiesce, logger: this.#logger };
       runTransaction(planned, old, context, (state) => {
         this.#state = state;
-        this.memory.invalidate();
         this.#va.noteMappings?.(state.vmas);
-        if (state === planned.state) settleFiles(draft.pieces);
+        committed = state === planned.state;
+        if (committed) settleFiles(draft.pieces);
       });
       this.#logger.debug(what, { steps: planned.steps.length });
     } finally {
       this.#busy = false;
       abandon(draft);
+      settle(draft.settled, committed);
+      if (this.#state !== old) { for (const watcher of this.#watchers) watcher(old, this.#state, draft.changed); }
     }
   }
 
@@ -438,7 +486,12 @@ export class RegionManager implements Disposable {
 const served = new WeakSet<VaTarget<Mappable>>();
 
 function newDraft(state: State): Draft {
-  return { state, changed: [], pieces: [], added: [] };
+  return { state, changed: [], pieces: [], added: [], settled: [] };
+}
+
+/** Tells those who wait; what failed is taken back from the last to the first. */
+function settle(waiting: readonly ((committed: boolean) => void)[], committed: boolean): void {
+  for (const settled of committed ? waiting : waiting.toReversed()) settled(committed);
 }
 
 /** Closes the files a draft brought along and no region uses: all of them after a failure. */
