@@ -1,0 +1,84 @@
+/**
+ * Guests in real mode: the simplest there are, started with no tables at all.
+ *
+ * The data segments are made 4 GiB long, so that any 32-bit address can be used.
+ *
+ * @module
+ */
+
+import type { KvmRegs, KvmVcpu } from "../../ffi/kvm/mod.ts";
+
+/** 16-bit code in the making. Values go through AL, AX or EAX. */
+export class RealModeCode {
+  #code: number[] = [];
+
+  /** Sets EAX. */
+  set(value: number): this {
+    return this.raw(0x66, 0xb8, ...little(value, 4));
+  }
+
+  /** Loads 1, 2 or 4 bytes from a 32-bit address into AL, AX or EAX. */
+  load(address: number, size: 1 | 2 | 4): this {
+    return this.raw(0x67, ...wide(size), size === 1 ? 0xa0 : 0xa1, ...little(address, 4));
+  }
+
+  /** Stores AL, AX or EAX at a 32-bit address. */
+  store(address: number, size: 1 | 2 | 4): this {
+    return this.raw(0x67, ...wide(size), size === 1 ? 0xa2 : 0xa3, ...little(address, 4));
+  }
+
+  /** Writes AL, AX or EAX to a port. Changes DX. */
+  out(port: number, size: 1 | 2 | 4): this {
+    return this.raw(0xba, ...little(port, 2), ...wide(size), size === 1 ? 0xee : 0xef);
+  }
+
+  /** Reads a port into AL, AX or EAX. Changes DX. */
+  in(port: number, size: 1 | 2 | 4): this {
+    return this.raw(0xba, ...little(port, 2), ...wide(size), size === 1 ? 0xec : 0xed);
+  }
+
+  /** Starts again from the first instruction. */
+  repeat(): this {
+    return this.raw(0xe9, ...little(-(this.#code.length + 3), 2));
+  }
+
+  /** Halts. */
+  halt(): this {
+    return this.raw(0xf4);
+  }
+
+  /** Bytes as they are. */
+  raw(...bytes: readonly number[]): this {
+    this.#code.push(...bytes);
+    return this;
+  }
+
+  /** The finished code. */
+  bytes(): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.#code);
+  }
+}
+
+/**
+ * Makes a vCPU begin at `gpa` in real mode, with the registers given and all others 0.
+ *
+ * @param gpa Below 1 MiB, or anywhere below 4 GiB for code that stays within 64 KiB of it.
+ */
+export function startRealMode(vcpu: KvmVcpu, gpa: number, regs: Partial<KvmRegs> = {}): void {
+  const sregs = vcpu.getSregs();
+  const base = gpa - gpa % 0x10;
+  const code = { ...sregs.cs, base: BigInt(base), selector: (base >>> 4) & 0xffff };
+  const data = { ...sregs.ds, base: 0n, selector: 0, limit: 0xffff_ffff, g: 1 };
+  vcpu.setSregs({ cs: code, ds: data, es: data, ss: { ...sregs.ss, base: 0n, selector: 0 } });
+  const zero = { ...vcpu.getRegs() };
+  for (const name of Object.keys(zero) as (keyof KvmRegs)[]) zero[name] = 0n;
+  vcpu.setRegs({ ...zero, rflags: 2n, rip: BigInt(gpa - base), ...regs });
+}
+
+function wide(size: 1 | 2 | 4): readonly number[] {
+  return size === 4 ? [0x66] : [];
+}
+
+function little(value: number, size: number): number[] {
+  return Array.from({ length: size }, (_, i) => Math.floor(value / 2 ** (8 * i)) & 0xff);
+}
