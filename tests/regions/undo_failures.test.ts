@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
 import { MappingError, MembackingError } from "membacking";
-import { InjectedFault, type TargetCall } from "membacking/testing";
+import { FAILURE_MODES, InjectedFault, type TargetCall } from "membacking/testing";
 import { Model } from "../model/model.ts";
 import { describe, Files, PAGE, World } from "../model/world.ts";
 import { range, Rig, slots } from "./rig.ts";
@@ -173,12 +173,34 @@ Deno.test("a slot that went although undo was told that it did not go does not h
   assertEquals(slots(target), ["0x1000-0x2000 ro", "0x3000-0x4000 ro"]);
 });
 
-Deno.test("private memory that could not be given up, and was not, keeps its bytes", () => {
+Deno.test("private memory that cannot be given back fails no request, is logged, and goes with the next one", () => {
+  for (const mode of FAILURE_MODES) {
+    const errors: string[] = [];
+    const logger = { debug() {}, info() {}, warn() {}, error: (message: string) => void errors.push(message) };
+    using rig = new Rig({ logger });
+    const { target } = rig.partition();
+    const region = rig.backed(0x1000, 0x3000, { file: "private" });
+    rig.faults.failAfter(0, { mode, on: ({ method }) => method === "remove" });
+    region.removeMappings(range(0x0, 0x1000));
+    assertEquals([slots(target), errors.length], [["0x2000-0x3000 rw"], 1]);
+    assertEquals(rig.manager.inspect().outOfStep, ["0x1000-0x2000"]);
+    region.removeMappings(range(0x0, 0x1000));
+    assertEquals(rig.memory(), ["0x2000-0x3000 private@0x0 rw"]);
+    assertEquals(rig.manager.inspect().outOfStep, []);
+  }
+});
+
+Deno.test("of several private memories one that cannot be given back does not bring the others back", () => {
   using rig = new Rig();
-  const region = rig.backed(0x1000, 0x3000, { file: "private" });
-  rig.faults.failAfter(0, { mode: "nothing-done", on: ({ method }) => method === "remove" });
-  assertThrows(() => region.removeMappings(range(0x0, 0x2000)), MappingError);
-  assertStrictEquals(rig.va.at(0x1000)?.generation, 1);
+  const region = rig.region(0x0, 0x4000);
+  region.addMapping({ rangeInRegion: range(0x0, 0x1000), mappable: "private" });
+  region.addMapping({ rangeInRegion: range(0x2000, 0x3000), mappable: "private" });
+  region.map();
+  rig.faults.failAfter(0, { on: ({ method }) => method === "remove" });
+  region[Symbol.dispose]();
+  assertEquals(rig.memory(), ["0x0-0x1000 private@0x0 rw"]);
+  rig.manager[Symbol.dispose]();
+  assertEquals(rig.memory(), []);
 });
 
 // Every pair of failures. --------------------------------------------------------------------------------------------
