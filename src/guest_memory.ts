@@ -1,5 +1,5 @@
 import { GuestMemoryError, hex, MappingError } from "./core/errors.ts";
-import { MemoryRange } from "./core/memory_range.ts";
+import { checkNumber, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
 import type { Mappable } from "../ffi/mappable.ts";
 import type { LockedMemory } from "./locked_memory.ts";
 
@@ -30,10 +30,40 @@ export interface AccessMap {
 /** Host memory is looked at through windows of this many bytes, so that offsets into them are small integers. */
 const WINDOW = 2 ** 30;
 
-interface Window {
+/**
+ * A piece of guest memory that is backed in one way, as far as it lies in one window. The views on it end where it
+ * ends, so that nothing done through them leaves it.
+ */
+interface View {
+  /** The GPA of its first byte. */
+  readonly base: number;
+  /** Its length in bytes. */
+  readonly end: number;
+  /** Its length where it may be written, else -1. */
+  readonly writableEnd: number;
   readonly data: DataView;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly words: Uint32Array;
+}
+
+function viewOf(buffer: ArrayBuffer, offset: number, base: number, length: number, writable: boolean): View {
+  return {
+    base,
+    end: length,
+    writableEnd: writable ? length : -1,
+    data: new DataView(buffer, offset, length),
+    bytes: new Uint8Array(buffer, offset, length),
+    words: new Uint32Array(buffer, offset, length >>> 2),
+  };
+}
+
+const NO_VIEW = viewOf(new ArrayBuffer(0), 0, 2 ** 53, 0, false);
+
+/** A part of an access, and the piece that serves it. */
+interface Part {
+  readonly piece: Backed;
+  readonly start: number;
+  readonly end: number;
 }
 
 /**
@@ -41,11 +71,20 @@ interface Window {
  *
  * Every access is checked against the memory map before a byte moves, so that whatever the caller passes ends in an
  * error and never in SIGSEGV or SIGBUS, and a write that would straddle a hole writes nothing. Multi-byte values are
- * little-endian. Accesses may be unaligned and may cross pages and mappings.
+ * little-endian. Accesses may be unaligned and may cross pages and mappings. An access of no bytes is possible at any
+ * address up to the end of guest memory.
  *
- * All accessors throw `GuestMemoryError` with `kind` "out-of-range" beyond the end of guest memory, "not-mapped" where
- * nothing is, "read-only" for writes to what the guest may not write either, and `RangeError` for an address or a
- * length that is no non-negative integer.
+ * All accessors throw
+ *
+ * - `GuestMemoryError`, with `kind` "out-of-range" beyond the end of guest memory, "not-mapped" where nothing is,
+ *   "read-only" for writes to what the guest may not write either;
+ * - `RangeError` for an address or a length that is no non-negative integer;
+ * - `TypeError` for a value of another type than declared;
+ * - `ReentrancyError` inside a callback of the region manager, while the memory map is being changed;
+ * - `DisposedError` once the region manager is gone.
+ *
+ * A file that is not sealed against shrinking is read and written by system calls, so that an access survives it being
+ * truncated meanwhile.
  *
  * @example Usage
  * ```ts
@@ -64,14 +103,11 @@ interface Window {
  */
 export class GuestMemory {
   readonly #map: AccessMap;
-  readonly #windows: (Window | undefined)[] = [];
-
-  // The piece that was accessed last, for as long as the memory map stays as it is.
-  #window: Window | undefined;
-  #windowStart = 0;
-  #start = 1;
-  #end = 0;
-  #writableEnd = 0;
+  readonly #windows: (ArrayBuffer | undefined)[] = [];
+  /** For each window the piece that was accessed last: most accesses are to the same piece again. */
+  readonly #views: (View | undefined)[] = [];
+  /** The piece that was accessed last of all. */
+  #view = NO_VIEW;
 
   /** Made by the manager. */
   constructor(map: AccessMap) {
@@ -79,13 +115,13 @@ export class GuestMemory {
   }
 
   /**
-   * Forgets what it knows of the memory map, which has changed.
+   * Forgets what it knows of the memory map, which is about to change.
    *
    * @internal
    */
   invalidate(): void {
-    this.#start = 1;
-    this.#end = this.#writableEnd = 0;
+    this.#view = NO_VIEW;
+    this.#views.length = 0;
   }
 
   /** Where guest memory ends: one past the highest GPA there can be, in bytes. */
@@ -95,54 +131,36 @@ export class GuestMemory {
 
   /** A copy of `length` bytes from `gpa` on. */
   read(gpa: number, length: number): Uint8Array<ArrayBuffer> {
-    checkLength(length);
-    this.#check(gpa, length, false);
-    const into = new Uint8Array(length);
-    this.readInto(gpa, into);
-    return into;
+    checkNumber(length, "Length");
+    const from = this.#readable(gpa, length);
+    return from >= 0 ? this.#view.bytes.slice(from, from + length) : this.#slowRead(gpa, length);
   }
 
   /** Copies guest memory from `gpa` on into all of `into`. */
   readInto(gpa: number, into: Uint8Array): void {
-    const { length } = into;
+    const length = lengthOf(into);
     const from = this.#readable(gpa, length);
-    if (from >= 0) {
-      into.set(this.#window!.bytes.subarray(from, from + length));
-      return;
-    }
-    for (const { piece, start, end } of this.#check(gpa, length, false)) {
-      const part = into.subarray(start - gpa, end - gpa);
-      if (piece.file !== null) {
-        viaFile(gpa, length, piece, start, (mappable, offset) => mappable.read(offset, part));
-      } else {
-        this.#eachWindow(start, end, (bytes, at) => part.set(bytes, at));
-      }
-    }
+    const source = from >= 0 ? this.#view.bytes.subarray(from, from + length) : this.#slowRead(gpa, length);
+    set.call(into, source);
   }
 
   /** Copies all of `bytes` to guest memory from `gpa` on; all or, where a part of it is not writable, nothing. */
   write(gpa: number, bytes: Uint8Array): void {
-    const { length } = bytes;
-    const to = this.#writable(gpa, length);
-    if (to >= 0) {
-      this.#window!.bytes.set(bytes, to);
-      return;
-    }
-    for (const { piece, start, end } of this.#check(gpa, length, true)) {
-      const part = bytes.subarray(start - gpa, end - gpa);
-      if (piece.file !== null) {
-        viaFile(gpa, length, piece, start, (mappable, offset) => mappable.write(offset, part));
-      } else {
-        this.#eachWindow(start, end, (window, at) => window.set(part.subarray(at, at + window.length)));
-      }
-    }
+    const to = this.#writable(gpa, lengthOf(bytes));
+    if (to >= 0) set.call(this.#view.bytes, bytes, to);
+    else this.#slowWrite(gpa, bytes);
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */
   fill(gpa: number, length: number, value: number): void {
-    checkLength(length);
+    checkNumber(length, "Length");
     if (!Number.isInteger(value) || value < 0 || value > 255) {
       throw new RangeError(`Fill value must be a byte, 0 to 255, got ${value}`);
+    }
+    const to = this.#writable(gpa, length);
+    if (to >= 0) {
+      this.#view.bytes.fill(value, to, to + length);
+      return;
     }
     for (const { piece, start, end } of this.#check(gpa, length, true)) {
       if (piece.file !== null) {
@@ -153,7 +171,7 @@ export class GuestMemory {
           viaFile(gpa, length, piece, at, (mappable, offset) => mappable.write(offset, part));
         }
       } else {
-        this.#eachWindow(start, end, (bytes) => bytes.fill(value));
+        for (const window of this.#hostBytes(start, end)) window.fill(value);
       }
     }
   }
@@ -161,53 +179,57 @@ export class GuestMemory {
   /** The byte at `gpa`. */
   readUint8(gpa: number): number {
     const at = this.#readable(gpa, 1);
-    return at >= 0 ? this.#window!.data.getUint8(at) : this.#slowRead(gpa, 1).getUint8(0);
+    return at >= 0 ? this.#view.data.getUint8(at) : dataOf(this.#slowRead(gpa, 1)).getUint8(0);
   }
 
   /** The 16-bit value at `gpa`. */
   readUint16(gpa: number): number {
     const at = this.#readable(gpa, 2);
-    return at >= 0 ? this.#window!.data.getUint16(at, true) : this.#slowRead(gpa, 2).getUint16(0, true);
+    return at >= 0 ? this.#view.data.getUint16(at, true) : dataOf(this.#slowRead(gpa, 2)).getUint16(0, true);
   }
 
   /** The 32-bit value at `gpa`. */
   readUint32(gpa: number): number {
     const at = this.#readable(gpa, 4);
-    return at >= 0 ? this.#window!.data.getUint32(at, true) : this.#slowRead(gpa, 4).getUint32(0, true);
+    return at >= 0 ? this.#view.data.getUint32(at, true) : dataOf(this.#slowRead(gpa, 4)).getUint32(0, true);
   }
 
   /** The 64-bit value at `gpa`. */
   readBigUint64(gpa: number): bigint {
     const at = this.#readable(gpa, 8);
-    return at >= 0 ? this.#window!.data.getBigUint64(at, true) : this.#slowRead(gpa, 8).getBigUint64(0, true);
+    return at >= 0 ? this.#view.data.getBigUint64(at, true) : dataOf(this.#slowRead(gpa, 8)).getBigUint64(0, true);
   }
 
   /** Writes the low 8 bits of `value`. */
   writeUint8(gpa: number, value: number): void {
+    checkValue(value);
     const at = this.#writable(gpa, 1);
-    if (at >= 0) this.#window!.data.setUint8(at, value);
-    else this.#slowWrite(gpa, 1, (data) => data.setUint8(0, value));
+    if (at >= 0) this.#view.data.setUint8(at, value);
+    else this.#slowWrite(gpa, bytesOf(1, (data) => data.setUint8(0, value)));
   }
 
   /** Writes the low 16 bits of `value`. */
   writeUint16(gpa: number, value: number): void {
+    checkValue(value);
     const at = this.#writable(gpa, 2);
-    if (at >= 0) this.#window!.data.setUint16(at, value, true);
-    else this.#slowWrite(gpa, 2, (data) => data.setUint16(0, value, true));
+    if (at >= 0) this.#view.data.setUint16(at, value, true);
+    else this.#slowWrite(gpa, bytesOf(2, (data) => data.setUint16(0, value, true)));
   }
 
   /** Writes the low 32 bits of `value`. */
   writeUint32(gpa: number, value: number): void {
+    checkValue(value);
     const at = this.#writable(gpa, 4);
-    if (at >= 0) this.#window!.data.setUint32(at, value, true);
-    else this.#slowWrite(gpa, 4, (data) => data.setUint32(0, value, true));
+    if (at >= 0) this.#view.data.setUint32(at, value, true);
+    else this.#slowWrite(gpa, bytesOf(4, (data) => data.setUint32(0, value, true)));
   }
 
   /** Writes the low 64 bits of `value`. */
   writeBigUint64(gpa: number, value: bigint): void {
+    if (typeof value !== "bigint") throw new TypeError(`A bigint is needed, got ${typeof value}`);
     const at = this.#writable(gpa, 8);
-    if (at >= 0) this.#window!.data.setBigUint64(at, value, true);
-    else this.#slowWrite(gpa, 8, (data) => data.setBigUint64(0, value, true));
+    if (at >= 0) this.#view.data.setBigUint64(at, value, true);
+    else this.#slowWrite(gpa, bytesOf(8, (data) => data.setBigUint64(0, value, true)));
   }
 
   /**
@@ -218,19 +240,17 @@ export class GuestMemory {
    * @throws {MappingError} If the memory is a file that could be truncated, which has no atomic access.
    */
   compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
+    checkValue(expected);
+    checkValue(replacement);
+    checkAddress(gpa);
     if (gpa % 4 !== 0) throw new RangeError(`Address ${hex(gpa)} of an atomic access is not a multiple of 4`);
-    let at = this.#writable(gpa, 4);
-    if (at < 0) {
-      const [part] = this.#check(gpa, 4, true);
-      if (part !== undefined && part.piece.file !== null) {
-        throw new MappingError(
-          "Memory of a file that can be truncated has no atomic access, seal the file against shrinking",
-          MemoryRange.bounding(gpa, gpa + 4),
-        );
-      }
-      at = this.#writable(gpa, 4);
-    }
-    return Atomics.compareExchange(this.#window!.words, at / 4, expected, replacement);
+    const at = this.#writable(gpa, 4);
+    if (at >= 0) return Atomics.compareExchange(this.#view.words, at / 4, expected, replacement);
+    this.#check(gpa, 4, true);
+    throw new MappingError(
+      "Memory of a file that can be truncated has no atomic access, seal the file against shrinking",
+      MemoryRange.bounding(gpa, gpa + 4),
+    );
   }
 
   /**
@@ -242,71 +262,72 @@ export class GuestMemory {
    *
    * @throws {GuestMemoryError} If a part of the range is not mapped, or not writable.
    * @throws {MappingError} If a part of it is a file that someone may truncate, which no lock can prevent.
+   * @throws {DisposedError} If a part of it belongs to a region that is being torn down.
    * @throws {RangeError} If the range is empty.
    */
   lock(range: MemoryRange, options: { write?: boolean } = {}): LockedMemory {
     if (!(range instanceof MemoryRange)) throw new TypeError("A lock needs a MemoryRange");
-    if (range.isEmpty) throw new RangeError("A lock needs a range that is not empty");
-    const parts = this.#check(range.start, range.length, options.write ?? false);
-    return this.#map.lock(range, parts.map(({ piece }) => piece));
+    const own = new MemoryRange(range.start, range.end);
+    if (own.isEmpty) throw new RangeError("A lock needs a range that is not empty");
+    const parts = this.#check(own.start, own.length, options.write ?? false);
+    return this.#map.lock(own, parts.map(({ piece }) => piece));
   }
 
-  /** The offset of `gpa` in the current window if `length` bytes can be read there at once, else -1. */
+  /** The offset of `gpa` in the current view if `length` bytes can be read there at once, else -1. */
   #readable(gpa: number, length: number): number {
-    const at = gpa - this.#windowStart;
-    if (gpa >= this.#start && gpa + length <= this.#end && (at | 0) === at) return at;
+    const { base, end } = this.#view;
+    const at = gpa - base;
+    if (at >= 0 && at + length <= end && (at | 0) === at && typeof gpa === "number") return at;
     return this.#turn(gpa, length, false);
   }
 
+  /** The same for writing. */
   #writable(gpa: number, length: number): number {
-    const at = gpa - this.#windowStart;
-    if (gpa >= this.#start && gpa + length <= this.#writableEnd && (at | 0) === at) return at;
+    const { base, writableEnd } = this.#view;
+    const at = gpa - base;
+    if (at >= 0 && at + length <= writableEnd && (at | 0) === at && typeof gpa === "number") return at;
     return this.#turn(gpa, length, true);
   }
 
-  /** Makes the piece at `gpa` the current one; -1 where the access needs the long way or is an error. */
+  /** Makes the piece at `gpa` the current view; -1 where the access needs the long way or is an error. */
   #turn(gpa: number, length: number, write: boolean): number {
     checkAddress(gpa);
-    const piece = this.#map.find(gpa);
-    if (piece === undefined || piece.file !== null || (write && !piece.writable)) return -1;
     const index = Math.floor(gpa / WINDOW);
-    this.#windowStart = index * WINDOW;
-    this.#window = this.#windowAt(index);
-    this.#start = Math.max(piece.start, this.#windowStart);
-    this.#end = Math.min(piece.end, this.#windowStart + WINDOW);
-    this.#writableEnd = piece.writable ? this.#end : 0;
-    return gpa + length <= this.#end ? gpa - this.#windowStart : -1;
+    let view = this.#views[index];
+    if (view === undefined || gpa < view.base || gpa >= view.base + view.end) {
+      const piece = this.#map.find(gpa);
+      if (piece === undefined || piece.file !== null) return -1;
+      const base = Math.max(piece.start, index * WINDOW);
+      const end = Math.min(piece.end, (index + 1) * WINDOW);
+      view = viewOf(this.#window(index), base - index * WINDOW, base, end - base, piece.writable);
+      this.#views[index] = view;
+    }
+    this.#view = view;
+    const at = gpa - view.base;
+    return at + length <= (write ? view.writableEnd : view.end) ? at : -1;
   }
 
-  #windowAt(index: number): Window {
-    const known = this.#windows[index];
-    if (known !== undefined) return known;
+  #window(index: number): ArrayBuffer {
     const start = index * WINDOW;
     // SAFETY: the manager keeps the reservation for as long as it lives, and every access is checked first.
-    const buffer = this.#map.view(start, Math.min(start + WINDOW, this.#map.length));
-    const window = {
-      data: new DataView(buffer),
-      bytes: new Uint8Array(buffer),
-      words: new Uint32Array(buffer, 0, Math.floor(buffer.byteLength / 4)),
-    };
-    this.#windows[index] = window;
-    return window;
+    return this.#windows[index] ??= this.#map.view(start, Math.min(start + WINDOW, this.#map.length));
   }
 
-  #eachWindow(start: number, end: number, act: (bytes: Uint8Array<ArrayBuffer>, at: number) => void): void {
+  /** The host's own bytes of `[start, end)`, window by window. */
+  *#hostBytes(start: number, end: number): Generator<Uint8Array<ArrayBuffer>> {
     for (let at = start; at < end;) {
       const index = Math.floor(at / WINDOW);
       const stop = Math.min(end, (index + 1) * WINDOW);
-      act(this.#windowAt(index).bytes.subarray(at - index * WINDOW, stop - index * WINDOW), at - start);
+      yield new Uint8Array(this.#window(index), at - index * WINDOW, stop - at);
       at = stop;
     }
   }
 
-  /** The pieces under an access, in order, each with the part of the access that it serves. */
-  #check(gpa: number, length: number, write: boolean): { piece: Backed; start: number; end: number }[] {
+  /** The parts of an access, in order. */
+  #check(gpa: number, length: number, write: boolean): Part[] {
     checkAddress(gpa);
     if (gpa + length > this.#map.length) throw new GuestMemoryError("out-of-range", gpa, length, this.#map.length);
-    const parts: { piece: Backed; start: number; end: number }[] = [];
+    const parts: Part[] = [];
     for (let at = gpa; at < gpa + length;) {
       const piece = this.#map.find(at);
       if (piece === undefined) throw new GuestMemoryError("not-mapped", gpa, length, at);
@@ -315,30 +336,78 @@ export class GuestMemory {
       parts.push({ piece, start: at, end });
       at = end;
     }
+    // One transfer is whole or an error by itself. Of several, none may begin if another cannot be whole.
+    if (write && parts.length > 1) { for (const part of parts) checkFileSize(gpa, length, part); }
     return parts;
   }
 
-  #slowRead(gpa: number, length: number): DataView {
-    return new DataView(this.read(gpa, length).buffer);
+  #slowRead(gpa: number, length: number): Uint8Array<ArrayBuffer> {
+    const parts = this.#check(gpa, length, false);
+    const into = new Uint8Array(length);
+    for (const { piece, start, end } of parts) {
+      if (piece.file !== null) {
+        const part = into.subarray(start - gpa, end - gpa);
+        viaFile(gpa, length, piece, start, (mappable, offset) => readFile(mappable, offset, part));
+        continue;
+      }
+      let at = start - gpa;
+      for (const bytes of this.#hostBytes(start, end)) {
+        into.set(bytes, at);
+        at += bytes.length;
+      }
+    }
+    return into;
   }
 
-  #slowWrite(gpa: number, length: number, set: (data: DataView) => void): void {
-    const bytes = new Uint8Array(length);
-    set(new DataView(bytes.buffer));
-    this.write(gpa, bytes);
+  #slowWrite(gpa: number, source: Uint8Array): void {
+    const length = lengthOf(source);
+    // A plain array, whatever the caller made of theirs: no code of theirs runs once the access has been checked.
+    const plain = new Uint8Array(source.buffer, source.byteOffset, length);
+    for (const { piece, start, end } of this.#check(gpa, length, true)) {
+      if (piece.file !== null) {
+        const part = plain.subarray(start - gpa, end - gpa);
+        viaFile(gpa, length, piece, start, (mappable, offset) => mappable.write(offset, part));
+        continue;
+      }
+      let at = start - gpa;
+      for (const bytes of this.#hostBytes(start, end)) {
+        bytes.set(plain.subarray(at, at + bytes.length));
+        at += bytes.length;
+      }
+    }
   }
+}
+
+function bytesOf(length: number, write: (data: DataView) => void): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  write(dataOf(bytes));
+  return bytes;
+}
+
+function dataOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
+  return new DataView(buffer, byteOffset, byteLength);
 }
 
 function checkAddress(gpa: number): void {
-  if (!Number.isSafeInteger(gpa) || gpa < 0) {
-    throw new RangeError(`Guest-physical address must be a non-negative integer, got ${gpa}`);
-  }
+  checkNumber(gpa, "Guest-physical address");
 }
 
-function checkLength(length: number): void {
-  if (!Number.isSafeInteger(length) || length < 0) {
-    throw new RangeError(`Length must be a non-negative integer, got ${length}`);
-  }
+/** Numbers are converted here or not at all: a conversion of the caller's could change the memory map midway. */
+function checkValue(value: number): void {
+  if (typeof value !== "number") throw new TypeError(`A number is needed, got ${typeof value}`);
+}
+
+// The language's own, which an object of the caller's cannot replace: what it says must be what is checked and copied.
+const { set } = Uint8Array.prototype;
+const getLength: ((this: Uint8Array) => number) | undefined = Object.getOwnPropertyDescriptor(
+  Object.getPrototypeOf(Uint8Array.prototype),
+  "length",
+)?.get;
+
+/** How many bytes the caller's array really has. */
+function lengthOf(bytes: Uint8Array): number {
+  if (!(bytes instanceof Uint8Array)) throw new TypeError("The bytes must be a Uint8Array");
+  return getLength === undefined ? bytes.length : getLength.call(bytes);
 }
 
 /** An access through the file, which may have become too short by now. */
@@ -355,4 +424,19 @@ function viaFile(
   } catch (cause) {
     throw new GuestMemoryError("not-mapped", gpa, length, at, cause);
   }
+}
+
+/** Reads a part of a file; what its last page has beyond its end is zeros, as a guest sees it. */
+function readFile(mappable: Mappable, offset: number, into: Uint8Array): void {
+  const { size } = mappable;
+  const whole = offset + into.length <= size || offset + into.length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
+  const there = whole ? into.length : Math.max(0, size - offset);
+  mappable.read(offset, into.subarray(0, there));
+  into.fill(0, there);
+}
+
+function checkFileSize(gpa: number, length: number, { piece, start, end }: Part): void {
+  if (piece.file === null) return;
+  const fileEnd = piece.file.mappable.size - piece.file.offset + piece.start;
+  if (end > fileEnd) throw new GuestMemoryError("not-mapped", gpa, length, Math.max(start, fileEnd));
 }
