@@ -14,8 +14,9 @@ import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../mman.ts";
 import { Errno, OsError } from "../os_error.ts";
 import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
-import { enableCap, KvmVm } from "./kvm_vm.ts";
+import { KvmVm } from "./kvm_vm.ts";
 import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./registers.ts";
+import { enableCap } from "./vm_requests.ts";
 
 /** How a VM is made. */
 export interface CreateVmOptions {

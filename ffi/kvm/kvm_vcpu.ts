@@ -262,9 +262,9 @@ export class KvmVcpu implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#run[Symbol.dispose]();
     libc().sys.close(this.#fd);
     this.#owner?.gone(this);
+    this.#run[Symbol.dispose]();
   }
 
   #checked(): number {

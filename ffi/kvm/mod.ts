@@ -33,6 +33,8 @@ export type {
 } from "./exits.ts";
 export { currentThreadId, kickThread, SIGUSR1, SIGUSR2 } from "./kick.ts";
 export { type CreateVmOptions, Kvm } from "./kvm.ts";
-export { type IoEventOptions, KvmVm, type SlotInfo } from "./kvm_vm.ts";
+export { KvmVm } from "./kvm_vm.ts";
 export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
 export type { KvmCpuidEntry, KvmDtable, KvmFpu, KvmMsr, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
+export type { SlotInfo } from "./slot_book.ts";
+export type { IoEventOptions } from "./vm_requests.ts";
