@@ -1,20 +1,16 @@
 import type { Mappable } from "../ffi/mappable.ts";
-import { DisposedError, hex, MembackingError, ReentrancyError } from "./core/errors.ts";
+import { DisposedError, hex, MembackingError } from "./core/errors.ts";
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
 import { fragments, type OverlapRule, type Region } from "./core/overlap.ts";
-import { plan } from "./core/plan.ts";
 import type { Entry } from "./core/range_map.ts";
-import type { Span } from "./core/span.ts";
 import {
   addDmaTarget,
   addPartition,
   addRegion,
   type Change,
-  EMPTY_STATE,
   type MapParams,
   type Mapping,
   mapRegion,
-  type PieceCount,
   removeRegion,
   setMapping,
   type State,
@@ -22,14 +18,14 @@ import {
 } from "./core/state.ts";
 import type { Partition, VaTarget } from "./core/targets.ts";
 import { type Piece, piecesIn } from "./core/view.ts";
-import { closeUnused, settleFiles } from "./file_backing.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "./lock_keeper.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
+import { MemoryMap, type Watcher } from "./memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
 import type { DmaTarget, Logger, Quiesce } from "./targets.ts";
-import { runTransaction, tearDown } from "./transaction.ts";
+import { tearDown } from "./transaction.ts";
 
 /** How a `RegionManager` works. */
 export interface RegionManagerOptions {
@@ -73,23 +69,6 @@ export interface DmaTargetOptions {
   needsFd?: boolean;
 }
 
-/** What is to become one request. */
-interface Draft {
-  state: State;
-  readonly changed: Span[];
-  /** The mappings that came and went, for counting the files in use. */
-  readonly pieces: PieceCount[];
-  /** The mappings it brought along, with handles of files of their own. */
-  readonly added: Mapping[];
-  /** Who wants to know whether it came true. */
-  readonly settled: ((committed: boolean) => void)[];
-}
-
-/** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
-type Watcher = (old: State, state: State, changed: readonly Span[]) => void;
-
-const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
-
 /**
  * Regions over the guest-physical address space, and everything that has to follow them: host memory, partitions
  * (virtual machines) and DMA targets.
@@ -121,16 +100,10 @@ export class RegionManager implements Disposable {
   readonly memory: GuestMemory;
   readonly #va: VaTarget<Mappable>;
   readonly #overlap: OverlapRule;
-  readonly #logger: Logger;
-  readonly #quiesce: Quiesce | undefined;
   readonly #retained: Disposable | undefined;
+  readonly #map: MemoryMap;
   readonly #locks: LockKeeper;
   readonly #requests: RegionRequests;
-  readonly #watchers = new Set<Watcher>();
-  #state: State = EMPTY_STATE;
-  #draft: Draft | null = null;
-  #busy = false;
-  #disposed = false;
   #nextId = 1;
 
   /**
@@ -149,20 +122,19 @@ export class RegionManager implements Disposable {
     served.add(va);
     this.#va = va;
     this.#overlap = overlap;
-    this.#logger = logger === undefined ? SILENT : this.#guarded(logger);
-    this.#quiesce = quiesce;
-    this.#locks = new LockKeeper(va, () => this.#state, () => this.#check());
+    this.#map = new MemoryMap({ va, quiesce, logger, invalidate: () => this.memory.invalidate() });
+    this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check());
     this.memory = new GuestMemory(this.#locks);
     this.#requests = {
-      map: (region, params) => this.#map(region, params),
+      map: (region, params) => this.#mapRegion(region, params),
       unmap: (region) => this.#unmap(region),
       addMapping: (region, mapping) => this.#addMapping(region, mapping),
       removeMappings: (region, range) => this.#removeMappings(region, range),
       remove: (region) => this.#remove(region),
       teardown: (region, signal) => this.#teardown(region, signal),
-      paramsOf: (region) => this.#current.regions.get(region.id)?.params ?? null,
+      paramsOf: (region) => this.#map.current.regions.get(region.id)?.params ?? null,
       visibleOf: (region) =>
-        fragments(this.#current.visible, region).map(({ start, end }) => new MemoryRange(start, end)),
+        fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end)),
     };
   }
 
@@ -188,7 +160,7 @@ export class RegionManager implements Disposable {
     if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
     const region: Region = { id: this.#nextId++, name, range, priority, type, holes };
-    this.#check();
+    this.#map.check();
     this.#request("add", region, (state) => addRegion(state, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
   }
@@ -211,11 +183,11 @@ export class RegionManager implements Disposable {
         `Guest memory of ${hex(this.#va.length)} bytes does not fit below ${hex(GPA_LIMIT)} at offset ${hex(offset)}`,
       );
     }
-    if (this.#current.partitions.some(({ target }) => target === partition)) {
+    if (this.#map.current.partitions.some(({ target }) => target === partition)) {
       throw new TypeError("The partition is attached already");
     }
     const id = this.#nextId++;
-    this.#check();
+    this.#map.check();
     this.#request("add a partition", null, (state) => ({
       state: addPartition(state, { id, target: partition, offset, pin }),
       changed: [],
@@ -235,11 +207,11 @@ export class RegionManager implements Disposable {
    * undone.
    */
   addDmaTarget(target: DmaTarget, options: DmaTargetOptions = {}): Disposable {
-    if (this.#current.dmaTargets.some((attached) => attached.target === target)) {
+    if (this.#map.current.dmaTargets.some((attached) => attached.target === target)) {
       throw new TypeError("The DMA target is attached already");
     }
     const id = this.#nextId++;
-    this.#check();
+    this.#map.check();
     this.#request("add a DMA target", null, (state) => ({
       state: addDmaTarget(state, { id, target, needsFd: options.needsFd ?? false }),
       changed: [],
@@ -262,30 +234,7 @@ export class RegionManager implements Disposable {
    * @throws {TypeError} If `requests` returns a promise: requests after an `await` would not be part of the batch.
    */
   batch<T>(requests: () => T): T {
-    this.#check();
-    const outer = this.#draft;
-    const draft = outer ?? newDraft(this.#state);
-    const mark = { ...draft, changes: draft.changed.length, counts: draft.pieces.length, waits: draft.settled.length };
-    this.#draft = draft;
-    let result: T;
-    try {
-      result = requests();
-      if (result instanceof Promise) {
-        result.catch(() => {});
-        throw new TypeError("A batch must make its requests synchronously");
-      }
-    } catch (error) {
-      draft.state = mark.state;
-      draft.changed.length = mark.changes;
-      draft.pieces.length = mark.counts;
-      settle(draft.settled.splice(mark.waits), false);
-      if (outer === null) abandon(draft);
-      throw error;
-    } finally {
-      this.#draft = outer;
-    }
-    if (outer === null) this.#commit("batch", draft);
-    return result;
+    return this.#map.batch(requests, this.#locks);
   }
 
   /**
@@ -294,8 +243,7 @@ export class RegionManager implements Disposable {
    * @internal For what is built on regions and has state of its own.
    */
   whenSettled(settled: (committed: boolean) => void): void {
-    if (this.#draft === null) settled(true);
-    else this.#draft.settled.push(settled);
+    this.#map.whenSettled(settled);
   }
 
   /**
@@ -304,8 +252,7 @@ export class RegionManager implements Disposable {
    * @internal
    */
   watch(watcher: Watcher): Disposable {
-    this.#watchers.add(watcher);
-    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+    return this.#map.watch(watcher);
   }
 
   /**
@@ -314,13 +261,13 @@ export class RegionManager implements Disposable {
    * @internal
    */
   pieces(start: number, end: number): Entry<Piece>[] {
-    this.#check();
-    return piecesIn(this.#state, start, end);
+    this.#map.check();
+    return piecesIn(this.#map.committed, start, end);
   }
 
   /** The memory map as plain data, safe for JSON. */
   inspect(): InspectNode {
-    return inspectState(this.#state, this.#va, this.#locks.entries());
+    return inspectState(this.#map.committed, this.#va, this.#locks.entries());
   }
 
   /**
@@ -330,48 +277,30 @@ export class RegionManager implements Disposable {
    * @throws {MembackingError} If a step failed; its `cause` is an `AggregateError` of all that did.
    */
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    if (this.#busy || this.#draft !== null) throw new ReentrancyError();
-    this.#disposed = true;
-    this.#busy = true;
-    this.memory.invalidate();
-    try {
-      const { failures, kept } = this.#locks.revokeAll();
-      const old = this.#state;
-      const context = { va: this.#va, quiesce: undefined, logger: this.#logger };
-      failures.push(...tearDown(old, context, kept));
-      for (const { value } of old.regions) {
-        settleFiles([...value.mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
-      }
-      this.#state = EMPTY_STATE;
-      // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
-      if (failures.length === 0) this.#retained?.[Symbol.dispose]();
-      else {
-        throw new MembackingError(`${failures.length} steps failed while the region manager was disposed`, {
-          cause: new AggregateError(failures),
-        });
-      }
-    } finally {
-      this.#busy = false;
-    }
-  }
-
-  /** The state that requests start from: the draft's inside a batch. */
-  get #current(): State {
-    return this.#draft?.state ?? this.#state;
-  }
-
-  #check(): void {
-    if (this.#busy) throw new ReentrancyError();
-    if (this.#disposed) throw new DisposedError("The region manager");
+    if (this.#map.closed) return;
+    const failures: unknown[] = [];
+    this.#map.close((state) => {
+      const revoked = this.#locks.revokeAll();
+      const context = { va: this.#va, quiesce: undefined, logger: this.#map.logger };
+      failures.push(...revoked.failures, ...tearDown(state, context, revoked.kept));
+    });
+    // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
+    if (failures.length === 0) return this.#retained?.[Symbol.dispose]();
+    throw new MembackingError(`${failures.length} steps failed while the region manager was disposed`, {
+      cause: new AggregateError(failures),
+    });
   }
 
   #checkLive(region: Region): void {
-    this.#check();
-    if (this.#current.regions.get(region.id) === undefined) throw new DisposedError(`Region "${region.name}"`);
+    this.#map.check();
+    if (this.#map.current.regions.get(region.id) === undefined) throw new DisposedError(`Region "${region.name}"`);
   }
 
-  #map(region: Region, params: Partial<MapParams>): void {
+  #request(what: string, region: Region | null, request: (state: State) => Change, added?: Mapping): void {
+    this.#map.request(what, region, this.#locks, request, added);
+  }
+
+  #mapRegion(region: Region, params: Partial<MapParams>): void {
     this.#checkLive(region);
     const { writable = true, executable = true, prefetch = false } = params;
     this.#request("map", region, (state) => mapRegion(state, region, { writable, executable, prefetch }));
@@ -385,116 +314,39 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     this.#checkLive(region);
     const { mapping, start, end } = mappingOf(region, options, this.#va);
-    this.#request("add mapping to", region, (state) => setMapping(state, region, start, end, mapping), mapping);
+    this.#request("add mapping", region, (state) => setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
     this.#checkLive(region);
     const { start, end } = rangeIn(region, rangeInRegion);
-    this.#request("remove mappings from", region, (state) => setMapping(state, region, start, end, null));
+    this.#request("remove mappings", region, (state) => setMapping(state, region, start, end, null));
   }
 
   #remove(region: Region): void {
-    if (this.#disposed) return;
-    this.#check();
-    if (this.#current.regions.get(region.id) === undefined) return;
+    if (this.#map.closed) return;
+    this.#map.check();
+    if (this.#map.current.regions.get(region.id) === undefined) return;
     this.#request("remove", region, (state) => removeRegion(state, region));
   }
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#disposed || this.#current.regions.get(region.id) === undefined) return;
+    if (this.#map.closed || this.#map.current.regions.get(region.id) === undefined) return;
     await this.#locks.drain(region, signal);
     this.#remove(region);
-  }
-
-  /** One request: on its own, or as a part of the batch it is made in. */
-  #request(what: string, region: Region | null, request: (state: State) => Change, added?: Mapping): void {
-    const draft = this.#draft ?? newDraft(this.#state);
-    if (added !== undefined) draft.added.push(added);
-    let change: Change;
-    try {
-      change = request(draft.state);
-    } catch (error) {
-      if (this.#draft === null) abandon(draft);
-      throw error;
-    }
-    draft.state = change.state;
-    for (const span of change.changed) draft.changed.push(span);
-    if (region !== null && this.#state.stale.size > 0) {
-      draft.changed.push(...this.#state.stale.overlapping(region.range.start, region.range.end));
-    }
-    if (change.pieces !== undefined) draft.pieces.push(...change.pieces);
-    if (this.#draft === null) this.#commit(region === null ? what : `${what} region "${region.name}"`, draft);
-  }
-
-  #commit(what: string, draft: Draft): void {
-    const old = this.#state;
-    const next = draft.state;
-    let committed = next === old;
-    try {
-      if (committed) return;
-      this.#busy = true;
-      // Nobody looks at memory while it changes; callbacks that try are refused like requests.
-      this.memory.invalidate();
-      const planned = plan(old, next, draft.changed, { spareMappings: this.#va.spareMappings ?? Infinity });
-      this.#locks.check(planned.steps);
-      const context = { va: this.#va, quiesce: this.#quiesce, logger: this.#logger };
-      runTransaction(planned, old, context, (state) => {
-        this.#state = state;
-        this.#va.noteMappings?.(state.vmas);
-        committed = state === planned.state;
-        if (committed) settleFiles(draft.pieces);
-      });
-      this.#logger.debug(what, { steps: planned.steps.length });
-    } finally {
-      this.#busy = false;
-      abandon(draft);
-      settle(draft.settled, committed);
-      if (this.#state !== old) { for (const watcher of this.#watchers) watcher(old, this.#state, draft.changed); }
-    }
   }
 
   #attachment(what: string, isAttached: (state: State) => boolean, without: (state: State) => State): Disposable {
     return {
       [Symbol.dispose]: () => {
-        if (this.#disposed) return;
-        this.#check();
-        if (!isAttached(this.#current)) return;
+        if (this.#map.closed) return;
+        this.#map.check();
+        if (!isAttached(this.#map.current)) return;
         this.#request(what, null, (state) => ({ state: without(state), changed: [] }));
       },
     };
-  }
-
-  /** A logger must not change what a request does: what it throws is ignored, and it cannot make requests. */
-  #guarded(logger: Logger): Logger {
-    const guard = (level: "debug" | "info" | "warn" | "error") => (msg: string, ...args: unknown[]) => {
-      const { busy } = { busy: this.#busy };
-      this.#busy = true;
-      try {
-        logger[level](msg, ...args);
-      } catch {
-        // Nobody is left to tell.
-      } finally {
-        this.#busy = busy;
-      }
-    };
-    return { debug: guard("debug"), info: guard("info"), warn: guard("warn"), error: guard("error") };
   }
 }
 
 /** The managers' reservations: one serves one. */
 const served = new WeakSet<VaTarget<Mappable>>();
-
-function newDraft(state: State): Draft {
-  return { state, changed: [], pieces: [], added: [], settled: [] };
-}
-
-/** Tells those who wait; what failed is taken back from the last to the first. */
-function settle(waiting: readonly ((committed: boolean) => void)[], committed: boolean): void {
-  for (const settled of committed ? waiting : waiting.toReversed()) settled(committed);
-}
-
-/** Closes the files a draft brought along and no region uses: all of them after a failure. */
-function abandon(draft: Draft): void {
-  for (const mapping of draft.added) closeUnused(mapping);
-}

@@ -41,7 +41,7 @@ interface TransactionFailure {
 }
 
 /**
- * Carries out `plan`, or nothing of it, and hands the state that is true then to `commit`.
+ * Carries out `plan`, or nothing of it, and hands the state that is true then to `commit`, with whether it happened.
  *
  * @throws {MappingError} If a step failed.
  * @throws Whatever the quiesce hook throws; nothing has changed then, unless it is disposing the hold that throws.
@@ -50,12 +50,31 @@ export function runTransaction(
   plan: Plan,
   old: State,
   context: TransactionContext,
-  commit: (state: State) => void,
+  commit: (state: State, happened: boolean) => void,
 ): void {
   using _hold = plan.torn.length === 0 ? undefined : quiesced(plan.torn, context);
   const failure = runSteps(plan.steps, old, context);
-  commit(failure === null ? plan.state : failure.state);
-  if (failure !== null) throw failure.error;
+  if (failure !== null) {
+    commit(failure.state, false);
+    throw failure.error;
+  }
+  commit(plan.discards.length === 0 ? plan.state : discard(plan, context), true);
+}
+
+/** Gives private memory up. What the kernel does not take back stays until the next request over it. */
+function discard({ state, discards }: Plan, context: TransactionContext): State {
+  const kept: Step[] = [];
+  const poisoned: Span[] = [];
+  for (const step of discards) {
+    try {
+      performVa(step, context.va);
+    } catch (error) {
+      context.logger.error(`Private memory at ${rangeOf(step)} could not be given up`, error);
+      kept.push(step);
+      if (error instanceof ReservationLostError) poisoned.push(error.range);
+    }
+  }
+  return kept.length === 0 ? state : outOfStep(state, kept, poisoned);
 }
 
 function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContext): Disposable | undefined {
@@ -254,7 +273,7 @@ class Undo {
     if (step.kind !== "va") clear(step, this.#context);
     for (const back of inverse(step)) {
       // Only what was there before is put back: a range that was not mapped is cleared already.
-      if (back.kind === "va" ? !this.#kept(back) : isThere(back)) this.#restore(back);
+      if (back.kind === "va" || isThere(back)) this.#restore(back);
     }
     for (let i = failed - 1; i >= 0; i--) {
       for (const back of inverse(steps[i]!)) this.#restore(back);
@@ -281,17 +300,6 @@ class Undo {
     return { error, state };
   }
 
-  /** Private memory that should have been given up and still is there keeps its contents. */
-  #kept(back: VaStep): boolean {
-    if (back.action !== "map" || back.to?.mapping.backing !== null) return false;
-    try {
-      perform({ ...back, action: "protect" }, this.#context);
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
   #restore(step: Step): void {
     if (isThere(step) && this.#isPoisoned(step)) {
       this.#unrestored.push(step);
@@ -309,10 +317,6 @@ class Undo {
         this.#unrestored = this.#unrestored.filter((other) => isThere(other) || !isSameRange(other, step));
       }
       return;
-    }
-    if (step.kind === "va" && step.to?.mapping.backing === null && step.action === "map") {
-      const cause = new Error("Private memory was given up and its contents are lost");
-      this.#failures.push({ target: targetName(step), range: rangeOf(step), cause });
     }
   }
 

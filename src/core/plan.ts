@@ -17,10 +17,10 @@ import { MemoryRange } from "./memory_range.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, normalize, type Span } from "./span.ts";
-import type { DmaState, PartitionState, State } from "./state.ts";
+import type { Delta, DmaState, PartitionState, State } from "./state.ts";
 import type { Access } from "./targets.ts";
-import { fragmentsIn, type Piece, pieceAt, piecesIn } from "./view.ts";
-import { inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
+import { type Fragment, fragmentsIn, type Piece, pieceAt, piecesIn } from "./view.ts";
+import { type Diff, inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
 
 /** One effect on one target. Going back is the same step with `from` and `to` exchanged. */
 export type Step =
@@ -87,14 +87,13 @@ export interface Plan {
   readonly state: State;
   /** The steps in order. */
   readonly steps: readonly Step[];
+  /**
+   * Private memory to give up once the steps are done and the request has happened: its contents could not be brought
+   * back, so nothing may fail after it, and failing to give it up fails nothing.
+   */
+  readonly discards: readonly VaStep[];
   /** Where a running guest could see the request half done; empty where it is atomic to it. */
   readonly torn: readonly MemoryRange[];
-}
-
-/** What the host allows. */
-export interface HostLimits {
-  /** How many kernel mappings the manager may add to those it has. */
-  readonly spareMappings: number;
 }
 
 /** What undoes `step`, in the order to do it. */
@@ -133,55 +132,74 @@ function isSameDma(a: Piece, b: Piece): boolean {
 }
 
 /**
- * Plans the way from `old` to `next`, which differ at most over `changed`.
+ * Plans the way from `old` to `next`, which differ at most over `changed`. `spareMappings` is how many kernel mappings
+ * may be added to those there are.
  *
  * @throws {MappingError} If the next state cannot be: private memory lost, huge pages cut, no file for a DMA target.
  * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
  */
-export function plan(old: State, next: State, changed: readonly Span[], limits: HostLimits): Plan {
-  const spans = withStale(old, normalize(changed));
-  const va = vaSteps(old, next, spans);
-  checkMappings(va, old, limits);
-  const told = planPartitions(old, next, spans);
-  const dmas = planDmaTargets(old, next, spans);
+export function plan(old: State, next: State, changed: readonly Delta[], spareMappings: number): Plan {
+  const diffs = diffsOf(old, next, changed);
+  const va = vaSteps(old, next, diffs);
+  checkMappings(va, old, spareMappings);
+  const told = planPartitions(old, next, diffs);
+  const dmas = planDmaTargets(old, next, diffs);
 
   const steps: Step[] = [];
   for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false, old.stale);
   const pins: AttendStep[] = [];
-  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? spans : EVERYWHERE, old.stale));
-  const attend = [...pins, ...prefetchSteps(told, va, old, next, spans)];
-  for (const step of attend) if (!step.to) steps.push(step);
+  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? diffs : EVERYWHERE, old.stale));
+  const prefetches = prefetchSteps(told, va, old, next, diffs);
+  for (const step of pins) if (!step.to) steps.push(step);
+  for (const step of prefetches) if (!step.to) steps.push(step);
   for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false, old.stale);
   for (const step of va.replacements) steps.push(step);
   for (const step of va.removals) steps.push(step);
   for (const { dma, added } of dmas) pushDmaSteps(steps, dma, added, true, old.stale);
   for (const { partition, added } of told) pushPartitionSteps(steps, partition, added, true, old.stale);
-  for (const step of attend) if (step.to) steps.push(step);
-  for (const step of va.discards) steps.push(step);
+  for (const step of pins) if (step.to) steps.push(step);
+  for (const step of prefetches) if (step.to) steps.push(step);
 
   const state: State = {
-    ...next,
+    regions: next.regions,
+    layers: next.layers,
+    mapped: next.mapped,
+    visible: next.visible,
     partitions: booked(next.partitions, told, pinned),
     dmaTargets: bookedDma(next.dmaTargets, dmas),
     vmas: va.vmas,
-    lost: without(old.lost, spans),
-    stale: without(old.stale, spans),
+    lost: without(old.lost, diffs),
+    poisoned: old.poisoned,
+    stale: without(old.stale, diffs),
   };
-  return { state, steps, torn: tornRanges(steps, va, told) };
+  return { state, steps, discards: va.discards, torn: tornRanges(steps, va, told) };
 }
+
+/** The spans to compare, ordered and disjoint, each with who shows there before and after. */
+function diffsOf(old: State, next: State, changed: readonly Delta[]): readonly Diff[] {
+  const [only] = changed;
+  if (only === undefined) return NO_DIFFS;
+  if (changed.length === 1 && old.stale.size === 0) {
+    const { start, end } = only;
+    const before = only.before ?? fragmentsIn(old, start, end);
+    return [{ start, end, before, after: only.after ?? fragmentsIn(next, start, end) }];
+  }
+  // A request looks again at what an earlier failure left out of step where it passes.
+  const spans: Span[] = [...changed];
+  for (const { start, end } of changed) spans.push(...old.stale.overlapping(start, end));
+  return normalize(spans).map(({ start, end }) => {
+    return { start, end, before: fragmentsIn(old, start, end), after: fragmentsIn(next, start, end) };
+  });
+}
+
+const NO_DIFFS: readonly Diff[] = [];
 
 function without(marked: RangeMap<true>, spans: readonly Span[]): RangeMap<true> {
   if (marked.size === 0) return marked;
   return spans.reduce((left, { start, end }) => left.delete(start, end), marked);
 }
 
-/** A request looks again at what an earlier failure left out of step where it passes. */
-function withStale(old: State, spans: readonly Span[]): readonly Span[] {
-  if (old.stale.size === 0) return spans;
-  return normalize([...spans, ...spans.flatMap(({ start, end }) => old.stale.overlapping(start, end))]);
-}
-
-function checkMappings(va: VaSteps, old: State, { spareMappings }: HostLimits): void {
+function checkMappings(va: VaSteps, old: State, spareMappings: number): void {
   const more = va.peakVmas - old.vmas;
   // Whatever gives mappings back is let through: it is the way out.
   if (more <= spareMappings || va.vmas <= old.vmas) return;
@@ -204,15 +222,16 @@ interface PartitionPlan extends RangeChanges<Access> {
 const EVERYWHERE: readonly Span[] = [{ start: 0, end: Number.MAX_SAFE_INTEGER }];
 
 /** Plans for partitions that stay, come and go. A disposed one is told nothing and leaves the state. */
-function planPartitions(old: State, next: State, spans: readonly Span[]): PartitionPlan[] {
+function planPartitions(old: State, next: State, diffs: readonly Diff[]): PartitionPlan[] {
   const plans: PartitionPlan[] = [];
   for (const partition of next.partitions) {
     const { target, book } = partition;
     if (target.disposed ?? false) continue;
     const was = old.partitions === next.partitions || old.partitions.some(({ id }) => id === partition.id);
-    const over = was ? spans : EVERYWHERE;
+    const over = was ? diffs : EVERYWHERE;
     const wanted: Entry<Access>[] = [];
-    for (const span of over) pushWantedAccess(wanted, next, span);
+    if (was) { for (const { after } of diffs) pushWantedAccess(wanted, next, after); }
+    else pushWantedAccess(wanted, next, fragmentsIn(next));
     let changes = reconcile(book, wanted, over, isSameAccess);
     if (changes !== null && target.capacity !== undefined) {
       changes = fitCapacity(changes, target.capacity, isSameAccess);
@@ -235,9 +254,12 @@ function booked(
   plans: readonly PartitionPlan[],
   pinned: readonly RangeMap<true>[],
 ): readonly PartitionState[] {
-  const isSame = ({ partition, book }: PartitionPlan, index: number) =>
-    partition.book === book && partition.pinned === pinned[index];
-  if (plans.length === partitions.length && plans.every(isSame)) return partitions;
+  let same = plans.length === partitions.length;
+  for (let i = 0; same && i < plans.length; i++) {
+    const { partition, book } = plans[i]!;
+    same = partition.book === book && partition.pinned === pinned[i];
+  }
+  if (same) return partitions;
   const states: PartitionState[] = [];
   plans.forEach(({ partition, book, stays }, index) => {
     if (stays) states.push({ ...partition, book, pinned: pinned[index]! });
@@ -245,14 +267,13 @@ function booked(
   return states;
 }
 
-/** What a partition should hold over `span`: backed parts, or whole windows where holes fault. */
-function pushWantedAccess(wanted: Entry<Access>[], state: State, span: Span): void {
+/** What a partition should hold over `fragments`: backed parts, or whole windows where holes fault. */
+function pushWantedAccess(wanted: Entry<Access>[], { poisoned }: State, fragments: readonly Fragment[]): void {
   const push = (start: number, end: number, value: Access) => {
-    if (state.poisoned.size === 0) wanted.push({ start, end, value });
-    else wanted.push(...outsidePoison({ start, end, value }, state.poisoned));
+    if (poisoned.size === 0) wanted.push({ start, end, value });
+    else wanted.push(...outsidePoison({ start, end, value }, poisoned));
   };
-  for (const fragment of fragmentsIn(state, span.start, span.end)) {
-    const { start, end, region, params: { writable, executable }, mappings } = fragment;
+  for (const { start, end, region, params: { writable, executable }, mappings } of fragments) {
     if (region.holes === "fault") {
       push(start, end, accessOf(writable, executable));
       continue;
@@ -442,6 +463,8 @@ function spanSet(spans: readonly Span[]): RangeMap<true> {
  * One system call that a guest sees is atomic to it, and ranges that only appear are no tear: each was absent before.
  */
 function tornRanges(steps: readonly Step[], va: VaSteps, told: readonly PartitionPlan[]): readonly MemoryRange[] {
+  const [only] = steps;
+  if (only === undefined || (steps.length === 1 && !(only.kind === "va" && isLate(only)))) return NONE_TORN;
   let unmaps = 0;
   const seen: Span[] = [];
   for (const step of steps) {
@@ -455,12 +478,17 @@ function tornRanges(steps: readonly Step[], va: VaSteps, told: readonly Partitio
     for (const step of list) {
       if (!isUnderRange(step, told)) continue;
       live++;
-      late ||= step.to?.mapping.backing?.mayFailLate ?? false;
+      late ||= isLate(step);
       seen.push(step);
     }
   }
   if (!late && (seen.length < 2 || (unmaps === 0 && live === 0))) return NONE_TORN;
   return normalize(seen).map(({ start, end }) => new MemoryRange(start, end));
+}
+
+/** Whether the step replaces memory by way of another address, which a guest could see. */
+function isLate({ to }: VaStep): boolean {
+  return to?.mapping.backing?.mayFailLate ?? false;
 }
 
 const NONE_TORN: readonly MemoryRange[] = [];

@@ -69,6 +69,16 @@ export function reconcile<V>(
   changed: readonly Span[],
   same: (a: V, b: V) => boolean,
 ): RangeChanges<V> | null {
+  const [only] = changed;
+  if (only !== undefined && changed.length === 1) {
+    // The usual case: one range holds all of it, and still wants its access.
+    const entry = book.entryAt(only.start);
+    if (
+      entry !== undefined && entry.end >= only.end && wantsThroughout(wanted, only.start, only.end, entry.value, same)
+    ) {
+      return null;
+    }
+  }
   const held = heldOver(book, changed);
   const gone: Entry<V>[] = [];
   const kept: Entry<V>[] = [];

@@ -21,7 +21,7 @@ import { type Region, show } from "./overlap.ts";
 import { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
-import type { Piece } from "./view.ts";
+import type { Fragment, Piece } from "./view.ts";
 
 /** How a mapped region is shown to guests. */
 export interface MapParams {
@@ -131,12 +131,23 @@ export const EMPTY_STATE: State = {
   stale: RangeMap.EMPTY,
 };
 
+/**
+ * A span in which what is visible or what backs it may differ, with the fragments that show there before and after;
+ * `null` where nobody has worked them out.
+ */
+export interface Delta extends Span {
+  /** Who showed there, in order, cut to the span. */
+  readonly before: readonly Fragment[] | null;
+  /** Who shows there, in order, cut to the span. */
+  readonly after: readonly Fragment[] | null;
+}
+
 /** The next state, and where what is visible or what backs it may differ from the last one. */
 export interface Change {
   /** The next state; its books are still those of the old one. */
   readonly state: State;
   /** Where to compare. */
-  readonly changed: readonly Span[];
+  readonly changed: readonly Delta[];
   /** The mappings that the request added or took away, for counting the files in use. */
   readonly pieces?: readonly PieceCount[];
 }
@@ -149,7 +160,11 @@ export interface PieceCount {
   readonly by: number;
 }
 
-const NOWHERE: readonly Span[] = [];
+const NOWHERE: readonly Delta[] = [];
+
+function deltas(spans: readonly Span[]): readonly Delta[] {
+  return spans.map(({ start, end }) => ({ start, end, before: null, after: null }));
+}
 
 function withRegion(state: State, next: RegionState): State {
   const { id } = next.region;
@@ -180,11 +195,11 @@ export function mapRegion(state: State, region: Region, params: MapParams): Chan
   const old = regionState(state, region);
   if (old.params !== null) {
     if (sameParams(old.params, params)) return { state, changed: NOWHERE };
-    return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
+    return { state: withRegion(state, { ...old, params }), changed: deltas(fragments(state.visible, region)) };
   }
   const { visible, changed } = show(state.visible, region);
   const mapped = addToLayers(state.mapped, region);
-  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed };
+  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed: deltas(changed) };
 }
 
 /** Unmaps a region, which keeps its mappings. */
@@ -193,7 +208,7 @@ export function unmapRegion(state: State, region: Region): Change {
   if (old.params === null) return { state, changed: NOWHERE };
   const mapped = removeFromLayers(state.mapped, region);
   const { visible, changed } = hide(state.visible, mapped, region);
-  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed };
+  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed: deltas(changed) };
 }
 
 /** Removes a region and its mappings. */
@@ -217,11 +232,19 @@ export function setMapping(state: State, region: Region, start: number, end: num
     const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
     if (by !== 0) pieces.push({ mapping: entry.value, by });
   }
-  return {
-    state: withRegion(state, { region, params, mappings }),
-    changed: params === null ? NOWHERE : fragments(state.visible, region, start, end),
-    pieces,
-  };
+  const next = withRegion(state, { region, params, mappings });
+  if (params === null) return { state: next, changed: NOWHERE, pieces };
+  const changed: Delta[] = [];
+  for (const entry of state.visible.overlapping(start, end)) {
+    if (entry.value !== region) continue;
+    const span = { start: Math.max(entry.start, start), end: Math.min(entry.end, end) };
+    changed.push({
+      ...span,
+      before: [{ ...span, region, params, mappings: before }],
+      after: [{ ...span, region, params, mappings }],
+    });
+  }
+  return { state: next, changed, pieces };
 }
 
 /** Attaches a partition that has been told of nothing yet. */

@@ -18,7 +18,15 @@ import { MemoryRange } from "./memory_range.ts";
 import type { Entry } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { State } from "./state.ts";
-import { type Piece, piecesIn } from "./view.ts";
+import { type Fragment, type Piece, pieceAt, pushPieces } from "./view.ts";
+
+/** A span to compare, with who shows there before and after, in order and cut to it. */
+export interface Diff extends Span {
+  /** Before the request. */
+  readonly before: readonly Fragment[];
+  /** After it. */
+  readonly after: readonly Fragment[];
+}
 
 /** One change of host memory. */
 export interface VaStep {
@@ -77,10 +85,19 @@ function mergeable(a: Piece | null, b: Piece | null): boolean {
   return a === b || (a !== null && b !== null && sameMemory(a, b));
 }
 
-/** How many times the mapping changes along `entries`, the gaps between them counting as holes. */
-function boundaries(entries: readonly Entry<Piece>[], start: number, end: number): number {
+/**
+ * How many times the mapping changes along `entries`, the gaps between them counting as holes, from the piece left of
+ * `[start, end)` to the one right of it.
+ */
+function boundaries(
+  entries: readonly Entry<Piece>[],
+  start: number,
+  end: number,
+  left: Piece | null,
+  right: Piece | null,
+): number {
   let count = 0;
-  let previous: Piece | null = null;
+  let previous = left;
   let cursor = start;
   for (let i = 0; i < entries.length; i++) {
     const entry = entries[i]!;
@@ -92,24 +109,37 @@ function boundaries(entries: readonly Entry<Piece>[], start: number, end: number
     previous = entry.value;
     cursor = entry.end;
   }
-  return cursor < end && previous !== null ? count + 1 : count;
+  if (cursor < end) {
+    if (previous !== null) count++;
+    previous = null;
+  }
+  return mergeable(previous, right) ? count : count + 1;
+}
+
+function piecesOf(fragments: readonly Fragment[]): Entry<Piece>[] {
+  const pieces: Entry<Piece>[] = [];
+  for (let i = 0; i < fragments.length; i++) pushPieces(pieces, fragments[i]!);
+  return pieces;
 }
 
 /**
- * Works out the steps over `changed`.
+ * Works out the steps over `diffs`.
  *
  * @throws {MappingError} If private memory would be taken away while its mapping stays, if a huge page would be cut,
  * or if the range lost its host addresses for good.
  */
-export function vaSteps(old: State, next: State, changed: readonly Span[]): VaSteps {
+export function vaSteps(old: State, next: State, diffs: readonly Diff[]): VaSteps {
   const walk = new Walk(old, next);
   let vmas = old.vmas;
-  for (const { start, end } of changed) {
-    // One byte more on both sides shows whether the neighbours, which stay, merge with what comes.
-    const before = piecesIn(old, start - 1, end + 1);
-    const after = piecesIn(next, start - 1, end + 1);
-    vmas += boundaries(after, start - 1, end + 1) - boundaries(before, start - 1, end + 1);
-    walk.over(start, end, before, after);
+  for (let i = 0; i < diffs.length; i++) {
+    const { start, end, before, after } = diffs[i]!;
+    const oldPieces = piecesOf(before);
+    const newPieces = piecesOf(after);
+    // The neighbours stay, and may merge with what comes.
+    const left = pieceAt(old, start - 1)?.value ?? null;
+    const right = pieceAt(old, end)?.value ?? null;
+    vmas += boundaries(newPieces, start, end, left, right) - boundaries(oldPieces, start, end, left, right);
+    walk.over(start, end, oldPieces, newPieces);
   }
   const { replacements, removals, discards } = walk;
   // A system call that cuts a mapping in three needs two more for a moment.
@@ -295,7 +325,7 @@ export function inverseVaSteps(step: VaStep): VaStep[] {
     end,
     // Mapping a file again over itself is harmless and mends what a failed call may have destroyed; private memory
     // must stay the mapping it is.
-    action: value === null ? "remove" : value.mapping.backing === null && step.to !== null ? "protect" : "map",
+    action: value === null ? "remove" : value.mapping.backing === null ? "protect" : "map",
     to: value,
     from: [{ start, end, value: step.to }],
   }));

@@ -37,8 +37,8 @@ export interface Fragment {
   readonly mappings: RangeMap<Mapping>;
 }
 
-/** The fragments in `[start, end)`, cut to it, in order. */
-export function fragmentsIn(state: State, start: number, end: number): Fragment[] {
+/** The fragments in `[start, end)`, by default all, cut to it, in order. */
+export function fragmentsIn(state: State, start: number = 0, end: number = Number.MAX_SAFE_INTEGER): Fragment[] {
   const fragments: Fragment[] = [];
   for (const entry of state.visible.overlapping(start, end)) {
     const region = entry.value;

@@ -1,0 +1,252 @@
+import type { Mappable } from "../ffi/mappable.ts";
+import { DisposedError, ReentrancyError } from "./core/errors.ts";
+import type { Region } from "./core/overlap.ts";
+import { plan } from "./core/plan.ts";
+import type { Span } from "./core/span.ts";
+import { type Change, type Delta, EMPTY_STATE, type Mapping, type PieceCount, type State } from "./core/state.ts";
+import type { VaTarget } from "./core/targets.ts";
+import { closeUnused, settleFiles } from "./file_backing.ts";
+import type { LockKeeper } from "./lock_keeper.ts";
+import type { Logger, Quiesce } from "./targets.ts";
+import { runTransaction } from "./transaction.ts";
+
+/** What is to become one request. */
+interface Draft {
+  state: State;
+  readonly changed: Delta[];
+  /** The mappings that came and went, for counting the files in use. */
+  readonly pieces: PieceCount[];
+  /** The mappings it brought along, with handles of files of their own. */
+  readonly added: Mapping[];
+  /** Who wants to know whether it came true. */
+  readonly settled: ((committed: boolean) => void)[];
+}
+
+/** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
+export type Watcher = (old: State, state: State, changed: readonly Span[]) => void;
+
+/** What the map acts through. */
+export interface MemoryMapOptions {
+  readonly va: VaTarget<Mappable>;
+  readonly quiesce: Quiesce | undefined;
+  readonly logger: Logger | undefined;
+  /** Called before each request: what was known of the memory map is no longer so. */
+  readonly invalidate: () => void;
+}
+
+const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
+
+/**
+ * The memory map as it is now, and the one way to change it.
+ *
+ * ```
+ *   request(state) -> next state -> plan -> lock check -> transaction -> commit
+ *                  \________ a batch repeats this part ___ then goes on once
+ * ```
+ *
+ * Requests are served one at a time: whoever calls back while one is carried out gets a `ReentrancyError`.
+ */
+export class MemoryMap {
+  readonly #va: VaTarget<Mappable>;
+  readonly #quiesce: Quiesce | undefined;
+  readonly #logger: Logger;
+  readonly #invalidate: () => void;
+  readonly #watchers = new Set<Watcher>();
+  #state: State = EMPTY_STATE;
+  #draft: Draft | null = null;
+  #busy = false;
+  #closed = false;
+
+  constructor(options: MemoryMapOptions) {
+    this.#va = options.va;
+    this.#quiesce = options.quiesce;
+    this.#invalidate = options.invalidate;
+    this.#logger = options.logger === undefined ? SILENT : this.#guarded(options.logger);
+  }
+
+  /** The state that is carried out. */
+  get committed(): State {
+    return this.#state;
+  }
+
+  /** The state that requests start from: the one to come inside a batch. */
+  get current(): State {
+    return this.#draft === null ? this.#state : this.#draft.state;
+  }
+
+  /** Whether it has been closed. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** The logger, guarded: what it throws is ignored, and it cannot make requests. */
+  get logger(): Logger {
+    return this.#logger;
+  }
+
+  /**
+   * Throws unless a request may be made now.
+   *
+   * @throws {ReentrancyError} If one is being carried out.
+   * @throws {DisposedError} If the map has been closed.
+   */
+  check(): void {
+    if (this.#busy) throw new ReentrancyError();
+    if (this.#closed) throw new DisposedError("The region manager");
+  }
+
+  /**
+   * Makes one request: on its own, or as a part of the batch it is made in. `region` is the region it is about, and
+   * `added` a mapping whose file is the map's to close.
+   */
+  request(
+    what: string,
+    region: Region | null,
+    locks: LockKeeper,
+    request: (state: State) => Change,
+    added?: Mapping,
+  ): void {
+    const batch = this.#draft;
+    const draft = batch ?? newDraft(this.#state);
+    if (added !== undefined) draft.added.push(added);
+    try {
+      const { state, changed, pieces } = request(draft.state);
+      draft.state = state;
+      for (const delta of changed) draft.changed.push(delta);
+      if (pieces !== undefined) { for (const count of pieces) draft.pieces.push(count); }
+      // What an earlier undo left out of step is looked at again by the next request about the region over it.
+      if (region !== null && this.#state.stale.size > 0) {
+        for (const { start, end } of this.#state.stale.overlapping(region.range.start, region.range.end)) {
+          draft.changed.push({ start, end, before: null, after: null });
+        }
+      }
+    } catch (error) {
+      if (batch === null) abandon(draft);
+      throw error;
+    }
+    if (batch === null) this.#commit(what, draft, locks);
+  }
+
+  /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
+  batch<T>(requests: () => T, locks: LockKeeper): T {
+    this.check();
+    const outer = this.#draft;
+    const draft = outer ?? newDraft(this.#state);
+    const mark = {
+      state: draft.state,
+      changed: draft.changed.length,
+      pieces: draft.pieces.length,
+      settled: draft.settled.length,
+    };
+    this.#draft = draft;
+    let result: T;
+    try {
+      result = requests();
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new TypeError("A batch must make its requests synchronously");
+      }
+    } catch (error) {
+      draft.state = mark.state;
+      draft.changed.length = mark.changed;
+      draft.pieces.length = mark.pieces;
+      settle(draft.settled.splice(mark.settled), false);
+      if (outer === null) abandon(draft);
+      throw error;
+    } finally {
+      this.#draft = outer;
+    }
+    if (outer === null) this.#commit("batch", draft, locks);
+    return result;
+  }
+
+  /** Calls `settled` once it is known whether the batch under way came true: at once where there is none. */
+  whenSettled(settled: (committed: boolean) => void): void {
+    if (this.#draft === null) settled(true);
+    else this.#draft.settled.push(settled);
+  }
+
+  /** Tells `watcher` of each request from now on, until the result is disposed. */
+  watch(watcher: Watcher): Disposable {
+    this.#watchers.add(watcher);
+    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+  }
+
+  /** Ends all requests for good: `tearDown` is handed the last state, and callbacks in it cannot make any. */
+  close(tearDown: (state: State) => void): void {
+    if (this.#busy || this.#draft !== null) throw new ReentrancyError();
+    this.#closed = true;
+    this.#busy = true;
+    this.#invalidate();
+    try {
+      tearDown(this.#state);
+    } finally {
+      for (const { value } of this.#state.regions) {
+        settleFiles([...value.mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
+      }
+      this.#state = EMPTY_STATE;
+      this.#busy = false;
+    }
+  }
+
+  #commit(what: string, draft: Draft, locks: LockKeeper): void {
+    const old = this.#state;
+    let committed = draft.state === old && draft.changed.length === 0;
+    try {
+      if (committed) return;
+      this.#busy = true;
+      // Nobody looks at memory while it changes; callbacks that try are refused like requests.
+      this.#invalidate();
+      const planned = plan(old, draft.state, draft.changed, this.#va.spareMappings ?? Infinity);
+      locks.check(planned.steps);
+      if (planned.discards.length > 0) locks.check(planned.discards);
+      const context = { va: this.#va, quiesce: this.#quiesce, logger: this.#logger };
+      runTransaction(planned, old, context, (state, happened) => {
+        this.#state = state;
+        if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
+        committed = happened;
+        if (happened) settleFiles(draft.pieces);
+      });
+      if (this.#logger !== SILENT) this.#logger.debug(what, { steps: planned.steps.length });
+    } finally {
+      this.#busy = false;
+      if (draft.added.length > 0) abandon(draft);
+      if (draft.settled.length > 0) settle(draft.settled, committed);
+      if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, draft.changed);
+    }
+  }
+
+  #tell(old: State, changed: readonly Span[]): void {
+    for (const watcher of this.#watchers) watcher(old, this.#state, changed);
+  }
+
+  /** A logger must not change what a request does: what it throws is ignored, and it cannot make requests. */
+  #guarded(logger: Logger): Logger {
+    const guard = (level: "debug" | "info" | "warn" | "error") => (msg: string, ...args: unknown[]) => {
+      const wasBusy = this.#busy;
+      this.#busy = true;
+      try {
+        logger[level](msg, ...args);
+      } catch {
+        // Nobody is left to tell.
+      } finally {
+        this.#busy = wasBusy;
+      }
+    };
+    return { debug: guard("debug"), info: guard("info"), warn: guard("warn"), error: guard("error") };
+  }
+}
+
+function newDraft(state: State): Draft {
+  return { state, changed: [], pieces: [], added: [], settled: [] };
+}
+
+/** Tells those who wait; what failed is taken back from the last to the first. */
+function settle(waiting: readonly ((committed: boolean) => void)[], committed: boolean): void {
+  for (const settled of committed ? waiting : waiting.toReversed()) settled(committed);
+}
+
+/** Closes the files a draft brought along and no region uses: all of them after a failure. */
+function abandon(draft: Draft): void {
+  for (const mapping of draft.added) closeUnused(mapping);
+}
