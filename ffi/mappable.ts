@@ -29,8 +29,9 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from "./mman.ts";
+import { applyPolicy } from "./memory_policy.ts";
 import { OpenFile } from "./open_file.ts";
-import { unwrap } from "./os_error.ts";
+import { Errno, OsError, unwrap } from "./os_error.ts";
 
 /** How a memfd is made. */
 export interface MemfdOptions {
@@ -39,6 +40,11 @@ export interface MemfdOptions {
    * are taken from the pool at once. Left out: ordinary 4 KiB pages, taken when first touched.
    */
   hugepageSize?: number;
+  /**
+   * The host NUMA node that hugetlb pages are taken from, 0 to 1023. Ordinary pages are taken when first touched, and
+   * so follow the policy of the mapping they are touched through.
+   */
+  hostNumaNode?: number;
   /**
    * Whether its size is sealed, `true` when left out: then no one who gets hold of the descriptor can shorten the file
    * under a mapping (touching it would be SIGBUS), or seal it against writing.
@@ -89,7 +95,7 @@ export class Mappable implements Disposable {
    * @throws {RangeError} If a number is out of its range, or the name too long.
    */
   static memfd(name: string, size: number, options: MemfdOptions = {}): Mappable {
-    const { hugepageSize, seal = true } = options;
+    const { hugepageSize, hostNumaNode, seal = true } = options;
     const cName = cString(name);
     if (cName.length - 1 > MAX_NAME) throw new RangeError(`A memfd name has at most ${MAX_NAME} bytes`);
     if (hugepageSize !== undefined) checkHugepageSize(hugepageSize);
@@ -109,6 +115,7 @@ export class Mappable implements Disposable {
       const what = () => `memfd "${name}" of ${hex(size)} bytes`;
       unwrap(sys.ftruncate(fd, BigInt(size)), errno[0], "ftruncate", what);
       if (hugepageSize !== undefined) {
+        if (hostNumaNode !== undefined) bindFile(fd, size, hugepageSize, hostNumaNode);
         // Takes the pages out of the pool. Without it a missing page would be a SIGBUS at first touch.
         unwrap(sys.fallocate(fd, 0, 0n, BigInt(size)), errno[0], "fallocate", () => poolHint(size, hugepageSize));
       }
@@ -306,6 +313,17 @@ function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array): void {
   const end = Math.ceil((offset + bytes.length) / file.pageSize) * file.pageSize;
   using mapping = new FileMapping(file.fd, start, end - start, PROT_READ | PROT_WRITE, file.pageSize);
   new Uint8Array(mapping.bytes, offset - start, bytes.length).set(bytes);
+}
+
+/** Says which NUMA node the pages of a file come from. The policy stays with the file when the mapping goes. */
+function bindFile(fd: number, size: number, hugepageSize: number, hostNumaNode: number): void {
+  try {
+    using mapping = new FileMapping(fd, 0, size, PROT_READ | PROT_WRITE, hugepageSize);
+    applyPolicy(mapping.address, size, { hostNumaNode });
+  } catch (cause) {
+    if (!(cause instanceof OsError) || cause.errno !== Errno.ENOMEM) throw cause;
+    throw new OsError("mmap", cause.errno, poolHint(size, hugepageSize), { cause });
+  }
 }
 
 function poolHint(size: number, hugepageSize: number): string {

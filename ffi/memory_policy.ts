@@ -12,6 +12,7 @@ import type { MemoryPolicy } from "../src/core/targets.ts";
 import { libc } from "./libc.ts";
 import { MADV_HUGEPAGE, MADV_NOHUGEPAGE, MPOL_BIND, SYS_MBIND } from "./mman.ts";
 import { unwrap } from "./os_error.ts";
+import { readTextFile } from "./proc_file.ts";
 
 /** One more than the highest NUMA node number Linux can be built for on x86-64. */
 const MAX_NODES = 1024;
@@ -47,4 +48,9 @@ export function applyPolicy(address: number, length: number, policy: MemoryPolic
     // SAFETY: advice on a mapping of the caller's.
     unwrap(sys.madvise(at, size, advice), errno[0], "madvise", where);
   }
+}
+
+/** Whether the host's kernel knows transparent huge pages, switched on or not. */
+export function hasTransparentHugepages(): boolean {
+  return readTextFile("/sys/kernel/mm/transparent_hugepage/enabled") !== undefined;
 }

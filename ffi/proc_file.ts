@@ -29,17 +29,41 @@ function readPieces(path: string, use: (piece: Uint8Array) => void): void {
   }
 }
 
+/** The text of a file, or `undefined` where it cannot be read. */
+export function readTextFile(path: string): string | undefined {
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    readPieces(path, (piece) => text += decoder.decode(piece, { stream: true }));
+  } catch {
+    return undefined;
+  }
+  return text + decoder.decode();
+}
+
 /**
  * The whole number a file holds, or `undefined` where the file is missing or holds something else.
  */
 export function readNumberFile(path: string): number | undefined {
-  let text = "";
+  const text = readTextFile(path);
+  return text !== undefined && /^\d+\s*$/.test(text) ? Number.parseInt(text, 10) : undefined;
+}
+
+/** Hands each line of a file to `use`, without its line feed. Returns whether the file could be read. */
+export function eachLine(path: string, use: (line: string) => void): boolean {
+  const decoder = new TextDecoder();
+  let rest = "";
   try {
-    readPieces(path, (piece) => text += new TextDecoder().decode(piece));
+    readPieces(path, (piece) => {
+      const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) use(line);
+    });
   } catch {
-    return undefined;
+    return false;
   }
-  return /^\d+\s*$/.test(text) ? Number.parseInt(text, 10) : undefined;
+  if (rest !== "") use(rest);
+  return true;
 }
 
 /**

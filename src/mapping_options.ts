@@ -37,6 +37,26 @@ export function mappingOf(
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
     return { mapping: { backing: null, delta: 0, writable, policy }, start, end };
   }
+  checkFile(mappable, fileOffset, { start, end }, writable, [["GPA", start], ["Host address", va.base]]);
+  return {
+    mapping: { backing: new FileBacking(mappable.clone()), delta: fileOffset - start, writable, policy },
+    start,
+    end,
+  };
+}
+
+/**
+ * Throws unless a part of `mappable` can be mapped to `span`, of which `addresses` must agree with its pages.
+ *
+ * @throws {MappingError} If the file is too short, not writable, or of larger pages.
+ */
+export function checkFile(
+  mappable: Mappable,
+  fileOffset: number,
+  { start, end }: Span,
+  writable: boolean,
+  addresses: readonly (readonly [what: string, value: number])[],
+): void {
   if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
   const { size, pageSize } = mappable;
   const length = end - start;
@@ -52,25 +72,14 @@ export function mappingOf(
       new MemoryRange(start, end),
     );
   }
-  if (pageSize > PAGE_SIZE) {
-    for (
-      const [what, value] of [["GPA", start], ["Length", length], ["File offset", fileOffset], [
-        "Host address",
-        va.base,
-      ]] as const
-    ) {
-      if (value % pageSize === 0) continue;
-      throw new MappingError(
-        `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,
-        new MemoryRange(start, end),
-      );
-    }
+  if (pageSize <= PAGE_SIZE) return;
+  for (const [what, value] of [...addresses, ["Length", length], ["File offset", fileOffset]] as const) {
+    if (value % pageSize === 0) continue;
+    throw new MappingError(
+      `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,
+      new MemoryRange(start, end),
+    );
   }
-  return {
-    mapping: { backing: new FileBacking(mappable.clone()), delta: fileOffset - start, writable, policy },
-    start,
-    end,
-  };
 }
 
 function checkPolicy({ hostNumaNode }: MemoryPolicy): void {

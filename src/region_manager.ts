@@ -265,6 +265,11 @@ export class RegionManager implements Disposable {
     return piecesIn(this.#map.committed, start, end);
   }
 
+  /** Whether it has been disposed. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
   /** The memory map as plain data, safe for JSON. */
   inspect(): InspectNode {
     return inspectState(this.#map.committed, this.#va, this.#locks.entries());
