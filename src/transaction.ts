@@ -118,6 +118,12 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
     if (kept.some((span) => span.start < end && start < span.end)) continue;
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
   }
+  // What an undo or a discard left behind is in no region's mappings any more.
+  for (const { start, end } of state.lost) {
+    if (!state.poisoned.overlaps(start, end)) {
+      attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value: null }] });
+    }
+  }
   return failures;
 }
 

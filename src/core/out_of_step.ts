@@ -29,9 +29,11 @@ export function outOfStep(old: State, unrestored: readonly Step[], poisoned: rea
   const missing = unrestored.filter(({ to }) => to !== null && to !== false);
   const stayed = unrestored.filter(({ to }) => to === null || to === false);
   for (const step of [...missing, ...stayed]) {
-    stale = stale.set(step.start, step.end, true);
+    const { start, end } = step;
+    // As one entry with its neighbours: whoever passes one of them looks at all that failed together.
+    stale = stale.paint(start, end, [{ start, end, value: true }], () => true);
     if (step.kind === "va") {
-      lost = lost.set(step.start, step.end, true);
+      lost = lost.set(start, end, true);
     } else if (step.kind === "partition") {
       partitions = partitions.map((partition) =>
         partition.id === step.partition.id
@@ -39,7 +41,6 @@ export function outOfStep(old: State, unrestored: readonly Step[], poisoned: rea
           : partition
       );
     } else if (step.kind === "pin") {
-      const { start, end } = step;
       partitions = partitions.map((partition) => {
         if (partition.id !== step.partition.id) return partition;
         const { pinned } = partition;
