@@ -73,6 +73,28 @@ Deno.test("a mapping that turns read-only is mapped anew for devices", () => {
   assertEquals(dma(target), ["0x0-0x2000 ro"]);
 });
 
+Deno.test("the same memory shown by a region of another type is mapped anew for devices", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const file = rig.file();
+  rig.backed(0x0, 0x2000, { file, type: "ram", priority: 0 });
+  rig.take();
+  rig.backed(0x0, 0x2000, { file, type: "device", priority: 1 });
+  assertStrictEquals(target.at(0)?.type, "device");
+  assertEquals(rig.take().filter((call) => !call.startsWith("dma.")), []);
+});
+
+Deno.test("the same memory shown by another region of the same type touches nothing", () => {
+  using rig = new Rig();
+  rig.dmaTarget();
+  rig.partition();
+  const file = rig.file();
+  rig.backed(0x0, 0x2000, { file, priority: 0 });
+  rig.take();
+  rig.backed(0x0, 0x2000, { file, priority: 1 });
+  assertEquals(rig.take(), []);
+});
+
 Deno.test("a region that is hidden is unknown to devices", () => {
   using rig = new Rig();
   const { target } = rig.dmaTarget();

@@ -278,6 +278,28 @@ Deno.test("a batch in which one request fails and is caught keeps the others", (
   assertEquals(slots(target), ["0x0-0x2000 ro"]);
 });
 
+Deno.test("a batch within a batch that throws is forgotten, and the outer one may go on", () => {
+  using rig = new Rig();
+  const { target } = rig.partition();
+  const region = rig.backed(0x0, 0x2000);
+  rig.manager.batch(() => {
+    region.map({ writable: false });
+    assertThrows(
+      () =>
+        rig.manager.batch(() => {
+          region.unmap();
+          rig.backed(0x4000, 0x5000);
+          throw new Error("no");
+        }),
+      Error,
+      "no",
+    );
+    assertEquals(region.mapParams?.writable, false);
+  });
+  assertEquals(slots(target), ["0x0-0x2000 ro"]);
+  rig.region(0x4000, 0x6000);
+});
+
 Deno.test("a handle made in a batch that failed is dead, one disposed in it lives", () => {
   using rig = new Rig();
   const { target } = rig.partition();

@@ -203,6 +203,22 @@ Deno.test("of several private memories one that cannot be given back does not br
   assertEquals(rig.memory(), []);
 });
 
+Deno.test("a large range that could not return is mended whole by a request over a part of it", () => {
+  using rig = new Rig({ overlap: "any" });
+  const { target } = rig.partition();
+  rig.backed(0x0, 0x8000, { priority: 0 });
+  const small = rig.region(0x3000, 0x4000, { priority: 1 });
+  small.addMapping({ rangeInRegion: range(0x0, 0x1000), mappable: rig.file(), writable: false });
+  // 0-8 goes, 0-3 comes, 3-4 comes, 4-8 fails; clear 4-8; 3-4 does not go, so that 0-8 cannot return.
+  rig.faults.failAfter(0, { on: nth(2, "mapRange") });
+  rig.faults.failAfter(0, { on: nth(2, "unmapRange") });
+  assertThrows(() => small.map(), MappingError);
+  small.map();
+  for (let gpa = 0; gpa < 0x8000; gpa += PAGE) {
+    assertEquals(target.accessAt(gpa)?.writable, gpa !== 0x3000, `at ${gpa}`);
+  }
+});
+
 // Every pair of failures. --------------------------------------------------------------------------------------------
 
 /** Fails the `k`-th call of the request and the `j`-th, which undoes. Returns whether there was a `j`-th. */
