@@ -267,7 +267,7 @@ export class RegionManager implements Disposable {
 
   /** Whether it has been disposed. */
   get disposed(): boolean {
-    return this.#disposed;
+    return this.#map.closed;
   }
 
   /** The memory map as plain data, safe for JSON. */
