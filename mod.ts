@@ -33,6 +33,19 @@ export {
   type RegionManagerOptions,
   type RegionOptions,
 } from "./src/region_manager.ts";
+export {
+  type AttachOptions,
+  GuestMemoryManager,
+  type GuestMemoryOptions,
+  type RamVisibility,
+} from "./src/guest_memory_manager.ts";
+export type { RamBacking } from "./src/ram_backing.ts";
+export { RamLayoutError, type RamLayoutErrorKind } from "./src/core/ram_layout.ts";
+export type { PrefaultOptions } from "./src/ram_prefault.ts";
+export type { SharedRegion, SharedRegionsListener } from "./src/shareable_regions.ts";
+export { DeviceMemory, type DeviceMemoryOptions, type InspectDeviceMemory } from "./src/device_memory.ts";
+export type { InspectGuestMemory, InspectRamBacking } from "./src/inspect_guest.ts";
+export type { MemoryUsage } from "./ffi/smaps.ts";
 export { GuestMemory } from "./src/guest_memory.ts";
 export { LockedMemory } from "./src/locked_memory.ts";
 export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/inspect.ts";

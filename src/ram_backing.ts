@@ -3,7 +3,7 @@ import { hasTransparentHugepages } from "../ffi/memory_policy.ts";
 import { checkNumber, MemoryRange } from "./core/memory_range.ts";
 import type { BackingLayout, RamRequest } from "./core/ram_layout.ts";
 import type { MemoryPolicy } from "./core/targets.ts";
-import type { Logger } from "./targets.ts";
+import type { Report } from "./report.ts";
 
 /**
  * Guest RAM from one source: one file, or private memory, over one or several GPA ranges. A VM of one NUMA node has
@@ -91,12 +91,12 @@ export function ramSource(options: RamBacking, layout: BackingLayout): Mappable 
 }
 
 /** Where the pages of a backing come from; `undefined` if nothing was said about it. */
-export function ramPolicy(options: RamBacking, { pageSize }: BackingLayout, logger: Logger): MemoryPolicy | undefined {
+export function ramPolicy(options: RamBacking, { pageSize }: BackingLayout, report: Report): MemoryPolicy | undefined {
   const { hostNumaNode, transparentHugepages, name = "ram" } = options;
   const isHuge = pageSize > 4096;
   const wanted = isHuge ? undefined : transparentHugepages;
   const canHave = wanted === undefined || hasTransparentHugepages();
-  if (!canHave && wanted) logger.warn(`The host has no transparent huge pages for RAM backing "${name}"`);
+  if (!canHave && wanted) report("warn", `The host has no transparent huge pages for RAM backing "${name}"`);
   if (hostNumaNode === undefined && (wanted === undefined || !canHave)) return undefined;
   return {
     ...(hostNumaNode !== undefined && { hostNumaNode }),

@@ -5,7 +5,7 @@ import { fragmentsIn } from "./core/view.ts";
 import { MemoryRange } from "./core/memory_range.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { RegionManager } from "./region_manager.ts";
-import type { Logger } from "./targets.ts";
+import type { Report } from "./report.ts";
 
 /** A range of RAM that another process can map, as a vhost-user front end announces it. */
 export interface SharedRegion {
@@ -30,16 +30,16 @@ interface Shared {
 /** RAM that can be shared, as it is visible now, and who wants to know when that changes. */
 export class ShareableRegions {
   readonly #regions: RegionManager;
-  readonly #logger: Logger;
+  readonly #report: Report;
   readonly #listeners = new Set<{ readonly listener: SharedRegionsListener }>();
   #watching: Disposable | undefined;
   /** What the listeners were told last. */
   #told: readonly Shared[] = [];
   #telling = false;
 
-  constructor(regions: RegionManager, logger: Logger) {
+  constructor(regions: RegionManager, report: Report) {
     this.#regions = regions;
-    this.#logger = logger;
+    this.#report = report;
   }
 
   /** RAM that the guest may write and that has a file, parts that continue each other in both as one. */
@@ -107,7 +107,7 @@ export class ShareableRegions {
 
   /** What a listener throws is not the requester's fault. */
   #tell(listener: SharedRegionsListener): void {
-    const failed = (error: unknown) => this.#logger.error("A listener for shareable regions failed", error);
+    const failed = (error: unknown) => this.#report("error", "A listener for shareable regions failed", error);
     try {
       const result: unknown = listener(this.list());
       if (result instanceof Promise) result.catch(failed);
