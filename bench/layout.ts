@@ -1,0 +1,35 @@
+/**
+ * Where everything lies: the same addresses, sizes and file offsets in every program, C and Rust included.
+ *
+ * @module
+ */
+
+export const PAGE = 4096;
+export const KIB = 1024;
+export const MIB = 1024 * KIB;
+
+/** Where the region of a row begins, a guest-physical address. */
+export const REGION = 256 * MIB;
+export const REGION_SIZE = 4 * MIB;
+/** Where the mapping of a row lies. */
+export const AT: number = REGION + 2 * MIB;
+/** How much address space there is. */
+export const RESERVED = 1024 * MIB;
+export const RAM_SIZE = 512 * MIB;
+/** How long the file is that rows map parts of. */
+export const FILE_SIZE: number = 16 * MIB;
+/** Where in the file the replacement of a mapping begins. */
+export const OTHER_OFFSET = 2 * MIB;
+
+/** Where access number `i` of the memory rows is: the same few lines again and again, or each time another part. */
+export function accessAt(i: number, size: number, far: boolean): number {
+  return far ? i * size % FILE_SIZE : (i & 15) * 64;
+}
+
+/** How many accesses one time of an accessor's row makes: one alone is shorter than a clock can tell. */
+export const ACCESSES = 1000;
+
+/** `out 0x10, al`, and a jump back to it: a real-mode guest that does nothing but leave. */
+export const PORT_LOOP: Uint8Array<ArrayBuffer> = new Uint8Array([0xe6, 0x10, 0xeb, 0xfc]);
+export const CODE = 0x1000;
+export const GUEST_SIZE = 64 * KIB;
