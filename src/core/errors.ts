@@ -33,6 +33,7 @@ export interface RegionSummary {
 
 /** A new region overlaps an existing one in a way the overlap rule does not allow. */
 export class RegionOverlapError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "RegionOverlapError";
   /** The region that was there first. */
   readonly existing: RegionSummary;
@@ -67,6 +68,7 @@ export interface OutOfStep {
  * is listed in `outOfStep`; it has left the books, and the next request over it tries to put it in place.
  */
 export class MappingError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "MappingError";
   /** The GPA range concerned, in bytes. */
   readonly range: MemoryRange;
@@ -90,6 +92,7 @@ export type GuestMemoryErrorKind = "out-of-range" | "not-mapped" | "read-only";
 
 /** An access to guest memory that the memory map does not allow. Nothing was read or written. */
 export class GuestMemoryError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "GuestMemoryError";
   /** The first byte of the access, a GPA. */
   readonly gpa: number;
@@ -117,6 +120,7 @@ export class GuestMemoryError extends MembackingError {
 
 /** A request would change memory that someone holds a lock on. Nothing has changed. */
 export class MemoryLockedError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "MemoryLockedError";
   /** The locked GPA range that is in the way, in bytes. */
   readonly range: MemoryRange;
@@ -130,6 +134,7 @@ export class MemoryLockedError extends MembackingError {
 
 /** A request would go past a limit of the host. Nothing has changed. */
 export class LimitError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "LimitError";
   /** Which limit, in words: "memory slots", "host mappings". */
   readonly limit: string;
@@ -149,6 +154,7 @@ export class LimitError extends MembackingError {
 
 /** A handle was used after it was disposed. */
 export class DisposedError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "DisposedError";
 
   /** Builds the error for the thing named, such as `Region "ram"`. */
@@ -159,6 +165,7 @@ export class DisposedError extends MembackingError {
 
 /** A callback of the region manager called back into it. Requests are served one at a time. */
 export class ReentrancyError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
   override name = "ReentrancyError";
 
   /** Builds the error. */

@@ -47,7 +47,7 @@ export type RamLayoutErrorKind =
 
 /** RAM cannot be laid out, attached or switched as asked. Nothing has changed. */
 export class RamLayoutError extends MembackingError {
-  /** `"RamLayoutError"`. */
+  /** The class name, which is also what a stack trace shows. */
   override name = "RamLayoutError";
   /** What is wrong. */
   readonly kind: RamLayoutErrorKind;
