@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import config from "../deno.json" with { type: "json" };
+import { kvmTest } from "./require.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const README = read("README.md");
@@ -33,40 +34,21 @@ async function run(program: { file: string; args?: string[] } | { text: string }
   return printed;
 }
 
-/** Why no guest can run here, or "". */
-function whyNoKvm(): string {
-  try {
-    Deno.openSync("/dev/kvm", { read: true, write: true }).close();
-    return "";
-  } catch (error) {
-    return ` (ignored: ${error})`;
-  }
-}
-const noKvm = whyNoKvm();
-
 Deno.test("the first example of the README prints its picture, with --allow-ffi alone", async () => {
   const [example = ""] = blocks(README, "ts");
   const [picture] = blocks(README, "text");
   assertEquals(await run({ text: example }), picture);
 });
 
-Deno.test({
-  name: `the KVM example of the README runs a guest${noKvm}`,
-  ignore: noKvm !== "",
-  async fn() {
-    const [example = ""] = blocks(README, "ts ignore");
-    assertEquals(await run({ text: example }), "The guest read 42\n");
-  },
+kvmTest("the KVM example of the README runs a guest", async () => {
+  const [example = ""] = blocks(README, "ts ignore");
+  assertEquals(await run({ text: example }), "The guest read 42\n");
 });
 
-Deno.test({
-  name: `the demo shows a guest what it claims, with --allow-ffi alone${noKvm}`,
-  ignore: noKvm !== "",
-  async fn() {
-    const printed = await run({ file: "examples/demo.ts" });
-    assert(printed.endsWith(" claims checked, 0 broken.\n"), printed);
-    assert(!printed.includes("NO GUEST"), printed);
-  },
+kvmTest("the demo shows a guest what it claims, with --allow-ffi alone", async () => {
+  const printed = await run({ file: "examples/demo.ts" });
+  assert(printed.endsWith(" claims checked, 0 broken.\n"), printed);
+  assert(!printed.includes("NO GUEST"), printed);
 });
 
 Deno.test("the demo without KVM says so first", async () => {
