@@ -10,7 +10,7 @@
  * @module
  */
 
-import { Mappable } from "membacking";
+import type { Mappable } from "membacking";
 import { Kvm } from "membacking/kvm";
 import { BARE } from "./bare.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
@@ -160,6 +160,7 @@ async function record(text: string, picture: string): Promise<void> {
   if (before < 0 || after < before) throw new Error(`bench/README.md lacks ${begin} and ${end}`);
   await Deno.writeTextFile(readme, `${old.slice(0, before + begin.length)}\n\n${text}\n\n${old.slice(after)}`);
   await Deno.writeTextFile(new URL("scale.svg", HERE), picture);
+  await attempt(Deno.execPath(), ["fmt", "--quiet", readme.pathname]);
 }
 
 async function main(): Promise<void> {
@@ -203,7 +204,7 @@ async function main(): Promise<void> {
   if (wants("slots")) say("Scale: slots");
   const slots: Results["slots"] = !wants("slots") ? [] : kvm === null ? noKvm ?? "" : slotTime(kvm, effort);
   if (wants("heap")) say("Heap");
-  const heap = wants("heap") ? await measureHeap() : "not asked for";
+  const heap = wants("heap") ? await measureHeap() : null;
   if (wants("accessors")) say("Accessors");
   const accessors = wants("accessors") ? await measureAccessors() : [];
   if (wants("startup")) say("Start-up");

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Mappable, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
+import { GuestMemoryManager, Mappable, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import type { Kvm, KvmVm } from "membacking/kvm";
 import {
   accessAt,
@@ -147,16 +147,12 @@ function readOnly(machine: Machine): Bench {
   });
 }
 
-function ram(machine: Machine): Bench {
+function ram({ vm }: Machine): Bench {
+  const options = { maxAddress: RAM_SIZE, ram: [{ ranges: [MemoryRange.of(0, RAM_SIZE)] }] };
   return bench(new DisposableStack(), (count) => {
     for (let i = 0; i < count; i++) {
-      using va = VaMapper.reserve(RAM_SIZE);
-      using regions = new RegionManager(va);
-      using file = Mappable.memfd("ram", RAM_SIZE);
-      using region = regions.newRegion({ name: "ram", range: MemoryRange.of(0, RAM_SIZE), priority: 255 });
-      region.addMapping({ rangeInRegion: MemoryRange.of(0, RAM_SIZE), mappable: file });
-      region.map();
-      if (machine.vm !== null) regions.addPartition(machine.vm, { offset: RESERVED });
+      using guest = GuestMemoryManager.create(options);
+      if (vm !== null) guest.attachPartition(vm);
     }
   });
 }
@@ -208,14 +204,11 @@ export function portLoop({ kvm }: Machine) {
   if (kvm === null) throw new Error("There is no KVM");
   const stack = new DisposableStack();
   const vm = stack.use(kvm.createVm());
-  const va = stack.use(VaMapper.reserve(2 * MIB));
-  const regions = stack.use(new RegionManager(va));
-  stack.use(regions.addPartition(vm));
-  const file = stack.use(Mappable.memfd("guest", GUEST_SIZE));
-  const region = regions.newRegion({ name: "ram", range: MemoryRange.of(0, GUEST_SIZE), priority: 0 });
-  region.addMapping({ rangeInRegion: MemoryRange.of(0, GUEST_SIZE), mappable: file });
-  region.map();
-  regions.memory.write(CODE, PORT_LOOP);
+  const guest = stack.use(
+    GuestMemoryManager.create({ maxAddress: GUEST_SIZE, ram: [{ ranges: [MemoryRange.of(0, GUEST_SIZE)] }] }),
+  );
+  guest.attachPartition(vm);
+  guest.memory.write(CODE, PORT_LOOP);
   const vcpu = stack.use(vm.createVcpu(0));
   startRealMode(vcpu, CODE);
   return { vcpu, stack };

@@ -168,7 +168,7 @@ function measure(pairs: readonly Pair[], sizes: readonly number[], { rounds, war
     for (const i of at[k]!) pair(i);
     return (performance.now() - start) * 1e3 / (2 * PLACES);
   };
-  for (let until = performance.now() + warmUp * sizes.length; performance.now() < until;) {
+  for (const until = performance.now() + warmUp * sizes.length; performance.now() < until;) {
     sizes.forEach((_, k) => round(k));
   }
   const times = sizes.map((): number[] => []);

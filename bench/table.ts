@@ -42,7 +42,8 @@ export interface Results {
   readonly live: readonly LiveRow[] | string;
   readonly scale: readonly ScaleRow[];
   readonly slots: readonly SlotRow[] | string;
-  readonly heap: Heap | string;
+  /** `null` where it was not asked for. */
+  readonly heap: Heap | string | null;
   readonly accessors: readonly Accessor[] | string;
   readonly startUp: readonly StartUp[] | string;
   readonly traced: Readonly<Record<string, Traced | string>> | null;
@@ -160,6 +161,13 @@ function accessorTable(accessors: readonly Accessor[]): string {
   );
 }
 
+function heapTable({ region, mapping }: Heap): string {
+  return table(["", "bytes"], [
+    ["a mapped region with one mapping", number(Math.round(region))],
+    ["a mapping of a region that has many", number(Math.round(mapping))],
+  ]);
+}
+
 function startUpTable(rows: readonly StartUp[]): string {
   return table(
     ["", "median, ms", "fastest", "slowest"],
@@ -196,15 +204,7 @@ export function report(results: Results): string {
   if (live.length > 0) add("Switching under a running guest", live, liveTable);
   if (scale.length > 0) parts.push(["Scale: the manager's own time", scaleTable(scale)]);
   if (slots.length > 0) add("Scale: slots", slots, slotTable);
-  add(
-    "Heap",
-    heap,
-    (bytes) =>
-      table(["", "bytes"], [
-        ["a mapped region with one mapping", number(Math.round(bytes.region))],
-        ["a mapping of a region that has many", number(Math.round(bytes.mapping))],
-      ]),
-  );
+  if (heap !== null) add("Heap", heap, heapTable);
   if (startUp.length > 0) add("Start-up", startUp, startUpTable);
   if (traced !== null) parts.push(["System calls", tracedTable(rows, traced)]);
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+import { GuestMemoryManager, MemoryRange } from "membacking";
 import { Kvm } from "membacking/kvm";
 
 const SIZE = 0x1_0000;
@@ -12,14 +12,9 @@ const CODE = 0x1000;
 
 using kvm = Kvm.open();
 using vm = kvm.createVm();
-using va = VaMapper.reserve(SIZE);
-using regions = new RegionManager(va);
-regions.addPartition(vm);
-using file = Mappable.memfd("ram", SIZE);
-const ram = regions.newRegion({ name: "ram", range: MemoryRange.of(0, SIZE), priority: 0 });
-ram.addMapping({ rangeInRegion: MemoryRange.of(0, SIZE), mappable: file });
-ram.map();
-regions.memory.write(CODE, new Uint8Array([0xe6, 0x10, 0xeb, 0xfc])); // out 0x10, al; jmp to the out
+using guest = GuestMemoryManager.create({ maxAddress: SIZE, ram: [{ ranges: [MemoryRange.of(0, SIZE)] }] });
+guest.attachPartition(vm);
+guest.memory.write(CODE, new Uint8Array([0xe6, 0x10, 0xeb, 0xfc])); // out 0x10, al; jmp to the out
 
 using vcpu = vm.createVcpu(0);
 const { cs } = vcpu.getSregs();
