@@ -8,7 +8,7 @@ import type { VaTarget } from "./core/targets.ts";
 import { closeUnused, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
-import { runTransaction } from "./transaction.ts";
+import { runTransaction, type TransactionContext } from "./transaction.ts";
 
 /** What is to become one request. */
 interface Draft {
@@ -48,7 +48,7 @@ const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
  */
 export class MemoryMap {
   readonly #va: VaTarget<Mappable>;
-  readonly #quiesce: Quiesce | undefined;
+  readonly #context: TransactionContext;
   readonly #logger: Logger;
   readonly #invalidate: () => void;
   readonly #watchers = new Set<Watcher>();
@@ -59,9 +59,9 @@ export class MemoryMap {
 
   constructor(options: MemoryMapOptions) {
     this.#va = options.va;
-    this.#quiesce = options.quiesce;
     this.#invalidate = options.invalidate;
     this.#logger = options.logger === undefined ? SILENT : this.#guarded(options.logger);
+    this.#context = { va: options.va, quiesce: options.quiesce, logger: this.#logger };
   }
 
   /** The state that is carried out. */
@@ -106,25 +106,35 @@ export class MemoryMap {
     request: (state: State) => Change,
     added?: Mapping,
   ): void {
-    const batch = this.#draft;
-    const draft = batch ?? newDraft(this.#state);
-    if (added !== undefined) draft.added.push(added);
+    const draft = this.#draft;
+    let change: Change;
     try {
-      const { state, changed, pieces } = request(draft.state);
-      draft.state = state;
-      for (const delta of changed) draft.changed.push(delta);
-      if (pieces !== undefined) { for (const count of pieces) draft.pieces.push(count); }
-      // What an earlier undo left out of step is looked at again by the next request about the region over it.
-      if (region !== null && this.#state.stale.size > 0) {
-        for (const { start, end } of this.#state.stale.overlapping(region.range.start, region.range.end)) {
-          draft.changed.push({ start, end, before: null, after: null });
-        }
-      }
+      change = request(draft === null ? this.#state : draft.state);
     } catch (error) {
-      if (batch === null) abandon(draft);
+      if (added !== undefined) closeUnused(added);
       throw error;
     }
-    if (batch === null) this.#commit(what, draft, locks);
+    if (draft === null) {
+      if (region === null || this.#state.stale.size === 0) return this.#commit(what, locks, change, added);
+      return this.#commit(what, locks, { ...change, changed: [...change.changed, ...this.#staleIn(region)] }, added);
+    }
+    if (added !== undefined) draft.added.push(added);
+    draft.state = change.state;
+    draft.changed.push(...change.changed);
+    if (region !== null) draft.changed.push(...this.#staleIn(region));
+    if (change.pieces !== undefined) draft.pieces.push(...change.pieces);
+  }
+
+  /** What an earlier undo left out of step is looked at again by the next request about the region over it. */
+  #staleIn({ range }: Region): Delta[] {
+    const { stale } = this.#state;
+    if (stale.size === 0) return [];
+    return stale.overlapping(range.start, range.end).map(({ start, end }) => ({
+      start,
+      end,
+      before: null,
+      after: null,
+    }));
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -156,7 +166,7 @@ export class MemoryMap {
     } finally {
       this.#draft = outer;
     }
-    if (outer === null) this.#commit("batch", draft, locks);
+    if (outer === null) this.#commit("batch", locks, draft, undefined, draft);
     return result;
   }
 
@@ -189,30 +199,33 @@ export class MemoryMap {
     }
   }
 
-  #commit(what: string, draft: Draft, locks: LockKeeper): void {
+  #commit(what: string, locks: LockKeeper, change: Change, added?: Mapping, draft?: Draft): void {
     const old = this.#state;
-    let committed = draft.state === old && draft.changed.length === 0;
+    let committed = change.state === old && change.changed.length === 0;
     try {
       if (committed) return;
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
-      const planned = plan(old, draft.state, draft.changed, this.#va.spareMappings ?? Infinity);
+      const spare = this.#va.spareMappings ?? Infinity;
+      const planned = plan(old, change.state, change.changed, spare, change.exchange);
       locks.check(planned.steps);
       if (planned.discards.length > 0) locks.check(planned.discards);
-      const context = { va: this.#va, quiesce: this.#quiesce, logger: this.#logger };
-      runTransaction(planned, old, context, (state, happened) => {
+      runTransaction(planned, old, this.#context, (state, happened) => {
         this.#state = state;
         if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
         committed = happened;
-        if (happened) settleFiles(draft.pieces);
+        if (happened && change.pieces !== undefined) settleFiles(change.pieces);
       });
       if (this.#logger !== SILENT) this.#logger.debug(what, { steps: planned.steps.length });
     } finally {
       this.#busy = false;
-      if (draft.added.length > 0) abandon(draft);
-      if (draft.settled.length > 0) settle(draft.settled, committed);
-      if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, draft.changed);
+      if (added !== undefined) closeUnused(added);
+      if (draft !== undefined) {
+        abandon(draft);
+        settle(draft.settled, committed);
+      }
+      if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, change.changed);
     }
   }
 

@@ -12,12 +12,14 @@
  * @module
  */
 
+import { accessOf, isSameAccess } from "./access.ts";
 import { hex, LimitError, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
+import { planExchange } from "./plan_exchange.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, normalize, type Span } from "./span.ts";
-import type { Delta, DmaState, PartitionState, State } from "./state.ts";
+import type { Delta, DmaState, Exchange, PartitionState, State } from "./state.ts";
 import type { Access } from "./targets.ts";
 import { type Fragment, fragmentsIn, type Piece, pieceAt, piecesIn } from "./view.ts";
 import { type Diff, inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
@@ -110,20 +112,6 @@ export function inverse(step: Step): readonly Step[] {
   }
 }
 
-const ACCESS: readonly Access[] = [
-  { writable: false, executable: false },
-  { writable: true, executable: false },
-  { writable: false, executable: true },
-  { writable: true, executable: true },
-];
-
-/** One object per kind of access, so that equal means identical. */
-function accessOf(writable: boolean, executable: boolean): Access {
-  return ACCESS[(writable ? 1 : 0) + (executable ? 2 : 0)]!;
-}
-
-const isSameAccess = (a: Access, b: Access) => a === b;
-
 function isSameDma(a: Piece, b: Piece): boolean {
   if (a.writable !== b.writable || a.region.type !== b.region.type) return false;
   const [x, y] = [a.mapping, b.mapping];
@@ -133,12 +121,22 @@ function isSameDma(a: Piece, b: Piece): boolean {
 
 /**
  * Plans the way from `old` to `next`, which differ at most over `changed`. `spareMappings` is how many kernel mappings
- * may be added to those there are.
+ * may be added to those there are; `exchange` is set where `changed` is one mapping for another.
  *
  * @throws {MappingError} If the next state cannot be: private memory lost, huge pages cut, no file for a DMA target.
  * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
  */
-export function plan(old: State, next: State, changed: readonly Delta[], spareMappings: number): Plan {
+export function plan(
+  old: State,
+  next: State,
+  changed: readonly Delta[],
+  spareMappings: number,
+  exchange?: Exchange,
+): Plan {
+  if (exchange !== undefined) {
+    const short = planExchange(old, next, exchange, spareMappings);
+    if (short !== null) return short;
+  }
   const diffs = diffsOf(old, next, changed);
   const va = vaSteps(old, next, diffs);
   checkMappings(va, old, spareMappings);

@@ -150,6 +150,24 @@ export interface Change {
   readonly changed: readonly Delta[];
   /** The mappings that the request added or took away, for counting the files in use. */
   readonly pieces?: readonly PieceCount[];
+  /** Set where all that changed is one mapping for another, or for none, in one place that is visible throughout. */
+  readonly exchange?: Exchange | undefined;
+}
+
+/** One mapping for another in `[start, end)`. */
+export interface Exchange extends Span {
+  /** The region it is in. */
+  readonly region: Region;
+  /** How the region is mapped. */
+  readonly params: MapParams;
+  /** What backed all of the span, `null` for nothing. */
+  readonly from: Mapping | null;
+  /** What backs all of it now. */
+  readonly to: Mapping | null;
+  /** The region's mappings before. */
+  readonly mappings: RangeMap<Mapping>;
+  /** The fragment of the region that the span lies in. */
+  readonly shown: Span;
 }
 
 /** How many entries of regions' mappings refer to `mapping` more than before. */
@@ -168,7 +186,18 @@ function deltas(spans: readonly Span[]): readonly Delta[] {
 
 function withRegion(state: State, next: RegionState): State {
   const { id } = next.region;
-  return { ...state, regions: state.regions.set(id, id + 1, next) };
+  return {
+    regions: state.regions.set(id, id + 1, next),
+    layers: state.layers,
+    mapped: state.mapped,
+    visible: state.visible,
+    partitions: state.partitions,
+    dmaTargets: state.dmaTargets,
+    vmas: state.vmas,
+    lost: state.lost,
+    poisoned: state.poisoned,
+    stale: state.stale,
+  };
 }
 
 /** The region's state; the caller holds a live handle, so it is there. */
@@ -234,17 +263,38 @@ export function setMapping(state: State, region: Region, start: number, end: num
   }
   const next = withRegion(state, { region, params, mappings });
   if (params === null) return { state: next, changed: NOWHERE, pieces };
-  const changed: Delta[] = [];
-  for (const entry of state.visible.overlapping(start, end)) {
-    if (entry.value !== region) continue;
-    const span = { start: Math.max(entry.start, start), end: Math.min(entry.end, end) };
-    changed.push({
-      ...span,
-      before: [{ ...span, region, params, mappings: before }],
-      after: [{ ...span, region, params, mappings }],
-    });
+  const shown = state.visible.entryAt(start);
+  if (shown !== undefined && shown.end >= end) {
+    if (shown.value !== region) return { state: next, changed: NOWHERE, pieces };
+    const changed = [deltaOf(start, end, region, params, before, mappings)];
+    const [only] = touched;
+    if (only !== undefined && (touched.length > 1 || only.start > start || only.end < end)) {
+      return { state: next, changed, pieces };
+    }
+    const from = only === undefined ? null : only.value;
+    const exchange = { start, end, region, params, from, to: mapping, mappings: before, shown };
+    return { state: next, changed, pieces, exchange };
   }
+  const changed = fragments(state.visible, region, start, end).map((span) =>
+    deltaOf(span.start, span.end, region, params, before, mappings)
+  );
   return { state: next, changed, pieces };
+}
+
+function deltaOf(
+  start: number,
+  end: number,
+  region: Region,
+  params: MapParams,
+  before: RangeMap<Mapping>,
+  after: RangeMap<Mapping>,
+): Delta {
+  return {
+    start,
+    end,
+    before: [{ start, end, region, params, mappings: before }],
+    after: [{ start, end, region, params, mappings: after }],
+  };
 }
 
 /** Attaches a partition that has been told of nothing yet. */
