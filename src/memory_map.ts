@@ -3,7 +3,7 @@ import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import type { Region } from "./core/overlap.ts";
 import { plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import { type Change, type Delta, EMPTY_STATE, type Mapping, type PieceCount, type State } from "./core/state.ts";
+import { type Change, EMPTY_STATE, type Mapping, type PieceCount, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { closeUnused, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
@@ -13,7 +13,7 @@ import { runTransaction, type TransactionContext } from "./transaction.ts";
 /** What is to become one request. */
 interface Draft {
   state: State;
-  readonly changed: Delta[];
+  readonly changed: Span[];
   /** The mappings that came and went, for counting the files in use. */
   readonly pieces: PieceCount[];
   /** The mappings it brought along, with handles of files of their own. */
@@ -126,7 +126,7 @@ export class MemoryMap {
   }
 
   /** What an earlier undo left out of step is looked at again by the next request about the region over it. */
-  #staleIn({ range }: Region): Delta[] {
+  #staleIn({ range }: Region): Span[] {
     const { stale } = this.#state;
     if (stale.size === 0) return [];
     return stale.overlapping(range.start, range.end).map(({ start, end }) => ({

@@ -52,7 +52,17 @@ export function runTransaction(
   context: TransactionContext,
   commit: (state: State, happened: boolean) => void,
 ): void {
-  using _hold = plan.torn.length === 0 ? undefined : quiesced(plan.torn, context);
+  if (plan.torn.length === 0) return carryOut(plan, old, context, commit);
+  using _hold = quiesced(plan.torn, context);
+  carryOut(plan, old, context, commit);
+}
+
+function carryOut(
+  plan: Plan,
+  old: State,
+  context: TransactionContext,
+  commit: (state: State, happened: boolean) => void,
+): void {
   const failure = runSteps(plan.steps, old, context);
   if (failure !== null) {
     commit(failure.state, false);

@@ -19,7 +19,7 @@ import { planExchange } from "./plan_exchange.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, normalize, type Span } from "./span.ts";
-import type { Delta, DmaState, Exchange, PartitionState, State } from "./state.ts";
+import type { DmaState, Exchange, PartitionState, State } from "./state.ts";
 import type { Access } from "./targets.ts";
 import { type Fragment, fragmentsIn, type Piece, pieceAt, piecesIn } from "./view.ts";
 import { type Diff, inverseVaSteps, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
@@ -129,7 +129,7 @@ function isSameDma(a: Piece, b: Piece): boolean {
 export function plan(
   old: State,
   next: State,
-  changed: readonly Delta[],
+  changed: readonly Span[],
   spareMappings: number,
   exchange?: Exchange,
 ): Plan {
@@ -174,17 +174,13 @@ export function plan(
 }
 
 /** The spans to compare, ordered and disjoint, each with who shows there before and after. */
-function diffsOf(old: State, next: State, changed: readonly Delta[]): readonly Diff[] {
-  const [only] = changed;
-  if (only === undefined) return NO_DIFFS;
-  if (changed.length === 1 && old.stale.size === 0) {
-    const { start, end } = only;
-    const before = only.before ?? fragmentsIn(old, start, end);
-    return [{ start, end, before, after: only.after ?? fragmentsIn(next, start, end) }];
+function diffsOf(old: State, next: State, changed: readonly Span[]): readonly Diff[] {
+  if (changed.length === 0) return NO_DIFFS;
+  let spans = changed;
+  if (old.stale.size > 0) {
+    // A request looks again at what an earlier failure left out of step where it passes.
+    spans = [...changed, ...changed.flatMap(({ start, end }) => old.stale.overlapping(start, end))];
   }
-  // A request looks again at what an earlier failure left out of step where it passes.
-  const spans: Span[] = [...changed];
-  for (const { start, end } of changed) spans.push(...old.stale.overlapping(start, end));
   return normalize(spans).map(({ start, end }) => {
     return { start, end, before: fragmentsIn(old, start, end), after: fragmentsIn(next, start, end) };
   });

@@ -173,7 +173,9 @@ function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Ent
   if (last !== undefined && last.end > end) fresh.push({ start: end, end: last.end, value: last.value });
   const length = starts.length - (to - from) + fresh.length;
   if (length === 0 || length > WIDTH) return null;
-  const [a = NONE, b = NONE, c = NONE] = fresh;
+  const a = fresh.length > 0 ? fresh[0]! : NONE;
+  const b = fresh.length > 1 ? fresh[1]! : NONE;
+  const c = fresh.length > 2 ? fresh[2]! : NONE;
   return new Leaf(
     spliced(starts, from, to, fresh.length, a.start, b.start, c.start),
     spliced(entries, from, to, fresh.length, a as Entry<V>, b as Entry<V>, c as Entry<V>),

@@ -21,7 +21,7 @@ import { type Region, show } from "./overlap.ts";
 import { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
-import type { Fragment, Piece } from "./view.ts";
+import type { Piece } from "./view.ts";
 
 /** How a mapped region is shown to guests. */
 export interface MapParams {
@@ -131,23 +131,12 @@ export const EMPTY_STATE: State = {
   stale: RangeMap.EMPTY,
 };
 
-/**
- * A span in which what is visible or what backs it may differ, with the fragments that show there before and after;
- * `null` where nobody has worked them out.
- */
-export interface Delta extends Span {
-  /** Who showed there, in order, cut to the span. */
-  readonly before: readonly Fragment[] | null;
-  /** Who shows there, in order, cut to the span. */
-  readonly after: readonly Fragment[] | null;
-}
-
 /** The next state, and where what is visible or what backs it may differ from the last one. */
 export interface Change {
   /** The next state; its books are still those of the old one. */
   readonly state: State;
   /** Where to compare. */
-  readonly changed: readonly Delta[];
+  readonly changed: readonly Span[];
   /** The mappings that the request added or took away, for counting the files in use. */
   readonly pieces?: readonly PieceCount[];
   /** Set where all that changed is one mapping for another, or for none, in one place that is visible throughout. */
@@ -178,11 +167,7 @@ export interface PieceCount {
   readonly by: number;
 }
 
-const NOWHERE: readonly Delta[] = [];
-
-function deltas(spans: readonly Span[]): readonly Delta[] {
-  return spans.map(({ start, end }) => ({ start, end, before: null, after: null }));
-}
+const NOWHERE: readonly Span[] = [];
 
 function withRegion(state: State, next: RegionState): State {
   const { id } = next.region;
@@ -224,11 +209,11 @@ export function mapRegion(state: State, region: Region, params: MapParams): Chan
   const old = regionState(state, region);
   if (old.params !== null) {
     if (sameParams(old.params, params)) return { state, changed: NOWHERE };
-    return { state: withRegion(state, { ...old, params }), changed: deltas(fragments(state.visible, region)) };
+    return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
   }
   const { visible, changed } = show(state.visible, region);
   const mapped = addToLayers(state.mapped, region);
-  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed: deltas(changed) };
+  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed };
 }
 
 /** Unmaps a region, which keeps its mappings. */
@@ -237,7 +222,7 @@ export function unmapRegion(state: State, region: Region): Change {
   if (old.params === null) return { state, changed: NOWHERE };
   const mapped = removeFromLayers(state.mapped, region);
   const { visible, changed } = hide(state.visible, mapped, region);
-  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed: deltas(changed) };
+  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed };
 }
 
 /** Removes a region and its mappings. */
@@ -266,8 +251,8 @@ export function setMapping(state: State, region: Region, start: number, end: num
   const shown = state.visible.entryAt(start);
   if (shown !== undefined && shown.end >= end) {
     if (shown.value !== region) return { state: next, changed: NOWHERE, pieces };
-    const changed = [deltaOf(start, end, region, params, before, mappings)];
-    const [only] = touched;
+    const changed = [{ start, end }];
+    const only = touched.length === 0 ? undefined : touched[0]!;
     if (only !== undefined && (touched.length > 1 || only.start > start || only.end < end)) {
       return { state: next, changed, pieces };
     }
@@ -275,26 +260,7 @@ export function setMapping(state: State, region: Region, start: number, end: num
     const exchange = { start, end, region, params, from, to: mapping, mappings: before, shown };
     return { state: next, changed, pieces, exchange };
   }
-  const changed = fragments(state.visible, region, start, end).map((span) =>
-    deltaOf(span.start, span.end, region, params, before, mappings)
-  );
-  return { state: next, changed, pieces };
-}
-
-function deltaOf(
-  start: number,
-  end: number,
-  region: Region,
-  params: MapParams,
-  before: RangeMap<Mapping>,
-  after: RangeMap<Mapping>,
-): Delta {
-  return {
-    start,
-    end,
-    before: [{ start, end, region, params, mappings: before }],
-    after: [{ start, end, region, params, mappings: after }],
-  };
+  return { state: next, changed: fragments(state.visible, region, start, end), pieces };
 }
 
 /** Attaches a partition that has been told of nothing yet. */
