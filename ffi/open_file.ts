@@ -27,16 +27,14 @@ import {
 } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
 
-// struct statx: stx_mode u16 at 28, stx_size u64 at 40; 256 bytes in all.
-const STATX_SIZE = 256;
-const STATX_MODE_AT = 28;
-const STATX_SIZE_AT = 40;
-const STATX_BASIC = 0x7ff;
-const AT_EMPTY_PATH = 0x1000;
+/** The part of `struct statx` that is read, as byte offsets. */
+export const STATX = { size: 256, stx_mode: 28, stx_size: 40 } as const;
 
-// struct statfs: f_type i64 at 0, f_bsize i64 at 8; 120 bytes in all.
-const STATFS_SIZE = 120;
-const STATFS_BSIZE_AT = 8;
+/** The part of `struct statfs` that is read, as byte offsets. */
+export const STATFS = { size: 120, f_type: 0, f_bsize: 8 } as const;
+
+const STATX_BASIC_STATS = 0x7ff;
+const AT_EMPTY_PATH = 0x1000;
 
 const HUGETLBFS_MAGIC = 0x958458f6;
 
@@ -168,11 +166,11 @@ function accessMode(fd: number, label: string): number {
 /** The size of a file of a kind that memory can be made of: a regular one, or one without a kind, such as a dma-buf. */
 function regularFileSize(fd: number, label: string): number {
   const { sys, errno } = libc();
-  const bytes = new Uint8Array(STATX_SIZE);
+  const bytes = new Uint8Array(STATX.size);
   // SAFETY: statx fills one struct statx, for which there is room.
-  unwrap(sys.statx(fd, cString(""), AT_EMPTY_PATH, STATX_BASIC, bytes), errno[0], "statx", () => label);
+  unwrap(sys.statx(fd, cString(""), AT_EMPTY_PATH, STATX_BASIC_STATS, bytes), errno[0], "statx", () => label);
   const view = new DataView(bytes.buffer);
-  const kind = view.getUint16(STATX_MODE_AT, true) & S_IFMT;
+  const kind = view.getUint16(STATX.stx_mode, true) & S_IFMT;
   if (kind !== S_IFREG && kind !== 0) {
     throw new OsError(
       "mmap",
@@ -180,16 +178,16 @@ function regularFileSize(fd: number, label: string): number {
       `${label} is ${KINDS[kind] ?? "of an unknown kind"}, and only files and memfds can back guest memory`,
     );
   }
-  return Number(view.getBigUint64(STATX_SIZE_AT, true));
+  return Number(view.getBigUint64(STATX.stx_size, true));
 }
 
 function fileSystem(fd: number, label: string): { type: number; blockSize: number } {
   const { sys, errno } = libc();
-  const bytes = new Uint8Array(STATFS_SIZE);
+  const bytes = new Uint8Array(STATFS.size);
   // SAFETY: fstatfs fills one struct statfs, for which there is room.
   unwrap(sys.fstatfs(fd, bytes), errno[0], "fstatfs", () => label);
   const view = new DataView(bytes.buffer);
-  return { type: view.getUint32(0, true), blockSize: Number(view.getBigInt64(STATFS_BSIZE_AT, true)) };
+  return { type: view.getUint32(STATFS.f_type, true), blockSize: Number(view.getBigInt64(STATFS.f_bsize, true)) };
 }
 
 /** The seals of a file. One that knows no seals can never get any, which is what F_SEAL_SEAL says. */

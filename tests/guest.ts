@@ -93,7 +93,7 @@ export class TestMachine implements Disposable {
       values.push(new DataView(exit.data.buffer, exit.data.byteOffset).getUint32(0, true));
       return true;
     });
-    if (last.kind !== "hlt" && last.kind !== "io") throw new Error(`The guest came out with ${JSON.stringify(last)}`);
+    if (last.kind !== "hlt" && last.kind !== "io") throw new Error(`The guest came out with ${Deno.inspect(last)}`);
     return values;
   }
 

@@ -6,7 +6,9 @@
  * @module
  */
 
-import type { KvmRegs, KvmVcpu } from "../../ffi/kvm/mod.ts";
+import type { KvmRegs, KvmSegment, KvmVcpu } from "../../ffi/kvm/mod.ts";
+
+const CR0 = 0x6000_0010n; // CD, NW, ET: what it is after a reset
 
 /** 16-bit code in the making. Values go through AL, AX or EAX. */
 export class RealModeCode {
@@ -65,12 +67,18 @@ export class RealModeCode {
  * @param gpa Below 1 MiB, or anywhere below 4 GiB for code that stays within 64 KiB of it.
  */
 export function startRealMode(vcpu: KvmVcpu, gpa: number, regs: Partial<KvmRegs> = {}): void {
-  const sregs = vcpu.getSregs();
   const base = gpa - gpa % 0x10;
-  const code = { ...sregs.cs, base: BigInt(base), selector: (base >>> 4) & 0xffff };
-  const data = { ...sregs.ds, base: 0n, selector: 0, limit: 0xffff_ffff, g: 1 };
-  vcpu.setSregs({ cs: code, ds: data, es: data, ss: { ...sregs.ss, base: 0n, selector: 0 } });
-  const zero = { ...vcpu.getRegs() };
+  const stack: KvmSegment = {
+    ...{ base: 0n, limit: 0xffff, selector: 0, type: 0x3, present: 1, dpl: 0 },
+    ...{ db: 0, s: 1, l: 0, g: 0, avl: 0, unusable: 0 },
+  };
+  const code = { ...stack, base: BigInt(base), selector: (base >>> 4) & 0xffff, type: 0xb };
+  const data = { ...stack, limit: 0xffff_ffff, g: 1 };
+  vcpu.setSregs({
+    ...{ cs: code, ds: data, es: data, fs: data, gs: data, ss: stack },
+    ...{ cr0: CR0, cr3: 0n, cr4: 0n, efer: 0n },
+  });
+  const zero = vcpu.getRegs();
   for (const name of Object.keys(zero) as (keyof KvmRegs)[]) zero[name] = 0n;
   vcpu.setRegs({ ...zero, rflags: 2n, rip: BigInt(gpa - base), ...regs });
 }

@@ -13,6 +13,17 @@ export const STOP_PORT = 0xf4;
 /** How long to wait for the Worker before it is kicked once more, in milliseconds. */
 const PATIENCE = 20;
 
+let handled = false;
+
+/**
+ * Sees to it that a kick, which is a signal, does not end the process. Once and for good: a signal that is still on its
+ * way to a thread when its handler is taken away would do just that. A handler keeps no process alive.
+ */
+function handleKicks(): void {
+  if (!handled) Deno.addSignalListener("SIGUSR2", () => {});
+  handled = true;
+}
+
 /** A vCPU running in a Worker. */
 export class VcpuThread implements AsyncDisposable {
   /** What happened, once the vCPU has come to its end. */
@@ -34,21 +45,17 @@ export class VcpuThread implements AsyncDisposable {
   static async start(vcpu: KvmVcpu, options: { stopPort?: number } = {}): Promise<VcpuThread> {
     const { stopPort = STOP_PORT } = options;
     const words = new SharedArrayBuffer(4 * CONTROL.words);
-    // A kick is a signal, and one without a handler would end the process.
-    const ignore = () => {};
-    Deno.addSignalListener("SIGUSR2", ignore);
+    handleKicks();
     const worker = new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module" });
     const { promise: ready, resolve: isReady, reject: isNotReady } = Promise.withResolvers<number>();
     const { promise: ended, resolve: hasEnded, reject: hasFailed } = Promise.withResolvers<VcpuReport>();
     ended.catch(() => {}); // whoever awaits it sees the failure
     worker.onmessage = ({ data }: MessageEvent<VcpuMessage>) => {
-      if (data.kind === "ready") return isReady(data.threadId);
-      Deno.removeSignalListener("SIGUSR2", ignore);
-      hasEnded(data.report);
+      if (data.kind === "ready") isReady(data.threadId);
+      else hasEnded(data.report);
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      Deno.removeSignalListener("SIGUSR2", ignore);
       const error = new Error(`The vCPU's Worker failed: ${event.message}`);
       isNotReady(error);
       hasFailed(error);

@@ -30,7 +30,8 @@ export function currentThreadId(): number {
  *
  * The whole recipe, no part of which works alone:
  *
- * 1. Once: `Deno.addSignalListener("SIGUSR2", () => {})`. Without a handler the signal ends the process.
+ * 1. Once: `Deno.addSignalListener("SIGUSR2", () => {})`. Without a handler the signal ends the process, so leave it
+ *    there: a kick may still be on its way when the vCPU has come out. It does not keep the process alive.
  * 2. Set `immediateExit` of the vCPU, so that a `run` about to begin does not enter the guest.
  * 3. `kickThread(tid)`, so that a `run` in progress comes out.
  * 4. When `run` has returned, clear `immediateExit`.

@@ -93,7 +93,6 @@ export const FPU = {
   last_ip: 136,
   last_dp: 144,
   xmm: 152,
-  mxcsr: 408,
 } as const;
 
 /** `struct kvm_msrs`: a count, then entries. */

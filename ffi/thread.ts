@@ -1,0 +1,43 @@
+/**
+ * Which thread this is, and whether another one still lives.
+ *
+ * A thread's number may be given to a new thread once it is gone, so a thread is known by its number and the moment it
+ * was started.
+ *
+ * Why it is safe: it reads files of /proc, and makes a system call that takes no arguments.
+ *
+ * @module
+ */
+
+import { libc } from "./libc.ts";
+import { SYS_GETTID } from "./mman.ts";
+import { readTextFile } from "./proc_file.ts";
+
+/** One thread of this process. Plain data: another thread can be told. */
+export interface ThreadIdentity {
+  /** The kernel's number for it. */
+  readonly tid: number;
+  /** When it was started, in the kernel's ticks since boot; `null` where /proc does not say. */
+  readonly started: string | null;
+}
+
+// How many fields of /proc/PID/stat lie between the name, which ends with the last parenthesis, and the start time.
+const START_TIME_AFTER_NAME = 20;
+
+/** The thread this runs on. */
+export function currentThread(): ThreadIdentity {
+  // SAFETY: SYS_gettid takes no arguments and cannot fail.
+  const tid = libc().sys.syscall0(SYS_GETTID);
+  return { tid, started: startOf(tid) };
+}
+
+/** Whether the thread is still there. A thread of which nothing can be learned counts as alive. */
+export function isAlive({ tid, started }: ThreadIdentity): boolean {
+  return started === null || startOf(tid) === started;
+}
+
+function startOf(tid: number): string | null {
+  const stat = readTextFile(`/proc/self/task/${tid}/stat`);
+  if (stat === undefined) return null;
+  return stat.slice(stat.lastIndexOf(")") + 1).split(" ")[START_TIME_AFTER_NAME] ?? null;
+}
