@@ -6,52 +6,90 @@
  * @module
  */
 
+/** No access. */
 export const PROT_NONE = 0;
+/** Loads. */
 export const PROT_READ = 1;
+/** Stores. */
 export const PROT_WRITE = 2;
 
+/** Stores reach the file. */
 export const MAP_SHARED = 0x01;
+/** Stores make copies that no one else sees. */
 export const MAP_PRIVATE = 0x02;
+/** At exactly this address, in place of whatever is there. */
 export const MAP_FIXED = 0x10;
+/** No file. */
 export const MAP_ANONYMOUS = 0x20;
+/** No swap space set aside. */
 export const MAP_NORESERVE = 0x4000;
+/** At exactly this address, if nothing is there. */
 export const MAP_FIXED_NOREPLACE = 0x10_0000;
 
+/** To another address. */
 export const MREMAP_MAYMOVE = 1;
+/** To exactly this address, in place of whatever is there. */
 export const MREMAP_FIXED = 2;
 
+/** Start nothing and wait for nothing. */
 export const MS_ASYNC = 1;
 
+/** Transparent huge pages wanted. */
 export const MADV_HUGEPAGE = 14;
+/** Transparent huge pages not wanted. */
 export const MADV_NOHUGEPAGE = 15;
+/** Bring pages in for loads. */
 export const MADV_POPULATE_READ = 22;
+/** Bring pages in for stores. */
 export const MADV_POPULATE_WRITE = 23;
 
+/** From these NUMA nodes and no other. */
 export const MPOL_BIND = 2;
 
+/** Close-on-exec. */
 export const MFD_CLOEXEC = 0x1;
+/** Can be sealed. */
 export const MFD_ALLOW_SEALING = 0x2;
+/** Of huge pages. */
 export const MFD_HUGETLB = 0x4;
 /** How far the base-2 logarithm of the page size is shifted in the flags of memfd_create. */
 export const MFD_HUGE_SHIFT = 26;
 
+/** Read the file status flags. */
 export const F_GETFL = 3;
+/** Duplicate, close-on-exec. */
 export const F_DUPFD_CLOEXEC = 1030;
+/** Add seals. */
 export const F_ADD_SEALS = 1033;
+/** Read the seals. */
 export const F_GET_SEALS = 1034;
+/** No more seals. */
 export const F_SEAL_SEAL = 0x01;
+/** Cannot get shorter. */
 export const F_SEAL_SHRINK = 0x02;
+/** Cannot get longer. */
 export const F_SEAL_GROW = 0x04;
+/** Cannot be written. */
 export const F_SEAL_WRITE = 0x08;
+/** Cannot be written, except through mappings there are. */
 export const F_SEAL_FUTURE_WRITE = 0x10;
 
+/** For reading. */
 export const O_RDONLY = 0;
+/** For writing. */
 export const O_WRONLY = 1;
+/** For both. */
 export const O_RDWR = 2;
+/** The bits that hold one of these three. */
 export const O_ACCMODE = 3;
+/** Do not wait for the other end of a pipe. */
 export const O_NONBLOCK = 0o4000;
+/** Close-on-exec. */
 export const O_CLOEXEC = 0o2000000;
 
+/** The calling thread's number. */
 export const SYS_GETTID = 186n;
+/** A signal to one thread. */
 export const SYS_TGKILL = 234n;
+/** The NUMA policy of a mapping. */
 export const SYS_MBIND = 237n;
