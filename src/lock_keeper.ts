@@ -1,11 +1,11 @@
-import { Alias } from "../ffi/alias.ts";
+import type { Alias } from "../ffi/alias.ts";
 import type { Mappable } from "../ffi/mappable.ts";
 import { revokeView } from "../ffi/view.ts";
 import { DisposedError, MappingError, MembackingError, MemoryLockedError } from "./core/errors.ts";
 import { LockTable } from "./core/lock_table.ts";
 import { MemoryRange } from "./core/memory_range.ts";
 import { fragments, type Region } from "./core/overlap.ts";
-import type { Step } from "./core/plan.ts";
+import type { Step } from "./core/steps.ts";
 import type { Entry } from "./core/range_map.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
@@ -14,6 +14,7 @@ import { type Piece, pieceAt, piecesIn } from "./core/view.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./guest_memory.ts";
 import { LockedMemory } from "./locked_memory.ts";
+import { readOnlyView, type ViewPart } from "./read_only_view.ts";
 
 /** A lock: which GPAs, and the second mapping its bytes are in, if they are not guest memory's own. */
 interface Held extends Span {
@@ -30,6 +31,8 @@ export class LockKeeper implements AccessMap {
   /** The regions being torn down, and by how many callers. */
   readonly #closing = new Map<Region, number>();
   readonly #waiting = new Set<() => void>();
+  /** Is told when a region begins or ceases to be torn down. */
+  onClosing: ((region: Region) => void) | null = null;
 
   /** `check` throws while memory is being changed and once the manager is gone. */
   constructor(va: VaTarget<Mappable>, state: () => State, check: () => void) {
@@ -75,7 +78,7 @@ export class LockKeeper implements AccessMap {
     }
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }
-      : this.#readOnlyView(piecesIn(state, start, end), range);
+      : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.view(start, end));
     let locked: LockedMemory;
     try {
       locked = new LockedMemory(range, { buffer, release: () => this.#release(buffer) });
@@ -103,21 +106,48 @@ export class LockKeeper implements AccessMap {
     }
   }
 
-  /** Refuses new locks on `region` and waits until the old ones are gone. Aborting allows new ones again. */
-  async drain(region: Region, signal: AbortSignal | undefined): Promise<void> {
+  /**
+   * Refuses new locks on `region`, waits until the old ones are gone, and calls `then` before new ones are possible.
+   * Aborting allows new ones again.
+   */
+  async drain(region: Region, signal: AbortSignal | undefined, then: () => void): Promise<void> {
     const isLocked = ({ start, end }: Span) => this.#table.conflict(start, end) !== undefined;
     this.#closing.set(region, (this.#closing.get(region) ?? 0) + 1);
     try {
+      this.onClosing?.(region);
       signal?.throwIfAborted();
       while (fragments(this.#state().visible, region).some(isLocked)) {
         await this.#nextRelease(signal);
         signal?.throwIfAborted();
       }
+      then();
     } finally {
       const others = (this.#closing.get(region) ?? 1) - 1;
       if (others === 0) this.#closing.delete(region);
       else this.#closing.set(region, others);
+      this.onClosing?.(region);
     }
+  }
+
+  /** Whether `region` is being torn down. */
+  isClosing(region: Region): boolean {
+    return this.#closing.has(region);
+  }
+
+  /** Whether something waits for locks to be released. */
+  get isDraining(): boolean {
+    return this.#closing.size > 0;
+  }
+
+  /** Counts a lock that another thread holds. */
+  addForeign({ start, end }: Span): void {
+    this.#table.add(start, end);
+  }
+
+  /** Counts it no longer. */
+  removeForeign({ start, end }: Span): void {
+    this.#table.remove(start, end);
+    this.#wake();
   }
 
   /**
@@ -169,30 +199,8 @@ export class LockKeeper implements AccessMap {
     signal?.addEventListener("abort", wake);
     return promise;
   }
+}
 
-  /** A view in which stores to read-only memory stay private to it. */
-  #readOnlyView(
-    entries: readonly Entry<Piece>[],
-    range: MemoryRange,
-  ): { buffer: ArrayBuffer; alias: Alias | undefined } {
-    if (entries.every(({ value }) => value.mapping.backing === null && !value.writable)) {
-      // Private memory that nobody can write: a copy of it is as good as the original.
-      const original = this.view(range.start, range.end);
-      const buffer = original.slice(0);
-      revokeView(original);
-      return { buffer, alias: undefined };
-    }
-    const parts = entries.map(({ start, end, value: { mapping, writable } }) => {
-      const mappable = mappableOf(mapping);
-      if (mappable === null) {
-        throw new MappingError(
-          "A lock over files that are read-only cannot cover private memory too, lock them apart",
-          range,
-        );
-      }
-      return { start, end, mappable, fileOffset: start + mapping.delta, writable };
-    });
-    const alias = new Alias(parts);
-    return { buffer: alias.buffer, alias };
-  }
+function viewPart({ start, end, value: { mapping, writable } }: Entry<Piece>): ViewPart {
+  return { start, end, mappable: mappableOf(mapping), fileOffset: start + mapping.delta, writable };
 }

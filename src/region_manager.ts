@@ -337,8 +337,7 @@ export class RegionManager implements Disposable {
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
     if (this.#map.closed || this.#map.current.regions.get(region.id) === undefined) return;
-    await this.#locks.drain(region, signal);
-    this.#remove(region);
+    await this.#locks.drain(region, signal, () => this.#remove(region));
   }
 
   #attachment(what: string, isAttached: (state: State) => boolean, without: (state: State) => State): Disposable {

@@ -1,0 +1,63 @@
+/**
+ * The memory map as clients see it: a tree in shared memory, built like the page tables of a processor.
+ *
+ * ```
+ *   root    [ code | ~child | 0 | ... ]      512 entries; below 1 GiB an entry of the root spans 2 MiB,
+ *                    |                       below 512 GiB it spans 1 GiB, and so on
+ *   child           [ code | code | 0 | ... ]   512 entries of 4 KiB
+ * ```
+ *
+ * An entry is one 32-bit word: 0 for nothing, a *code* that holds for all it spans, or the complement (negative) of the
+ * number of the node below. A code has its access in the low bits and the number of a row above: a row says which file
+ * backs the memory, and where.
+ *
+ * @module
+ */
+
+/** Bits of a code. */
+export const CODE = {
+  /** Something is mapped. */
+  readable: 1,
+  /** It may be written. */
+  writable: 2,
+  /** It is reached through its file, which someone may truncate. */
+  truncatable: 4,
+  /** Its region is being torn down: no new locks. */
+  closing: 8,
+} as const;
+
+/** What a plain access depends on. */
+export const ACCESS_BITS: number = CODE.readable | CODE.writable | CODE.truncatable;
+
+/** By how many bits the number of the row is shifted. */
+export const ROW_SHIFT = 4;
+
+/** Entries per node. */
+export const FAN_OUT = 512;
+
+const PAGE_BITS = 12;
+const FAN_OUT_BITS = 9;
+
+/** How many bytes one entry spans: 4 KiB at level 0, 512 times as many at each level above. */
+export function spanOf(level: number): number {
+  return 2 ** (PAGE_BITS + FAN_OUT_BITS * level);
+}
+
+/** The level of the root for `length` bytes of guest memory. */
+export function rootLevel(length: number): number {
+  let level = 0;
+  while (spanOf(level + 1) < length) level++;
+  return level;
+}
+
+/** One row of the table of files, in 64-bit floating-point numbers. Row 0 is private memory. */
+export const ROW = {
+  /** The owner's descriptor of the file. */
+  fd: 0,
+  /** File offset minus GPA, in bytes. */
+  delta: 1,
+  /** A number of this row's use that no other use has. */
+  serial: 2,
+  /** How many numbers there are. */
+  length: 4,
+} as const;

@@ -1,0 +1,172 @@
+import { CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
+import { growable } from "./shared_words.ts";
+
+/** What is mapped over a range, as the owner knows it. */
+export interface Paint {
+  /** Tells files and offsets apart: the same object for the same row. `null` for private memory. */
+  readonly key: object | null;
+  /** The owner's descriptor of the file. */
+  readonly fd: number;
+  /** File offset minus GPA, in bytes. */
+  readonly delta: number;
+  /** Bits of `CODE`. */
+  readonly access: number;
+}
+
+const NODE_BYTES = FAN_OUT * Int32Array.BYTES_PER_ELEMENT;
+const ROW_BYTES = ROW.length * Float64Array.BYTES_PER_ELEMENT;
+
+/**
+ * The owner's side of the shared memory map. Every edit costs what the same edit of page tables would.
+ *
+ * Nodes and rows are used again as soon as nothing refers to them, so edits are made only while no client reads.
+ */
+export class PageWriter {
+  /** The nodes; node 0 is the root. */
+  readonly nodes: SharedArrayBuffer = growable(16 * NODE_BYTES);
+  /** The rows. */
+  readonly rows: SharedArrayBuffer = growable(64 * ROW_BYTES);
+  readonly #level: number;
+  #words = new Int32Array(this.nodes);
+  #numbers = new Float64Array(this.rows);
+  /** How many entries of each node are not 0. */
+  #used: number[] = [0];
+  #freeNodes: number[] = [];
+  #rowOf = new Map<object, number>();
+  #keys: (object | null)[] = [null];
+  /** How many entries refer to each row. */
+  #references: number[] = [0];
+  #freeRows: number[] = [];
+  #serial = 0;
+
+  /** For `length` bytes of guest memory. */
+  constructor(length: number) {
+    this.#level = rootLevel(length);
+  }
+
+  /** How many nodes are in use, for tests. */
+  get nodeCount(): number {
+    return this.#used.length - this.#freeNodes.length;
+  }
+
+  /** How many rows are in use, private memory's included, for tests. */
+  get rowCount(): number {
+    return this.#references.length - this.#freeRows.length;
+  }
+
+  /** Says what is mapped over `[start, end)` from now on; `null` for nothing. */
+  paint(start: number, end: number, paint: Paint | null): void {
+    const code = paint === null ? 0 : this.#rowFor(paint) << ROW_SHIFT | paint.access | CODE.readable;
+    this.#paint(0, this.#level, 0, start, end, code);
+    const row = code >> ROW_SHIFT;
+    // An empty range would leave a new row without a reference.
+    if (row > 0 && this.#references[row] === 0) this.#freeRow(row);
+  }
+
+  #paint(node: number, level: number, base: number, start: number, end: number, code: number): void {
+    const span = spanOf(level);
+    const last = Math.min(FAN_OUT, Math.ceil((end - base) / span));
+    for (let i = Math.max(0, Math.floor((start - base) / span)); i < last; i++) {
+      const from = base + i * span;
+      const at = node * FAN_OUT + i;
+      const entry = this.#entry(at);
+      if (start <= from && from + span <= end) {
+        if (entry !== code) this.#set(node, at, entry, code);
+        continue;
+      }
+      if (entry === code) continue;
+      const child = entry < 0 ? ~entry : this.#divide(node, at, entry);
+      this.#paint(child, level - 1, from, start, end, code);
+      if (this.#used[child] === 0) {
+        this.#freeNodes.push(child);
+        this.#words[at] = 0;
+        this.#count(node, -1);
+      }
+    }
+  }
+
+  /** Puts a code where a code or a node was. */
+  #set(node: number, at: number, old: number, code: number): void {
+    if (old < 0) this.#free(~old);
+    else this.#refer(old, -1);
+    this.#refer(code, 1);
+    this.#words[at] = code;
+    this.#count(node, (code === 0 ? 0 : 1) - (old === 0 ? 0 : 1));
+  }
+
+  /** Puts a node where a code was, which holds throughout the node for now. */
+  #divide(node: number, at: number, code: number): number {
+    const child = this.#newNode();
+    this.#words.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
+    this.#used[child] = code === 0 ? 0 : FAN_OUT;
+    this.#refer(code, FAN_OUT - 1);
+    this.#words[at] = ~child;
+    if (code === 0) this.#count(node, 1);
+    return child;
+  }
+
+  /** Gives back a node and all below it. */
+  #free(node: number): void {
+    for (let at = node * FAN_OUT; at < (node + 1) * FAN_OUT; at++) {
+      const entry = this.#entry(at);
+      if (entry < 0) this.#free(~entry);
+      else this.#refer(entry, -1);
+    }
+    this.#used[node] = 0;
+    this.#freeNodes.push(node);
+  }
+
+  #newNode(): number {
+    const free = this.#freeNodes.pop();
+    if (free !== undefined) return free;
+    const node = this.#used.length;
+    this.#used.push(0);
+    if ((node + 1) * NODE_BYTES > this.nodes.byteLength) {
+      this.nodes.grow(this.nodes.byteLength * 2);
+      this.#words = new Int32Array(this.nodes);
+    }
+    return node;
+  }
+
+  #count(node: number, by: number): void {
+    this.#used[node] = (this.#used[node] ?? 0) + by;
+  }
+
+  #entry(at: number): number {
+    return this.#words[at] ?? 0;
+  }
+
+  #rowFor({ key, fd, delta }: Paint): number {
+    if (key === null) return 0;
+    const known = this.#rowOf.get(key);
+    if (known !== undefined) return known;
+    const row = this.#freeRows.pop() ?? this.#references.length;
+    this.#references[row] = 0;
+    this.#keys[row] = key;
+    this.#rowOf.set(key, row);
+    if ((row + 1) * ROW_BYTES > this.rows.byteLength) {
+      this.rows.grow(this.rows.byteLength * 2);
+      this.#numbers = new Float64Array(this.rows);
+    }
+    const at = row * ROW.length;
+    this.#numbers[at + ROW.fd] = fd;
+    this.#numbers[at + ROW.delta] = delta;
+    this.#numbers[at + ROW.serial] = ++this.#serial;
+    return row;
+  }
+
+  #refer(code: number, by: number): void {
+    const row = code >> ROW_SHIFT;
+    if (row === 0) return;
+    const references = (this.#references[row] ?? 0) + by;
+    this.#references[row] = references;
+    if (references === 0) this.#freeRow(row);
+  }
+
+  #freeRow(row: number): void {
+    const key = this.#keys[row];
+    if (key !== null && key !== undefined) this.#rowOf.delete(key);
+    this.#keys[row] = null;
+    this.#freeRows.push(row);
+  }
+}
