@@ -162,6 +162,16 @@ export class Mappable implements Disposable {
     return Mappable.#probed(new OpenFile(own, `file descriptor ${fd}`));
   }
 
+  /**
+   * A handle of a file that another thread of this process has open and keeps open while this handle lives. Nothing is
+   * closed here, so nothing leaks if this thread is stopped at any moment.
+   *
+   * @internal
+   */
+  static borrow(fd: number, label: string): Mappable {
+    return new Mappable(new OpenFile(fd, label, true));
+  }
+
   static #probed(file: OpenFile): Mappable {
     try {
       file.probe();
@@ -179,7 +189,7 @@ export class Mappable implements Disposable {
    * @throws {DisposedError} After dispose.
    */
   get file(): OpenFile {
-    if (this.#disposed) throw new DisposedError(`Mappable ${this.#file.label}`);
+    if (this.#disposed || this.#file.revoked) throw new DisposedError(`Mappable ${this.#file.label}`);
     return this.#file;
   }
 

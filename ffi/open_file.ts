@@ -71,18 +71,23 @@ export class OpenFile {
   /** Whether mapping it may fail after the kernel has already taken away what was there before. */
   readonly mayFailLate: boolean;
   #references = 1;
+  #revoked = false;
+  #afterRelease: (() => void) | undefined;
+  readonly #borrowed: boolean;
   #openForWriting: boolean;
   #fixedSize: number | undefined;
   #fixedSeals: number | undefined;
 
   /**
-   * Takes over `fd`, and closes it if the file turns out to be unusable.
+   * Takes over `fd`, and closes it if the file turns out to be unusable. A borrowed one is never closed: another thread
+   * owns it, and keeps it open at least until `afterRelease` is called.
    *
    * @throws {OsError} If the file is not of a kind that can be mapped, or was opened without the right to read.
    */
-  constructor(fd: number, label: string) {
+  constructor(fd: number, label: string, borrowed: boolean = false) {
     this.fd = fd;
     this.label = label;
+    this.#borrowed = borrowed;
     try {
       this.#openForWriting = accessMode(fd, label) === O_RDWR;
       const size = regularFileSize(fd, label);
@@ -95,9 +100,24 @@ export class OpenFile {
       if ((seals & SIZE_SEALS) === SIZE_SEALS) this.#fixedSize = size;
       this.truncatable = (seals & F_SEAL_SHRINK) === 0;
     } catch (error) {
-      libc().sys.close(fd);
+      if (!borrowed) libc().sys.close(fd);
       throw error;
     }
+  }
+
+  /** Whether its owner has taken it back, so that the descriptor may be another file's by now. */
+  get revoked(): boolean {
+    return this.#revoked;
+  }
+
+  /** Says that the owner of a borrowed descriptor takes it back. */
+  revoke(): void {
+    this.#revoked = true;
+  }
+
+  /** Calls `act` once the last holder has let go. */
+  afterRelease(act: () => void): void {
+    this.#afterRelease = act;
   }
 
   /** The size in bytes, now: asked from the kernel each time unless seals forbid it to change. */
@@ -133,8 +153,10 @@ export class OpenFile {
 
   /** Counts one holder less; the last one closes the descriptor. */
   release(): void {
+    if (--this.#references > 0) return;
     // The result does not matter: on Linux the descriptor is gone even where close reports an error.
-    if (--this.#references === 0) libc().sys.close(this.fd);
+    if (!this.#borrowed) libc().sys.close(this.fd);
+    this.#afterRelease?.();
   }
 
   /** Throws unless `[offset, offset + length)` lies within the file. */
