@@ -27,7 +27,7 @@ export interface AccessMap {
   lock(range: MemoryRange, pieces: readonly Backed[]): LockedMemory;
 }
 
-/** Host memory is looked at through windows of this many bytes, so that offsets into them are small integers. */
+/** Host memory is looked at in windows of this many bytes, so that offsets into them are small integers. */
 const WINDOW = 2 ** 30;
 
 /**
@@ -46,18 +46,19 @@ interface View {
   readonly words: Uint32Array;
 }
 
-function viewOf(buffer: ArrayBuffer, offset: number, base: number, length: number, writable: boolean): View {
+function viewOf(buffer: ArrayBuffer, base: number, end: number, writable: boolean): View {
+  const length = end - base;
   return {
     base,
     end: length,
     writableEnd: writable ? length : -1,
-    data: new DataView(buffer, offset, length),
-    bytes: new Uint8Array(buffer, offset, length),
-    words: new Uint32Array(buffer, offset, length >>> 2),
+    data: new DataView(buffer, base, length),
+    bytes: new Uint8Array(buffer, base, length),
+    words: new Uint32Array(buffer, base, length >>> 2),
   };
 }
 
-const NO_VIEW = viewOf(new ArrayBuffer(0), 0, 2 ** 53, 0, false);
+const NO_VIEW: View = { ...viewOf(new ArrayBuffer(0), 0, 0, false), base: 2 ** 53 };
 
 /** A part of an access, and the piece that serves it. */
 interface Part {
@@ -103,7 +104,8 @@ interface Part {
  */
 export class GuestMemory {
   readonly #map: AccessMap;
-  readonly #windows: (ArrayBuffer | undefined)[] = [];
+  /** All of host memory, made at the first access. A second one would cost another garbage collection. */
+  #host: ArrayBuffer | undefined;
   /** For each window the piece that was accessed last: most accesses are to the same piece again. */
   readonly #views: (View | undefined)[] = [];
   /** The piece that was accessed last of all. */
@@ -171,7 +173,7 @@ export class GuestMemory {
           viaFile(gpa, length, piece, at, (mappable, offset) => mappable.write(offset, part));
         }
       } else {
-        for (const window of this.#hostBytes(start, end)) window.fill(value);
+        this.#hostBytes(start, end).fill(value);
       }
     }
   }
@@ -299,7 +301,7 @@ export class GuestMemory {
       if (piece === undefined || piece.file !== null) return -1;
       const base = Math.max(piece.start, index * WINDOW);
       const end = Math.min(piece.end, (index + 1) * WINDOW);
-      view = viewOf(this.#window(index), base - index * WINDOW, base, end - base, piece.writable);
+      view = viewOf(this.#hostBuffer(), base, end, piece.writable);
       this.#views[index] = view;
     }
     this.#view = view;
@@ -307,20 +309,14 @@ export class GuestMemory {
     return at + length <= (write ? view.writableEnd : view.end) ? at : -1;
   }
 
-  #window(index: number): ArrayBuffer {
-    const start = index * WINDOW;
+  #hostBuffer(): ArrayBuffer {
     // SAFETY: the manager keeps the reservation for as long as it lives, and every access is checked first.
-    return this.#windows[index] ??= this.#map.view(start, Math.min(start + WINDOW, this.#map.length));
+    return this.#host ??= this.#map.view(0, this.#map.length);
   }
 
-  /** The host's own bytes of `[start, end)`, window by window. */
-  *#hostBytes(start: number, end: number): Generator<Uint8Array<ArrayBuffer>> {
-    for (let at = start; at < end;) {
-      const index = Math.floor(at / WINDOW);
-      const stop = Math.min(end, (index + 1) * WINDOW);
-      yield new Uint8Array(this.#window(index), at - index * WINDOW, stop - at);
-      at = stop;
-    }
+  /** The host's own bytes of `[start, end)`. */
+  #hostBytes(start: number, end: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.#hostBuffer(), start, end - start);
   }
 
   /** The parts of an access, in order. */
@@ -348,12 +344,8 @@ export class GuestMemory {
       if (piece.file !== null) {
         const part = into.subarray(start - gpa, end - gpa);
         viaFile(gpa, length, piece, start, (mappable, offset) => readFile(mappable, offset, part));
-        continue;
-      }
-      let at = start - gpa;
-      for (const bytes of this.#hostBytes(start, end)) {
-        into.set(bytes, at);
-        at += bytes.length;
+      } else {
+        into.set(this.#hostBytes(start, end), start - gpa);
       }
     }
     return into;
@@ -364,16 +356,9 @@ export class GuestMemory {
     // A plain array, whatever the caller made of theirs: no code of theirs runs once the access has been checked.
     const plain = new Uint8Array(source.buffer, source.byteOffset, length);
     for (const { piece, start, end } of this.#check(gpa, length, true)) {
-      if (piece.file !== null) {
-        const part = plain.subarray(start - gpa, end - gpa);
-        viaFile(gpa, length, piece, start, (mappable, offset) => mappable.write(offset, part));
-        continue;
-      }
-      let at = start - gpa;
-      for (const bytes of this.#hostBytes(start, end)) {
-        bytes.set(plain.subarray(at, at + bytes.length));
-        at += bytes.length;
-      }
+      const part = plain.subarray(start - gpa, end - gpa);
+      if (piece.file === null) this.#hostBytes(start, end).set(part);
+      else viaFile(gpa, length, piece, start, (mappable, offset) => mappable.write(offset, part));
     }
   }
 }
