@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { Step } from "./plan.ts";
+import type { Step } from "./steps.ts";
 import type { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { State } from "./state.ts";

@@ -9,7 +9,8 @@
  */
 
 import { accessOf } from "./access.ts";
-import type { Plan, Step } from "./plan.ts";
+import type { Plan } from "./plan.ts";
+import type { Step } from "./steps.ts";
 import type { Exchange, Mapping, PartitionState, State } from "./state.ts";
 import { pieceAt } from "./view.ts";
 

@@ -8,6 +8,9 @@ export interface Span {
   readonly end: number;
 }
 
+/** Every address there can be. */
+export const EVERYWHERE: readonly Span[] = [{ start: 0, end: Number.MAX_SAFE_INTEGER }];
+
 /** The same addresses as ordered spans that neither overlap nor touch. */
 export function normalize(spans: readonly Span[]): readonly Span[] {
   if (spans.length < 2) return spans;

@@ -1,0 +1,111 @@
+/**
+ * What goes with memory wherever it is replaced, undo included: pinned pages, and pages that are brought in early.
+ * MAP_FIXED drops page locks and brings no page in.
+ *
+ * @module
+ */
+
+import type { PartitionPlan } from "./plan_partitions.ts";
+import { RangeMap } from "./range_map.ts";
+import { clip, EVERYWHERE, type Span } from "./span.ts";
+import type { State } from "./state.ts";
+import { type AttendStep, isUncertain } from "./steps.ts";
+import type { VaSteps } from "./va_steps.ts";
+import { pieceAt, piecesIn } from "./view.ts";
+
+/** Pages that come in early go with the memory, wherever it is replaced, undo included. */
+export function prefetchSteps(
+  told: readonly PartitionPlan[],
+  va: VaSteps,
+  old: State,
+  next: State,
+  spans: readonly Span[],
+): readonly AttendStep[] {
+  const steps: AttendStep[] = [];
+  for (const partitionPlan of told) {
+    if (partitionPlan.partition.target.prefetchRange === undefined) continue;
+    pushPrefetches(steps, partitionPlan, va, old, next, spans);
+  }
+  return steps;
+}
+
+/**
+ * Pins follow the memory: MAP_FIXED drops page locks, so what is replaced is unpinned before and pinned after.
+ *
+ * @returns What is pinned afterwards.
+ */
+export function pushPins(
+  steps: AttendStep[],
+  { partition, stays }: PartitionPlan,
+  va: VaSteps,
+  next: State,
+  over: readonly Span[],
+  stale: RangeMap<true>,
+): RangeMap<true> {
+  let { pinned } = partition;
+  if (!partition.pin || partition.target.pinRange === undefined) return pinned;
+  const push = ({ start, end }: Span, to: boolean) =>
+    steps.push({ kind: "pin", partition, start, end, to, uncertain: isUncertain(stale, start, end) });
+  const replaced: readonly Span[] = stays
+    ? [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect")
+    : EVERYWHERE;
+  for (const { start, end } of replaced) {
+    for (const entry of pinned.overlapping(start, end)) push(clip(entry, start, end), false);
+    pinned = pinned.delete(start, end);
+  }
+  if (!stays) return pinned;
+  for (const span of over) {
+    for (const { start, end } of piecesIn(next, span.start, span.end)) {
+      for (const gap of gapsIn(pinned, start, end)) push(gap, true);
+      pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
+    }
+  }
+  return pinned;
+}
+
+const isSamePin = () => true;
+
+/** The parts of `[start, end)` that `map` says nothing of. */
+function gapsIn(map: RangeMap<true>, start: number, end: number): Span[] {
+  const gaps: Span[] = [];
+  let cursor = start;
+  for (const entry of map.overlapping(start, end)) {
+    if (cursor < entry.start) gaps.push({ start: cursor, end: entry.start });
+    cursor = entry.end;
+  }
+  if (cursor < end) gaps.push({ start: cursor, end });
+  return gaps;
+}
+
+function pushPrefetches(
+  steps: AttendStep[],
+  { partition, added, was, stays }: PartitionPlan,
+  va: VaSteps,
+  old: State,
+  next: State,
+  spans: readonly Span[],
+): void {
+  if (!stays) return;
+  const push = ({ start, end }: Span, to: boolean) =>
+    steps.push({ kind: "prefetch", partition, start, end, to, uncertain: false });
+  let fresh: RangeMap<true> | undefined;
+  for (const span of was ? spans : EVERYWHERE) {
+    for (const piece of piecesIn(next, span.start, span.end)) {
+      if (!piece.value.params.prefetch) continue;
+      fresh ??= spanSet([...added, ...va.replacements.filter(({ action }) => action === "map")]);
+      const isNew = fresh.overlaps(piece.start, piece.end) || pieceAt(old, piece.start)?.value.params.prefetch !== true;
+      if (isNew) push(piece, true);
+    }
+  }
+  for (const { from } of va.replacements) {
+    for (const entry of from) {
+      if (entry.value?.params.prefetch === true) push(entry, false);
+    }
+  }
+}
+
+function spanSet(spans: readonly Span[]): RangeMap<true> {
+  let map: RangeMap<true> = RangeMap.EMPTY;
+  for (const { start, end } of spans) map = map.set(start, end, true);
+  return map;
+}

@@ -1,0 +1,107 @@
+/**
+ * What partitions have to be told.
+ *
+ * @module
+ */
+
+import { accessOf, isSameAccess } from "./access.ts";
+import { type Entry, RangeMap } from "./range_map.ts";
+import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
+import { EVERYWHERE } from "./span.ts";
+import type { PartitionState, State } from "./state.ts";
+import { isUncertain, type Step } from "./steps.ts";
+import type { Access } from "./targets.ts";
+import type { Diff } from "./va_steps.ts";
+import { type Fragment, fragmentsIn } from "./view.ts";
+
+/** What changes for one partition. */
+export interface PartitionPlan extends RangeChanges<Access> {
+  readonly partition: PartitionState;
+  /** Whether it was attached before the request, and is after it. */
+  readonly was: boolean;
+  readonly stays: boolean;
+}
+
+/** Plans for partitions that stay, come and go. A disposed one is told nothing and leaves the state. */
+export function planPartitions(old: State, next: State, diffs: readonly Diff[]): PartitionPlan[] {
+  const plans: PartitionPlan[] = [];
+  for (const partition of next.partitions) {
+    const { target, book } = partition;
+    if (target.disposed ?? false) continue;
+    const was = old.partitions === next.partitions || old.partitions.some(({ id }) => id === partition.id);
+    const over = was ? diffs : EVERYWHERE;
+    const wanted: Entry<Access>[] = [];
+    if (was) { for (const { after } of diffs) pushWantedAccess(wanted, next, after); }
+    else pushWantedAccess(wanted, next, fragmentsIn(next));
+    let changes = reconcile(book, wanted, over, isSameAccess);
+    if (changes !== null && target.capacity !== undefined) {
+      changes = fitCapacity(changes, target.capacity, isSameAccess);
+    }
+    const { gone, added, book: after } = changes ?? { gone: [], added: [], book };
+    plans.push({ partition, gone, added, book: after, was, stays: true });
+  }
+  if (old.partitions === next.partitions) return plans;
+  for (const partition of old.partitions) {
+    if (partition.target.disposed ?? false) continue;
+    if (next.partitions.some(({ id }) => id === partition.id)) continue;
+    plans.push({ partition, gone: [...partition.book], added: [], book: RangeMap.EMPTY, was: true, stays: false });
+  }
+  return plans;
+}
+
+/** The partitions with what they hold after the plan. */
+export function booked(
+  partitions: readonly PartitionState[],
+  plans: readonly PartitionPlan[],
+  pinned: readonly RangeMap<true>[],
+): readonly PartitionState[] {
+  let same = plans.length === partitions.length;
+  for (let i = 0; same && i < plans.length; i++) {
+    const { partition, book } = plans[i]!;
+    same = partition.book === book && partition.pinned === pinned[i];
+  }
+  if (same) return partitions;
+  const states: PartitionState[] = [];
+  plans.forEach(({ partition, book, stays }, index) => {
+    if (stays) states.push({ ...partition, book, pinned: pinned[index]! });
+  });
+  return states;
+}
+
+/** What a partition should hold over `fragments`: backed parts, or whole windows where holes fault. */
+function pushWantedAccess(wanted: Entry<Access>[], { poisoned }: State, fragments: readonly Fragment[]): void {
+  const push = (start: number, end: number, value: Access) => {
+    if (poisoned.size === 0) wanted.push({ start, end, value });
+    else wanted.push(...outsidePoison({ start, end, value }, poisoned));
+  };
+  for (const { start, end, region, params: { writable, executable }, mappings } of fragments) {
+    if (region.holes === "fault") {
+      push(start, end, accessOf(writable, executable));
+      continue;
+    }
+    for (const entry of mappings.overlapping(start, end)) {
+      const access = accessOf(writable && entry.value.writable, executable);
+      push(Math.max(entry.start, start), Math.min(entry.end, end), access);
+    }
+  }
+}
+
+function outsidePoison(entry: Entry<Access>, poisoned: RangeMap<true>): Entry<Access>[] {
+  let left = RangeMap.EMPTY.set(entry.start, entry.end, entry.value as never) as RangeMap<Access>;
+  for (const { start, end } of poisoned.overlapping(entry.start, entry.end)) left = left.delete(start, end);
+  return [...left];
+}
+
+/** Appends the steps that map or unmap `entries` on a partition. */
+export function pushPartitionSteps(
+  steps: Step[],
+  partition: PartitionState,
+  entries: readonly Entry<Access>[],
+  maps: boolean,
+  stale: RangeMap<true>,
+): void {
+  for (const { start, end, value } of entries) {
+    const [from, to] = maps ? [null, value] : [value, null];
+    steps.push({ kind: "partition", partition, start, end, from, to, uncertain: isUncertain(stale, start, end) });
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * Puts everything back after a step has failed. Written here, once, for every request.
+ *
+ * ```
+ *   steps    1  2  3  4x            4 fails
+ *   undo              4' 3' 2' 1'   4' because a failed step may have been done all the same
+ * ```
+ *
+ * A target that throws should have done nothing, but it may have done its work first, or have destroyed the old state
+ * (a failed MAP_FIXED can). So the failed step is forced back: first cleared, which may fail because nothing is there,
+ * then the old state is put in place, which may not. Undoing goes on to the end whatever fails on the way.
+ *
+ * @module
+ */
+
+import { ReservationLostError } from "../ffi/va_mapper.ts";
+import { MappingError, type OutOfStep } from "./core/errors.ts";
+import { outOfStep } from "./core/out_of_step.ts";
+import type { Span } from "./core/span.ts";
+import type { State } from "./core/state.ts";
+import { inverse, type Step } from "./core/steps.ts";
+import { clear, describe, isThere, perform, rangeOf, type StepContext, targetName } from "./perform.ts";
+
+/** A request that failed: what to tell the caller, and the state that is true now. */
+export interface TransactionFailure {
+  /** What the caller gets. */
+  readonly error: MappingError;
+  /** The old state, less what could not be restored. */
+  readonly state: State;
+}
+
+/** Undoes `steps` up to the one that failed with `cause`, and tells what came of it. */
+export function undo(
+  steps: readonly Step[],
+  failed: number,
+  cause: unknown,
+  old: State,
+  context: StepContext,
+): TransactionFailure {
+  return new Undo(old, context).run(steps, failed, cause);
+}
+
+/** Whether two steps are about one range of one target. */
+function isSameRange(a: Step, b: Step): boolean {
+  if (a.kind !== b.kind || a.start !== b.start || a.end !== b.end) return false;
+  if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
+  if (a.kind === "va" || b.kind === "va") return true;
+  return a.kind !== "dma" && b.kind !== "dma" && a.partition.id === b.partition.id;
+}
+
+/** Puts back what the steps before a failure did, and keeps account of what it could not. */
+class Undo {
+  readonly #old: State;
+  readonly #context: StepContext;
+  #unrestored: Step[] = [];
+  readonly #failures: OutOfStep[] = [];
+  readonly #poisoned: Span[] = [];
+
+  constructor(old: State, context: StepContext) {
+    this.#old = old;
+    this.#context = context;
+  }
+
+  run(steps: readonly Step[], failed: number, cause: unknown): TransactionFailure {
+    const step = steps[failed]!;
+    this.#notePoison(cause);
+    if (step.kind !== "va") clear(step, this.#context);
+    for (const back of inverse(step)) {
+      // Only what was there before is put back: a range that was not mapped is cleared already.
+      if (back.kind === "va" || isThere(back)) this.#restore(back);
+    }
+    for (let i = failed - 1; i >= 0; i--) {
+      for (const back of inverse(steps[i]!)) this.#restore(back);
+    }
+    for (const span of this.#poisoned) this.#evacuate(span);
+
+    const state = this.#unrestored.length + this.#poisoned.length === 0
+      ? this.#old
+      : outOfStep(this.#old, this.#unrestored, this.#poisoned);
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const left = this.#failures.length === 0
+      ? "the request was undone"
+      : `the request could not be undone on ${
+        this.#failures.map(({ target, range }) => `${target} ${range}`).join(", ")
+      }`;
+    const error = new MappingError(
+      `Cannot ${describe(step)} ${rangeOf(step)} on ${targetName(step)}, ${left}: ${why}`,
+      rangeOf(step),
+      {
+        cause,
+        outOfStep: this.#failures,
+      },
+    );
+    return { error, state };
+  }
+
+  #restore(step: Step): void {
+    if (isThere(step) && this.#isPoisoned(step)) {
+      this.#unrestored.push(step);
+      return;
+    }
+    try {
+      perform(step, this.#context);
+    } catch (error) {
+      this.#notePoison(error);
+      this.#unrestored.push(step);
+      this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      // It may be there all the same, while the books will say that it is not; or what is there is the very range that
+      // could not be taken away before.
+      if (step.kind !== "va" && isThere(step) && clear(step, this.#context)) {
+        this.#unrestored = this.#unrestored.filter((other) => isThere(other) || !isSameRange(other, step));
+      }
+      return;
+    }
+  }
+
+  #notePoison(error: unknown): void {
+    if (!(error instanceof ReservationLostError)) return;
+    const { start, end } = error.range;
+    this.#poisoned.push({ start, end });
+    this.#failures.push({ target: "host memory", range: error.range, cause: error });
+  }
+
+  #isPoisoned({ start, end }: Span): boolean {
+    return this.#poisoned.some((span) => span.start < end && start < span.end);
+  }
+
+  /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */
+  #evacuate({ start, end }: Span): void {
+    const take = (step: Step) => {
+      try {
+        perform(step, this.#context);
+        this.#unrestored.push(...inverse(step));
+      } catch (error) {
+        this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      }
+    };
+    for (const partition of this.#old.partitions) {
+      for (const entry of partition.book.overlapping(start, end)) {
+        take({
+          kind: "partition",
+          partition,
+          start: entry.start,
+          end: entry.end,
+          from: entry.value,
+          to: null,
+          uncertain: false,
+        });
+      }
+    }
+    for (const dma of this.#old.dmaTargets) {
+      for (const entry of dma.book.overlapping(start, end)) {
+        take({ kind: "dma", dma, start: entry.start, end: entry.end, from: entry.value, to: null, uncertain: false });
+      }
+    }
+  }
+}
