@@ -12,6 +12,7 @@
 import { DisposedError, hex, MembackingError } from "../src/core/errors.ts";
 import { MemoryRange } from "../src/core/memory_range.ts";
 import type { MemoryPolicy, VaTarget } from "../src/core/targets.ts";
+import { adviseHost } from "./advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "./address_space.ts";
 import { libc } from "./libc.ts";
 import { spareMappings } from "./mapping_budget.ts";
@@ -317,22 +318,5 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
       if (!plugged) throw new ReservationLostError(new MemoryRange(start, end), error);
     }
     throw error;
-  }
-}
-
-/**
- * Calls madvise for a range of host memory, and again where a signal interrupted it.
- *
- * @throws {OsError} As madvise(2) does.
- */
-export function adviseHost(address: number, length: number, advice: number): void {
-  const { sys, errno } = libc();
-  while (true) {
-    // SAFETY: what the caller advises is memory of a guest.
-    const failed = sys.madvise(BigInt(address), BigInt(length), advice) === -1 ? errno[0] ?? 0 : 0;
-    if (failed === 0) return;
-    if (failed !== Errno.EINTR && failed !== Errno.EAGAIN) {
-      throw new OsError("madvise", failed, `${hex(length)} bytes at ${hex(address)}`);
-    }
   }
 }

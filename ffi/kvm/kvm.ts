@@ -13,9 +13,9 @@ import { cString, libc } from "../libc.ts";
 import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../mman.ts";
 import { Errno, OsError } from "../os_error.ts";
 import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
+import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./cpuid_msrs.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
 import { KvmVm } from "./kvm_vm.ts";
-import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./registers.ts";
 import { enableCap } from "./vm_requests.ts";
 
 /** How a VM is made. */

@@ -13,23 +13,19 @@ import { checkNumber } from "../../src/core/memory_range.ts";
 import { libc } from "../libc.ts";
 import { F_DUPFD_CLOEXEC } from "../mman.ts";
 import { Errno, OsError, unwrap } from "../os_error.ts";
+import { decodeMsrs, encodeCpuid, encodeMsrs, type KvmCpuidEntry, type KvmMsr } from "./cpuid_msrs.ts";
 import type { KvmExit } from "./exits.ts";
 import { ioctl, REQUEST } from "./ioctl.ts";
 import { FPU, INTERRUPT, MP_STATE, REGS, SREGS } from "./layout.ts";
 import {
   allRegs,
   decodeFpu,
-  decodeMsrs,
   decodeRegs,
   decodeSregs,
-  encodeCpuid,
   encodeFpu,
-  encodeMsrs,
   encodeRegs,
   encodeSregs,
-  type KvmCpuidEntry,
   type KvmFpu,
-  type KvmMsr,
   type KvmRegs,
   type KvmSregs,
 } from "./registers.ts";

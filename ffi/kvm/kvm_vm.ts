@@ -15,18 +15,18 @@
 import { DisposedError, hex, MappingError } from "../../src/core/errors.ts";
 import { checkAligned, checkNumber, type MemoryRange } from "../../src/core/memory_range.ts";
 import type { Access, Partition } from "../../src/core/targets.ts";
+import { adviseHost } from "../advise.ts";
 import { HVA_LIMIT } from "../address_space.ts";
 import { libc } from "../libc.ts";
 import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../mman.ts";
 import { Errno, OsError } from "../os_error.ts";
 import { type Reservation, reservationAt } from "../reservation.ts";
-import { adviseHost } from "../va_mapper.ts";
 import { KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY } from "./constants.ts";
 import { ioctl, ioctlValue, REQUEST } from "./ioctl.ts";
 import { KvmVcpu, type VcpuOwner } from "./kvm_vcpu.ts";
-import { type HostPiece, SlotBook, type SlotInfo } from "./slot_book.ts";
-import { Pins } from "./pins.ts";
 import { MEMORY_REGION, PIT_CONFIG } from "./layout.ts";
+import { Pins } from "./pins.ts";
+import { type HostPiece, SlotBook, type SlotInfo } from "./slot_book.ts";
 import { enableCap, type IoEventOptions, setIoEvent, setIrqFd, setIrqLine } from "./vm_requests.ts";
 
 /** What a VM has to know about its KVM. */

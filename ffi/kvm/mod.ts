@@ -16,6 +16,7 @@ export {
   KvmExitReason,
   KvmMpState,
 } from "./constants.ts";
+export type { KvmCpuidEntry, KvmMsr } from "./cpuid_msrs.ts";
 export type {
   KvmDirtyRingFullExit,
   KvmExit,
@@ -35,6 +36,6 @@ export { currentThreadId, kickThread, SIGUSR1, SIGUSR2 } from "./kick.ts";
 export { type CreateVmOptions, Kvm } from "./kvm.ts";
 export { KvmVm } from "./kvm_vm.ts";
 export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
-export type { KvmCpuidEntry, KvmDtable, KvmFpu, KvmMsr, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
+export type { KvmDtable, KvmFpu, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
 export type { SlotInfo } from "./slot_book.ts";
 export type { IoEventOptions } from "./vm_requests.ts";

@@ -1,6 +1,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { Kvm, KvmVcpu } from "../../ffi/kvm/mod.ts";
+import { REQUEST } from "../../ffi/kvm/ioctl.ts";
+import { libc } from "../../ffi/libc.ts";
 import { Mappable } from "../../ffi/mappable.ts";
+import { F_DUPFD_CLOEXEC } from "../../ffi/mman.ts";
+import { unwrap } from "../../ffi/os_error.ts";
 import { VaMapper } from "../../ffi/va_mapper.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { pollForever, startLongMode, TestMachine, VcpuThread } from "../guest.ts";
@@ -68,6 +72,20 @@ kvmTest("a vCPU that outlives its VM reaches no memory any more", () => {
   memory.read(0, bytes);
   assert(bytes.every((byte) => byte === 0));
   machine[Symbol.dispose]();
+});
+
+kvmTest("a VM whose descriptor was handed out gives its memory back all the same", () => {
+  using kvm = Kvm.open();
+  using va = VaMapper.reserve(2 ** 30);
+  const vm = kvm.createVm();
+  vm.mapRange(va.base, new MemoryRange(0, 0x2000), READ_WRITE);
+  const { sys, errno } = libc();
+  const copy = unwrap(sys.fcntl(vm.fd, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl");
+  vm[Symbol.dispose]();
+  // Slot 0 with another size: KVM refuses that for a slot that is still there.
+  const region = new BigUint64Array([0n, 0n, 0x1000n, BigInt(va.base)]);
+  assertEquals(sys.ioctl(copy, REQUEST.KVM_SET_USER_MEMORY_REGION, region), 0);
+  sys.close(copy);
 });
 
 kvmTest("a VM can be disposed while its guest runs in another thread", async () => {
