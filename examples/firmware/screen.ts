@@ -1,0 +1,108 @@
+/**
+ * What a person sees of a boot: the firmware's log, and in between what became of the memory.
+ *
+ * @module
+ */
+
+import { drawMemoryMap, type InspectNode } from "membacking";
+import { GOOD } from "./boot_sector.ts";
+import type { MachineEvents } from "./machine.ts";
+import type { MemoryChange } from "./memory.ts";
+import type { BootEnd, Crash } from "./protocol.ts";
+
+const COLUMNS = 100;
+const DIM = "2";
+const RED = "31";
+const GREEN = "32";
+const YELLOW = "33";
+const CYAN = "36";
+
+/** Prints a boot. */
+export class Screen implements MachineEvents {
+  readonly #print: (line: string) => void;
+  readonly #color: boolean;
+  readonly #start = performance.now();
+
+  /** Lines go to `print`. */
+  constructor(print: (line: string) => void, color: boolean) {
+    this.#print = print;
+    this.#color = color;
+  }
+
+  /** The firmware's log goes through as it is. */
+  onLog(line: string): void {
+    const seconds = ((performance.now() - this.#start) / 1000).toFixed(3);
+    this.#print(`${this.#styled(DIM, seconds.padStart(7))}  ${line}`);
+  }
+
+  /** What the boot sector found out. */
+  onFinding(line: string): void {
+    this.#aside(line.endsWith(GOOD) ? GREEN : RED, `guest   ${line}`);
+  }
+
+  /** What the guest did, what that did to the memory, and what it took. */
+  onChange({ cause, effects, slots, micros }: MemoryChange): void {
+    this.#aside(CYAN, `memory  ${cause}${effects.length > 0 ? ` → ${effects.join("; ")}` : ""}`);
+    const ioctls = [
+      ...slots.deleted.map((range) => `−${range}`),
+      ...slots.made.map(({ range, writable }) => `+${range} ${writable ? "rw" : "ro"}`),
+    ];
+    const count = `${ioctls.length} slot ioctl${ioctls.length === 1 ? "" : "s"}`;
+    const took = `${micros.toFixed(0)} µs${ioctls.length > 0 ? `, ${slots.micros.toFixed(0)} µs of it KVM` : ""}`;
+    this.#aside(DIM, `        ${count}, ${took}`);
+    for (const ioctl of ioctls) this.#aside(DIM, `        ${ioctl}`);
+  }
+
+  /** Why a BAR stayed where it was. */
+  onRefused(why: string): void {
+    this.#aside(YELLOW, `refused ${why}`);
+  }
+
+  /** The memory map, and how it went. */
+  end(map: InspectNode, { crash, exits, millis }: BootEnd, changes: readonly MemoryChange[]): void {
+    this.#print("");
+    if (crash !== null) { for (const line of describeCrash(crash)) this.#print(this.#styled(RED, line)); }
+    this.#print(drawMemoryMap(map, { columns: COLUMNS, color: this.#color }));
+    this.#print("");
+    const made = changes.reduce((sum, { slots }) => sum + slots.made.length, 0);
+    const deleted = changes.reduce((sum, { slots }) => sum + slots.deleted.length, 0);
+    const total = Object.values(exits).reduce((sum, count) => sum + count, 0);
+    this.#print(
+      `${crash === null ? "Booted" : "Crashed"} after ${(millis / 1000).toFixed(1)} s and ${total} exits; ` +
+        `${made + deleted} slot ioctls, ${deleted} of them deletes`,
+    );
+  }
+
+  #aside(style: string, text: string): void {
+    this.#print(`${this.#styled(DIM, "      │")}  ${this.#styled(style, text)}`);
+  }
+
+  #styled(sgr: string, text: string): string {
+    return this.#color ? `\x1b[${sgr}m${text}\x1b[0m` : text;
+  }
+}
+
+/** The exit that nothing can be done about, and the registers at that moment. */
+export function describeCrash({ exit, regs, sregs }: Crash): string[] {
+  const { kind, ...rest } = exit;
+  const details = Object.entries(rest).filter(([name]) => name !== "data" || kind === "internal-error")
+    .map(([name, value]) => `${name} ${hexOf(value)}`);
+  const names = Object.keys(regs) as (keyof typeof regs)[];
+  const general = names.map((name) => `${name.padEnd(6)} ${hexOf(regs[name]).padEnd(18)}`);
+  const { cs, ss, cr0, cr2, cr3, cr4, efer } = sregs;
+  return [
+    `The guest cannot go on: ${[kind, ...details].join(", ")}`,
+    ...Array.from(
+      { length: Math.ceil(general.length / 3) },
+      (_, i) => `  ${general.slice(3 * i, 3 * i + 3).join("  ")}`,
+    ),
+    `  cs ${hexOf(cs.selector)} at ${hexOf(cs.base)}, ss ${hexOf(ss.selector)} at ${hexOf(ss.base)}`,
+    `  cr0 ${hexOf(cr0)}  cr2 ${hexOf(cr2)}  cr3 ${hexOf(cr3)}  cr4 ${hexOf(cr4)}  efer ${hexOf(efer)}`,
+    "",
+  ];
+}
+
+function hexOf(value: unknown): string {
+  if (Array.isArray(value)) return value.map(hexOf).join(" ");
+  return typeof value === "bigint" || typeof value === "number" ? `0x${value.toString(16)}` : String(value);
+}
