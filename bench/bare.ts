@@ -320,7 +320,7 @@ export const BARE: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "region-1": (machine) => withSlot(machine, PAGE),
   "region-64": (machine) => region64(machine, 64),
   "window-64": (machine) => region64(machine, 1),
-  "read-only": readOnly,
+  "protect": readOnly,
   "ram-512m": ram,
   "read-4": (machine) => access(machine, "read", 4),
   "read-64": (machine) => access(machine, "read", 64),

@@ -102,9 +102,8 @@ async function rowResult(
   machine: Machine,
   children: ReadonlyMap<Program, [Child, Built]>,
   effort: Effort,
-  noKvm: string | null,
 ): Promise<RowResult> {
-  if (row.needsKvm && noKvm !== null) return { row, skipped: noKvm, times: {}, ratios: {} };
+  if (row.needsKvm && machine.kvm === null) return { row, skipped: true, times: {}, ratios: {} };
   const rounds = await measure(row, machine, children, effort);
   const ours = rounds.ours ?? [];
   const figures: Record<string, ReturnType<typeof figure>> = {};
@@ -171,14 +170,14 @@ async function main(): Promise<void> {
   const [limit, peers] = [await buildLimit(OUT), await buildPeers(OUT)];
   const opened = openKvm();
   const noKvm = typeof opened === "string" ? opened : null;
+  const needsKvm = "there is no KVM";
 
   await using stack = new AsyncDisposableStack();
   const kvm = typeof opened === "string" ? null : stack.use(opened);
   const children = new Map<Program, [Child, Built]>();
-  const missing: Partial<Record<Program, string>> = {};
+  const missing: Record<string, string> = noKvm === null ? {} : { KVM: noKvm };
   for (const [program, built] of [["C", limit], ["Rust", peers]] as const) {
     if ("missing" in built) missing[program] = built.missing;
-    else if (kvm === null) missing[program] = "it needs /dev/kvm";
     else children.set(program, [stack.use(new Child(built.path)), built]);
   }
 
@@ -189,11 +188,11 @@ async function main(): Promise<void> {
     const machine = { kvm, vm: vm ?? null, file };
     for (const row of ROWS.filter(({ name }) => wants(name))) {
       say(`Row ${row.name}`);
-      rows.push(await rowResult(row, machine, children, effort, noKvm));
+      rows.push(await rowResult(row, machine, children, effort));
     }
   }
 
-  const live: Results["live"] = !wants("live") ? [] : kvm === null ? noKvm ?? "" : await (async () => {
+  const live: Results["live"] = !wants("live") ? [] : kvm === null ? needsKvm : await (async () => {
     say("Switching under a running guest");
     return [await liveSwitch(kvm, 2 ** 21), await liveSwitch(kvm, 2 ** 30)];
   })();
@@ -202,13 +201,13 @@ async function main(): Promise<void> {
     return ownTime(effort, [shape]);
   });
   if (wants("slots")) say("Scale: slots");
-  const slots: Results["slots"] = !wants("slots") ? [] : kvm === null ? noKvm ?? "" : slotTime(kvm, effort);
+  const slots: Results["slots"] = !wants("slots") ? [] : kvm === null ? needsKvm : slotTime(kvm, effort);
   if (wants("heap")) say("Heap");
   const heap = wants("heap") ? await measureHeap() : null;
   if (wants("accessors")) say("Accessors");
   const accessors = wants("accessors") ? await measureAccessors() : [];
   if (wants("startup")) say("Start-up");
-  const started = !wants("startup") ? [] : kvm === null ? noKvm ?? "" : await startUp(limit, peers, OUT);
+  const started = !wants("startup") ? [] : kvm === null ? needsKvm : await startUp(limit, peers, OUT);
   const traced: Record<string, Traced | string> = {};
   if (strace && kvm !== null) {
     for (const { row } of rows.filter(({ row }) => row.section !== "memory")) {

@@ -238,7 +238,7 @@ export const OURS: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "region-1": (machine) => mapUnmapRegion(machine, AT, 1, "exit"),
   "region-64": (machine) => mapUnmapRegion(machine, REGION, 64, "exit"),
   "window-64": (machine) => mapUnmapRegion(machine, REGION, 64, "fault"),
-  "read-only": readOnly,
+  "protect": readOnly,
   "ram-512m": ram,
   "read-4": (machine) => access(machine, "read", 4),
   "read-64": (machine) => access(machine, "read", 64),

@@ -6,7 +6,7 @@
 
 import type { ScaleRow } from "./scale.ts";
 
-const WIDTH = 860;
+const WIDTH = 900;
 const HEIGHT = 420;
 const PLOT = { left: 64, right: 520, top: 56, bottom: 360 };
 const COLORS = ["#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#a855f7"];
@@ -70,14 +70,16 @@ export function drawScale(rows: readonly ScaleRow[]): string {
         `x2="${PLOT.right + 10}" y2="${at(labelY - 4)}"/>`,
     );
     const [what = "", request = ""] = row.title.split(": ");
-    const growth = `${row.growth.median.toFixed(2)} times from end to end`;
-    lines.push(`<text class="name" fill="${color}" x="${PLOT.right + 14}" y="${at(labelY)}">${escape(what)}</text>`);
+    const growth = `grows ${row.growth.median.toFixed(2)} times`;
+    lines.push(
+      `<text class="name" style="fill: ${color}" x="${PLOT.right + 14}" y="${at(labelY)}">${escape(what)}</text>`,
+    );
     lines.push(`<text x="${PLOT.right + 14}" y="${at(labelY + 14)}">${escape(request)}; ${growth}</text>`);
   }
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}">
 <title>The manager's own time per request, by the number of regions or mappings</title>
 <style>
-  text { font: 11px system-ui, sans-serif; fill: #57606a; }
+  text { font: 12px system-ui, sans-serif; fill: #57606a; }
   text.title { font-size: 15px; font-weight: 600; fill: #24292f; }
   text.name { font-weight: 600; }
   line.grid { stroke: #8b949e; stroke-opacity: 0.25; }

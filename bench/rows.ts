@@ -49,7 +49,7 @@ export const ROWS: readonly Row[] = [
   request("region-1", "map + unmap a region of 1 mapping", "2 mmap, 2 ioctl", SLOTS),
   request("region-64", "map + unmap a region of 64 mappings", "65 mmap, 128 ioctl", SLOTS),
   request("window-64", "map + unmap a window of 64 mappings", "65 mmap, 2 ioctl", SLOTS),
-  request("read-only", "read-only on and off", "2 mprotect, 4 ioctl", SLOTS),
+  request("protect", "read-only on and off", "2 mprotect, 4 ioctl", SLOTS),
   request("ram-512m", "512 MiB RAM: build, attach, take down", "10 or more", SLOTS),
   memory("read-4", "read 4 B"),
   memory("read-64", "read 64 B"),

@@ -16,8 +16,8 @@ import type { Traced } from "./trace.ts";
 /** What was measured of one row. */
 export interface RowResult {
   readonly row: Row;
-  /** Why there is nothing, if so. */
-  readonly skipped?: string;
+  /** Whether it needs what the machine lacks. */
+  readonly skipped?: boolean;
   /** Nanoseconds, by program. */
   readonly times: Partial<Record<Program, Figure>>;
   /** Ours as a multiple of each. */
@@ -37,7 +37,8 @@ export interface Accessor {
 /** Everything one run measured. A string says why there is nothing. */
 export interface Results {
   readonly machine: Readonly<Record<string, string>>;
-  readonly missing: Readonly<Partial<Record<Program, string>>>;
+  /** Programs and KVM, as far as there are none, and why. */
+  readonly missing: Readonly<Record<string, string>>;
   readonly rows: readonly RowResult[];
   readonly live: readonly LiveRow[] | string;
   readonly scale: readonly ScaleRow[];
@@ -80,7 +81,7 @@ function table(head: readonly string[], body: readonly (readonly string[])[], le
 function contestTable(results: readonly RowResult[], unit: { name: string; size: number }): string {
   const head = ["", ...PROGRAMS.map((name) => `${name}, ${unit.name}`), "ours / bare", "ours / C", "target", "verdict"];
   const body = results.map(({ row, skipped, times, ratios, verdict }) => {
-    if (skipped !== undefined) return [row.title, ...PROGRAMS.map(() => "-"), "-", "-", "", `skipped: ${skipped}`];
+    if (skipped) return [row.title, ...PROGRAMS.map(() => "-"), "-", "-", "", "skipped"];
     const shown = PROGRAMS.map((program) => number((times[program]?.median ?? NaN) / unit.size));
     const target = row.target === undefined ? "" : `${row.target.to} x ${row.target.atMost.toFixed(2)}`;
     return [row.title, ...shown, spread(ratios.bare), spread(ratios.C), target, verdict ?? ""];
@@ -93,7 +94,7 @@ function exitTable(results: readonly RowResult[]): string {
   return table(
     head,
     results.map(({ row, skipped, times, ratios }) => {
-      if (skipped !== undefined) return [row.title, `skipped: ${skipped}`, ...head.slice(2).map(() => "")];
+      if (skipped) return [row.title, ...head.slice(1).map(() => "skipped")];
       const shown = PROGRAMS.map((program) => number(Math.round(1e9 / (times[program]?.median ?? NaN) / 100) * 100));
       return [row.title, ...shown, spread(ratios.bare), spread(ratios.C)];
     }),
@@ -196,7 +197,7 @@ export function report(results: Results): string {
   parts.push(["Machine", Object.entries(machine).map(([name, value]) => `- ${name}: ${value}`).join("\n")]);
   if (of("requests").length > 0) {
     parts.push(["Requests", contestTable(of("requests"), { name: "us", size: 1e3 })]);
-    parts.push(["What the manager adds", ownTable(of("requests"))]);
+    if (rows.some(({ own }) => own !== undefined)) parts.push(["What the manager adds", ownTable(of("requests"))]);
   }
   if (of("memory").length > 0) parts.push(["Guest memory", contestTable(of("memory"), { name: "ns", size: 1 })]);
   if (of("guest").length > 0) parts.push(["Exits", exitTable(of("guest"))]);
@@ -209,7 +210,7 @@ export function report(results: Results): string {
   if (traced !== null) parts.push(["System calls", tracedTable(rows, traced)]);
 
   const lines = parts.flatMap(([title, text]) => [`### ${title}`, "", text, ""]);
-  for (const [program, why] of Object.entries(missing)) lines.push(`No figures for ${program}: ${why}.`, "");
+  for (const [program, why] of Object.entries(missing)) lines.push(`No figures with ${program}: ${why}.`, "");
   lines.push(verdicts(results));
   return lines.join("\n");
 }

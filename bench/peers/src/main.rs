@@ -198,8 +198,9 @@ fn timed(count: u32, mut once: impl FnMut()) -> u128 {
 
 /// Everything that rows work on.
 struct Bench {
-    kvm: Kvm,
-    machine: Machine,
+    kvm: Option<Kvm>,
+    machine: Option<Machine>,
+    file: Arc<File>,
     memory: Option<GuestMemoryMmap>,
     guest: Option<Guest>,
 }
@@ -217,7 +218,14 @@ impl Bench {
             _ => 2 * MIB,
         };
         let far = words.next() == Some("far");
-        let machine = &mut self.machine;
+        if name == "read" || name == "write" {
+            let file = self.file.clone();
+            let memory = self.memory.get_or_insert_with(|| touched(file));
+            return access(name, size, far, count, memory);
+        }
+        let kvm = self.kvm.as_ref().expect("/dev/kvm");
+        let file = self.file.clone();
+        let machine = self.machine.get_or_insert_with(|| Machine::new(kvm, file));
         match name {
             "slot" => timed(count, || machine.with_slot(size)),
             "region" if row == "region-1" => timed(count, || machine.with_slot(PAGE)),
@@ -229,18 +237,7 @@ impl Bench {
                 took
             }
             "ram" => timed(count, || machine.ram()),
-            "read" | "write" => {
-                let file = machine.file.clone();
-                access(
-                    name,
-                    size,
-                    far,
-                    count,
-                    self.memory.get_or_insert_with(|| touched(file)),
-                )
-            }
             "exits" => {
-                let kvm = &self.kvm;
                 let guest = self.guest.get_or_insert_with(|| Guest::new(kvm));
                 timed(count, || guest.exit())
             }
@@ -298,15 +295,15 @@ fn main() {
         println!("{}", ROWS.join("\n"));
         return;
     }
-    let kvm = Kvm::new().expect("/dev/kvm");
+    let kvm = Kvm::new();
     if first.as_deref() == Some("first-exit") {
-        Guest::new(&kvm).exit();
+        Guest::new(&kvm.expect("/dev/kvm")).exit();
         return;
     }
-    let machine = Machine::new(&kvm, Arc::new(memory_file(FILE_SIZE as u64)));
     let mut bench = Bench {
-        kvm,
-        machine,
+        kvm: kvm.ok(),
+        machine: None,
+        file: Arc::new(memory_file(FILE_SIZE as u64)),
         memory: None,
         guest: None,
     };
