@@ -6,13 +6,13 @@
 
 import { ReservationLostError } from "../ffi/va_mapper.ts";
 import type { MemoryRange } from "./core/memory_range.ts";
-import { outOfStep } from "./core/out_of_step.ts";
+import { outOfStep, type Unrestored } from "./core/out_of_step.ts";
 import type { Plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
 import type { Step } from "./core/steps.ts";
 import { piecesIn } from "./core/view.ts";
-import { clear, isThenable, isThere, perform, performVa, rangeOf, type StepContext } from "./perform.ts";
+import { clear, isThenable, perform, performVa, rangeOf, type StepContext } from "./perform.ts";
 import type { Quiesce } from "./targets.ts";
 import { type TransactionFailure, undo } from "./undo.ts";
 
@@ -55,14 +55,14 @@ function carryOut(
 
 /** Gives private memory up. What the kernel does not take back stays until the next request over it. */
 function discard({ state, discards }: Plan, context: TransactionContext): State {
-  const kept: Step[] = [];
+  const kept: Unrestored[] = [];
   const poisoned: Span[] = [];
   for (const step of discards) {
     try {
       performVa(step, context.va);
     } catch (error) {
       context.logger.error(`Private memory at ${rangeOf(step)} could not be given up`, error);
-      kept.push(step);
+      kept.push({ step, doubtful: true });
       if (error instanceof ReservationLostError) poisoned.push(error.range);
     }
   }
@@ -95,11 +95,20 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
     }
   };
   for (const dma of state.dmaTargets) {
+    for (const { start, end } of dma.doubts) {
+      clear({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true }, context);
+    }
     for (const { start, end, value } of dma.book) {
       attempt({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
     }
   }
   for (const partition of state.partitions) {
+    for (const { start, end } of partition.pinDoubts) {
+      clear({ kind: "pin", partition, start, end, to: false, uncertain: true }, context);
+    }
+    for (const { start, end } of partition.doubts) {
+      clear({ kind: "partition", partition, start, end, from: null, to: null, uncertain: true }, context);
+    }
     for (const { start, end } of partition.pinned) {
       attempt({ kind: "pin", partition, start, end, to: false, uncertain: false });
     }
@@ -125,7 +134,7 @@ function runSteps(steps: readonly Step[], old: State, context: TransactionContex
   try {
     for (; next < steps.length; next++) {
       const step = steps[next]!;
-      if (step.kind !== "va" && step.uncertain && !isThere(step)) clear(step, context);
+      if (step.kind !== "va" && step.uncertain) clear(step, context);
       else perform(step, context);
     }
     return null;

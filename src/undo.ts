@@ -15,7 +15,7 @@
 
 import { ReservationLostError } from "../ffi/va_mapper.ts";
 import { MappingError, type OutOfStep } from "./core/errors.ts";
-import { outOfStep } from "./core/out_of_step.ts";
+import { outOfStep, type Unrestored } from "./core/out_of_step.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
 import { inverse, type Step } from "./core/steps.ts";
@@ -40,9 +40,9 @@ export function undo(
   return new Undo(old, context).run(steps, failed, cause);
 }
 
-/** Whether two steps are about one range of one target. */
-function isSameRange(a: Step, b: Step): boolean {
-  if (a.kind !== b.kind || a.start !== b.start || a.end !== b.end) return false;
+/** Whether two steps are about one target, and their ranges overlap. */
+function collide(a: Step, b: Step): boolean {
+  if (a.kind !== b.kind || a.start >= b.end || b.start >= a.end) return false;
   if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
   if (a.kind === "va" || b.kind === "va") return true;
   return a.kind !== "dma" && b.kind !== "dma" && a.partition.id === b.partition.id;
@@ -52,7 +52,7 @@ function isSameRange(a: Step, b: Step): boolean {
 class Undo {
   readonly #old: State;
   readonly #context: StepContext;
-  #unrestored: Step[] = [];
+  #unrestored: Unrestored[] = [];
   readonly #failures: OutOfStep[] = [];
   readonly #poisoned: Span[] = [];
 
@@ -96,22 +96,29 @@ class Undo {
 
   #restore(step: Step): void {
     if (isThere(step) && this.#isPoisoned(step)) {
-      this.#unrestored.push(step);
+      this.#unrestored.push({ step, doubtful: false });
       return;
     }
     try {
       perform(step, this.#context);
+      // A target holds no two ranges over one address: what it took excludes what we could not take away before.
+      if (isThere(step)) this.#settle((other) => collide(other, step));
     } catch (error) {
       this.#notePoison(error);
-      this.#unrestored.push(step);
       this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
-      // It may be there all the same, while the books will say that it is not; or what is there is the very range that
-      // could not be taken away before.
-      if (step.kind !== "va" && isThere(step) && clear(step, this.#context)) {
-        this.#unrestored = this.#unrestored.filter((other) => isThere(other) || !isSameRange(other, step));
+      const cleared = step.kind !== "va" && isThere(step) && clear(step, this.#context);
+      if (cleared) {
+        this.#settle((other) => collide(other, step) && other.start === step.start && other.end === step.end);
       }
-      return;
+      this.#unrestored.push({ step, doubtful: !cleared });
     }
+  }
+
+  /** There is no doubt any more about the steps that `isSettled`: their ranges are not there. */
+  #settle(isSettled: (step: Step) => boolean): void {
+    this.#unrestored = this.#unrestored.map((entry) =>
+      entry.doubtful && isSettled(entry.step) ? { ...entry, doubtful: false } : entry
+    );
   }
 
   #notePoison(error: unknown): void {
@@ -128,12 +135,14 @@ class Undo {
   /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */
   #evacuate({ start, end }: Span): void {
     const take = (step: Step) => {
+      let doubtful = false;
       try {
         perform(step, this.#context);
-        this.#unrestored.push(...inverse(step));
       } catch (error) {
+        doubtful = true;
         this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
       }
+      for (const back of inverse(step)) this.#unrestored.push({ step: back, doubtful });
     };
     for (const partition of this.#old.partitions) {
       for (const entry of partition.book.overlapping(start, end)) {

@@ -1,55 +1,59 @@
 /**
  * What the books say after an undo that could not restore everything.
  *
- * The rule is that a book says what its target holds to the best of our knowledge: a range that could not be put back
- * leaves it, one that could not be taken away stays in it. Both are marked stale, so that the next request over them
- * compares again and mends what it can.
+ * A book says what its target holds for certain. A range that could not be put back leaves it; one that may be there
+ * all the same, or could not be taken away, is remembered as a doubt. All of it is marked stale, so that the next
+ * request over it clears the doubts, compares again and puts in place what is missing.
  *
  * @module
  */
 
-import type { Step } from "./steps.ts";
 import type { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { State } from "./state.ts";
+import type { Step } from "./steps.ts";
 
-function corrected<V>(book: RangeMap<V>, { start, end }: Span, from: V | null, to: V | null): RangeMap<V> {
-  if (to === null && from !== null) return book.set(start, end, from);
-  return book.delete(start, end);
+/** A step of an undo that failed. */
+export interface Unrestored {
+  /** The step that would have restored the old state. */
+  readonly step: Step;
+  /** Whether the target may hold the range nevertheless. */
+  readonly doubtful: boolean;
+}
+
+function less<V>(book: RangeMap<V>, { start, end, to }: Step): RangeMap<V> {
+  return to === null || to === false ? book : book.delete(start, end);
+}
+
+function more(doubts: readonly Span[], { step: { start, end }, doubtful }: Unrestored): readonly Span[] {
+  return doubtful ? [...doubts, { start, end }] : doubts;
 }
 
 /**
- * The old state with the truth about `unrestored`: the undoing steps that failed, and `poisoned`: spans whose host
- * addresses are gone for good.
+ * The old state with the truth about what could not be restored, and `poisoned`: spans whose host addresses are gone
+ * for good.
  */
-export function outOfStep(old: State, unrestored: readonly Step[], poisoned: readonly Span[]): State {
+export function outOfStep(old: State, unrestored: readonly Unrestored[], poisoned: readonly Span[]): State {
   let { partitions, dmaTargets, lost, stale } = old;
   let poison = old.poisoned;
-  // First what is missing, then what stayed: a range that stayed may be why the one over it could not return.
-  const missing = unrestored.filter(({ to }) => to !== null && to !== false);
-  const stayed = unrestored.filter(({ to }) => to === null || to === false);
-  for (const step of [...missing, ...stayed]) {
-    const { start, end } = step;
+  for (const entry of unrestored) {
+    const { step } = entry;
+    const { kind, start, end } = step;
     // As one entry with its neighbours: whoever passes one of them looks at all that failed together.
     stale = stale.paint(start, end, [{ start, end, value: true }], () => true);
-    if (step.kind === "va") {
+    if (kind === "va") {
       lost = lost.set(start, end, true);
-    } else if (step.kind === "partition") {
-      partitions = partitions.map((partition) =>
-        partition.id === step.partition.id
-          ? { ...partition, book: corrected(partition.book, step, step.from, step.to) }
-          : partition
+    } else if (kind === "dma") {
+      dmaTargets = dmaTargets.map((dma) =>
+        dma.id !== step.dma.id ? dma : { ...dma, book: less(dma.book, step), doubts: more(dma.doubts, entry) }
       );
-    } else if (step.kind === "pin") {
+    } else {
       partitions = partitions.map((partition) => {
         if (partition.id !== step.partition.id) return partition;
-        const { pinned } = partition;
-        return { ...partition, pinned: step.to ? pinned.delete(start, end) : pinned.set(start, end, true) };
+        return kind === "partition"
+          ? { ...partition, book: less(partition.book, step), doubts: more(partition.doubts, entry) }
+          : { ...partition, pinned: less(partition.pinned, step), pinDoubts: more(partition.pinDoubts, entry) };
       });
-    } else if (step.kind === "dma") {
-      dmaTargets = dmaTargets.map((dma) =>
-        dma.id === step.dma.id ? { ...dma, book: corrected(dma.book, step, step.from, step.to) } : dma
-      );
     }
   }
   for (const { start, end } of poisoned) {

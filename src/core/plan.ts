@@ -16,9 +16,15 @@
 import { LimitError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import { prefetchSteps, pushPins } from "./plan_attendance.ts";
-import { bookedDma, planDmaTargets, pushDmaSteps } from "./plan_dma.ts";
+import { bookedDma, planDmaTargets, pushDmaMaps, pushDmaUnmaps } from "./plan_dma.ts";
 import { planExchange } from "./plan_exchange.ts";
-import { booked, type PartitionPlan, planPartitions, pushPartitionSteps } from "./plan_partitions.ts";
+import {
+  booked,
+  type PartitionPlan,
+  planPartitions,
+  pushPartitionMaps,
+  pushPartitionUnmaps,
+} from "./plan_partitions.ts";
 import type { RangeMap } from "./range_map.ts";
 import { EVERYWHERE, normalize, type Span } from "./span.ts";
 import type { Exchange, State } from "./state.ts";
@@ -66,17 +72,17 @@ export function plan(
   const dmas = planDmaTargets(old, next, diffs);
 
   const steps: Step[] = [];
-  for (const { dma, gone } of dmas) pushDmaSteps(steps, dma, gone, false, old.stale);
+  for (const dma of dmas) pushDmaUnmaps(steps, dma);
   const pins: AttendStep[] = [];
-  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? diffs : EVERYWHERE, old.stale));
+  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? diffs : EVERYWHERE));
   const prefetches = prefetchSteps(told, va, old, next, diffs);
   for (const step of pins) if (!step.to) steps.push(step);
   for (const step of prefetches) if (!step.to) steps.push(step);
-  for (const { partition, gone } of told) pushPartitionSteps(steps, partition, gone, false, old.stale);
+  for (const partition of told) pushPartitionUnmaps(steps, partition);
   for (const step of va.replacements) steps.push(step);
   for (const step of va.removals) steps.push(step);
-  for (const { dma, added } of dmas) pushDmaSteps(steps, dma, added, true, old.stale);
-  for (const { partition, added } of told) pushPartitionSteps(steps, partition, added, true, old.stale);
+  for (const dma of dmas) pushDmaMaps(steps, dma);
+  for (const partition of told) pushPartitionMaps(steps, partition);
   for (const step of pins) if (step.to) steps.push(step);
   for (const step of prefetches) if (step.to) steps.push(step);
 

@@ -7,9 +7,9 @@
 
 import type { PartitionPlan } from "./plan_partitions.ts";
 import { RangeMap } from "./range_map.ts";
-import { clip, EVERYWHERE, type Span } from "./span.ts";
+import { clip, EVERYWHERE, parted, type Span } from "./span.ts";
 import type { State } from "./state.ts";
-import { type AttendStep, isUncertain } from "./steps.ts";
+import type { AttendStep } from "./steps.ts";
 import type { VaSteps } from "./va_steps.ts";
 import { pieceAt, piecesIn } from "./view.ts";
 
@@ -29,23 +29,28 @@ export function prefetchSteps(
   return steps;
 }
 
-/**
- * Pins follow the memory: MAP_FIXED drops page locks, so what is replaced is unpinned before and pinned after.
- *
- * @returns What is pinned afterwards.
- */
+/** What is pinned after a plan. */
+export interface PinPlan {
+  /** What is known to be. */
+  readonly pinned: RangeMap<true>;
+  /** What may be besides. */
+  readonly doubts: readonly Span[];
+}
+
+/** Pins follow the memory: what is replaced is unpinned before and pinned after. */
 export function pushPins(
   steps: AttendStep[],
   { partition, stays }: PartitionPlan,
   va: VaSteps,
   next: State,
   over: readonly Span[],
-  stale: RangeMap<true>,
-): RangeMap<true> {
+): PinPlan {
   let { pinned } = partition;
-  if (!partition.pin || partition.target.pinRange === undefined) return pinned;
-  const push = ({ start, end }: Span, to: boolean) =>
-    steps.push({ kind: "pin", partition, start, end, to, uncertain: isUncertain(stale, start, end) });
+  if (!partition.pin || partition.target.pinRange === undefined) return { pinned, doubts: partition.pinDoubts };
+  const push = ({ start, end }: Span, to: boolean, uncertain = false) =>
+    steps.push({ kind: "pin", partition, start, end, to, uncertain });
+  const { inside, outside } = parted(partition.pinDoubts, stays ? over : EVERYWHERE);
+  for (const span of inside) push(span, false, true);
   const replaced: readonly Span[] = stays
     ? [...va.replacements, ...va.removals, ...va.discards].filter(({ action }) => action !== "protect")
     : EVERYWHERE;
@@ -53,14 +58,14 @@ export function pushPins(
     for (const entry of pinned.overlapping(start, end)) push(clip(entry, start, end), false);
     pinned = pinned.delete(start, end);
   }
-  if (!stays) return pinned;
+  if (!stays) return { pinned, doubts: outside };
   for (const span of over) {
     for (const { start, end } of piecesIn(next, span.start, span.end)) {
       for (const gap of gapsIn(pinned, start, end)) push(gap, true);
       pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
     }
   }
-  return pinned;
+  return { pinned, doubts: outside };
 }
 
 const isSamePin = () => true;

@@ -8,9 +8,9 @@ import { hex, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { type RangeChanges, reconcile } from "./slots.ts";
-import { EVERYWHERE, type Span } from "./span.ts";
+import { EVERYWHERE, parted, type Span } from "./span.ts";
 import type { DmaState, State } from "./state.ts";
-import { isUncertain, type Step } from "./steps.ts";
+import type { Step } from "./steps.ts";
 import { type Piece, piecesIn } from "./view.ts";
 
 function isSameDma(a: Piece, b: Piece): boolean {
@@ -24,6 +24,9 @@ function isSameDma(a: Piece, b: Piece): boolean {
 export interface DmaPlan extends RangeChanges<Piece> {
   readonly dma: DmaState;
   readonly stays: boolean;
+  /** Mappings that it may hold without our knowing, to be taken away first, and those that are left for later. */
+  readonly cleared: readonly Span[];
+  readonly doubts: readonly Span[];
 }
 
 /** Plans for DMA targets that stay, come and go. */
@@ -36,12 +39,14 @@ export function planDmaTargets(old: State, next: State, spans: readonly Span[]):
     if (dma.needsFd) checkFiles(wanted);
     const { gone, added, book } = reconcile(dma.book, wanted, over, isSameDma) ??
       { gone: [], added: [], book: dma.book };
-    plans.push({ dma, gone, added, book, stays: true });
+    const { inside, outside } = parted(dma.doubts, over);
+    plans.push({ dma, gone, added, book, stays: true, cleared: inside, doubts: outside });
   }
   if (old.dmaTargets === next.dmaTargets) return plans;
   for (const dma of old.dmaTargets) {
     if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
-    plans.push({ dma, gone: [...dma.book], added: [], book: RangeMap.EMPTY, stays: false });
+    const gone = [...dma.book];
+    plans.push({ dma, gone, added: [], book: RangeMap.EMPTY, stays: false, cleared: dma.doubts, doubts: [] });
   }
   return plans;
 }
@@ -49,7 +54,7 @@ export function planDmaTargets(old: State, next: State, spans: readonly Span[]):
 /** The DMA targets with what they hold after the plan. */
 export function bookedDma(targets: readonly DmaState[], plans: readonly DmaPlan[]): readonly DmaState[] {
   if (targets.length === 0) return targets;
-  return plans.filter(({ stays }) => stays).map(({ dma, book }) => ({ ...dma, book }));
+  return plans.filter(({ stays }) => stays).map(({ dma, book, doubts }) => ({ ...dma, book, doubts }));
 }
 
 function checkFiles(wanted: readonly Entry<Piece>[]): void {
@@ -61,16 +66,19 @@ function checkFiles(wanted: readonly Entry<Piece>[]): void {
   );
 }
 
-/** Appends the steps that map or unmap `entries` on a DMA target. */
-export function pushDmaSteps(
-  steps: Step[],
-  dma: DmaState,
-  entries: readonly Entry<Piece>[],
-  maps: boolean,
-  stale: RangeMap<true>,
-): void {
-  for (const { start, end, value } of entries) {
-    const [from, to] = maps ? [null, value] : [value, null];
-    steps.push({ kind: "dma", dma, start, end, from, to, uncertain: isUncertain(stale, start, end) });
+/** Appends the steps that take mappings away from a DMA target. */
+export function pushDmaUnmaps(steps: Step[], { dma, gone, cleared }: DmaPlan): void {
+  for (const { start, end } of cleared) {
+    steps.push({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
+  }
+  for (const { start, end, value } of gone) {
+    steps.push({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
+  }
+}
+
+/** Appends the steps that tell a DMA target of mappings. */
+export function pushDmaMaps(steps: Step[], { dma, added }: DmaPlan): void {
+  for (const { start, end, value } of added) {
+    steps.push({ kind: "dma", dma, start, end, from: null, to: value, uncertain: false });
   }
 }

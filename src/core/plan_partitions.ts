@@ -7,9 +7,10 @@
 import { accessOf, isSameAccess } from "./access.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { fitCapacity, type RangeChanges, reconcile } from "./slots.ts";
-import { EVERYWHERE } from "./span.ts";
+import type { PinPlan } from "./plan_attendance.ts";
+import { EVERYWHERE, parted, type Span } from "./span.ts";
 import type { PartitionState, State } from "./state.ts";
-import { isUncertain, type Step } from "./steps.ts";
+import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Diff } from "./va_steps.ts";
 import { type Fragment, fragmentsIn } from "./view.ts";
@@ -20,6 +21,9 @@ export interface PartitionPlan extends RangeChanges<Access> {
   /** Whether it was attached before the request, and is after it. */
   readonly was: boolean;
   readonly stays: boolean;
+  /** Ranges that it may hold without our knowing, to be taken away first, and those that are left for later. */
+  readonly cleared: readonly Span[];
+  readonly doubts: readonly Span[];
 }
 
 /** Plans for partitions that stay, come and go. A disposed one is told nothing and leaves the state. */
@@ -38,13 +42,23 @@ export function planPartitions(old: State, next: State, diffs: readonly Diff[]):
       changes = fitCapacity(changes, target.capacity, isSameAccess);
     }
     const { gone, added, book: after } = changes ?? { gone: [], added: [], book };
-    plans.push({ partition, gone, added, book: after, was, stays: true });
+    const { inside, outside } = parted(partition.doubts, over);
+    plans.push({ partition, gone, added, book: after, was, stays: true, cleared: inside, doubts: outside });
   }
   if (old.partitions === next.partitions) return plans;
   for (const partition of old.partitions) {
     if (partition.target.disposed ?? false) continue;
     if (next.partitions.some(({ id }) => id === partition.id)) continue;
-    plans.push({ partition, gone: [...partition.book], added: [], book: RangeMap.EMPTY, was: true, stays: false });
+    plans.push({
+      partition,
+      gone: [...partition.book],
+      added: [],
+      book: RangeMap.EMPTY,
+      was: true,
+      stays: false,
+      cleared: partition.doubts,
+      doubts: [],
+    });
   }
   return plans;
 }
@@ -53,17 +67,20 @@ export function planPartitions(old: State, next: State, diffs: readonly Diff[]):
 export function booked(
   partitions: readonly PartitionState[],
   plans: readonly PartitionPlan[],
-  pinned: readonly RangeMap<true>[],
+  pins: readonly PinPlan[],
 ): readonly PartitionState[] {
   let same = plans.length === partitions.length;
   for (let i = 0; same && i < plans.length; i++) {
-    const { partition, book } = plans[i]!;
-    same = partition.book === book && partition.pinned === pinned[i];
+    const { partition, book, cleared } = plans[i]!;
+    const { pinned, doubts } = pins[i]!;
+    same = partition.book === book && cleared.length === 0 && partition.pinned === pinned &&
+      partition.pinDoubts === doubts;
   }
   if (same) return partitions;
   const states: PartitionState[] = [];
-  plans.forEach(({ partition, book, stays }, index) => {
-    if (stays) states.push({ ...partition, book, pinned: pinned[index]! });
+  plans.forEach(({ partition, book, stays, doubts }, index) => {
+    const { pinned, doubts: pinDoubts } = pins[index]!;
+    if (stays) states.push({ ...partition, book, pinned, doubts, pinDoubts });
   });
   return states;
 }
@@ -92,16 +109,19 @@ function outsidePoison(entry: Entry<Access>, poisoned: RangeMap<true>): Entry<Ac
   return [...left];
 }
 
-/** Appends the steps that map or unmap `entries` on a partition. */
-export function pushPartitionSteps(
-  steps: Step[],
-  partition: PartitionState,
-  entries: readonly Entry<Access>[],
-  maps: boolean,
-  stale: RangeMap<true>,
-): void {
-  for (const { start, end, value } of entries) {
-    const [from, to] = maps ? [null, value] : [value, null];
-    steps.push({ kind: "partition", partition, start, end, from, to, uncertain: isUncertain(stale, start, end) });
+/** Appends the steps that take ranges away from a partition. */
+export function pushPartitionUnmaps(steps: Step[], { partition, gone, cleared }: PartitionPlan): void {
+  for (const { start, end } of cleared) {
+    steps.push({ kind: "partition", partition, start, end, from: null, to: null, uncertain: true });
+  }
+  for (const { start, end, value } of gone) {
+    steps.push({ kind: "partition", partition, start, end, from: value, to: null, uncertain: false });
+  }
+}
+
+/** Appends the steps that tell a partition of ranges. */
+export function pushPartitionMaps(steps: Step[], { partition, added }: PartitionPlan): void {
+  for (const { start, end, value } of added) {
+    steps.push({ kind: "partition", partition, start, end, from: null, to: value, uncertain: false });
   }
 }

@@ -24,6 +24,19 @@ export function normalize(spans: readonly Span[]): readonly Span[] {
   return merged;
 }
 
+/** The spans among `some` that overlap one of `others`, which are ordered; and the rest. */
+export function parted(
+  some: readonly Span[],
+  others: readonly Span[],
+): { inside: readonly Span[]; outside: readonly Span[] } {
+  if (some.length === 0) return { inside: some, outside: some };
+  const { inside = [], outside = [] } = Object.groupBy(
+    some,
+    (span) => others.some((other) => span.start < other.end && other.start < span.end) ? "inside" : "outside",
+  );
+  return { inside, outside };
+}
+
 /** The part of `entry` inside `[start, end)`; the entry itself where it lies inside. */
 export function clip<V>(entry: Entry<V>, start: number, end: number): Entry<V> {
   if (entry.start >= start && entry.end <= end) return entry;

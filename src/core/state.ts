@@ -79,6 +79,10 @@ export interface PartitionState {
   readonly book: RangeMap<Access>;
   /** The ranges it has pinned now. */
   readonly pinned: RangeMap<true>;
+  /** Ranges that it may hold besides, because an undo failed. */
+  readonly doubts: readonly Span[];
+  /** Ranges that it may have pinned besides, because an undo failed. */
+  readonly pinDoubts: readonly Span[];
 }
 
 /** A DMA target and the mappings it has been told of. `T` is the shell's own interface, opaque here. */
@@ -91,6 +95,8 @@ export interface DmaState {
   readonly needsFd: boolean;
   /** The mappings it holds now. */
   readonly book: RangeMap<Piece>;
+  /** Mappings that it may hold besides, because an undo failed. */
+  readonly doubts: readonly Span[];
 }
 
 /** The memory map at one moment. */
@@ -264,12 +270,21 @@ export function setMapping(state: State, region: Region, start: number, end: num
 }
 
 /** Attaches a partition that has been told of nothing yet. */
-export function addPartition(state: State, partition: Omit<PartitionState, "book" | "pinned">): State {
-  const added: PartitionState = { ...partition, book: RangeMap.EMPTY, pinned: RangeMap.EMPTY };
+export function addPartition(
+  state: State,
+  partition: Pick<PartitionState, "id" | "target" | "offset" | "pin">,
+): State {
+  const added: PartitionState = {
+    ...partition,
+    book: RangeMap.EMPTY,
+    pinned: RangeMap.EMPTY,
+    doubts: NOWHERE,
+    pinDoubts: NOWHERE,
+  };
   return { ...state, partitions: [...state.partitions, added] };
 }
 
 /** Attaches a DMA target that has been told of nothing yet. */
-export function addDmaTarget(state: State, target: Omit<DmaState, "book">): State {
-  return { ...state, dmaTargets: [...state.dmaTargets, { ...target, book: RangeMap.EMPTY }] };
+export function addDmaTarget(state: State, target: Pick<DmaState, "id" | "target" | "needsFd">): State {
+  return { ...state, dmaTargets: [...state.dmaTargets, { ...target, book: RangeMap.EMPTY, doubts: NOWHERE }] };
 }

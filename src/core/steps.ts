@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { RangeMap } from "./range_map.ts";
 import type { DmaState, PartitionState } from "./state.ts";
 import type { Access } from "./targets.ts";
 import { inverseVaSteps, type VaStep } from "./va_steps.ts";
@@ -31,7 +30,7 @@ export interface PartitionStep {
   readonly from: Access | null;
   /** The access afterwards. */
   readonly to: Access | null;
-  /** Whether an undo that failed leaves it open if the range is there, so that taking it away may fail. */
+  /** Set where an undo that failed left it open if the range is there: it is taken away, which may fail. */
   readonly uncertain: boolean;
 }
 
@@ -49,7 +48,7 @@ export interface DmaStep {
   readonly from: Piece | null;
   /** What it has mapped afterwards. */
   readonly to: Piece | null;
-  /** Whether an undo that failed leaves it open if the range is there, so that taking it away may fail. */
+  /** Set where an undo that failed left it open if the range is there: it is taken away, which may fail. */
   readonly uncertain: boolean;
 }
 
@@ -65,12 +64,13 @@ export interface AttendStep {
   readonly end: number;
   /** Whether it is so afterwards; it was the opposite before. */
   readonly to: boolean;
-  /** Whether an undo that failed leaves it open if it was, so that ending it may fail. */
+  /** Set where an undo that failed left it open if it is so: it is ended, which may fail. */
   readonly uncertain: boolean;
 }
 
 /** What undoes `step`, in the order to do it. */
 export function inverse(step: Step): readonly Step[] {
+  if (step.kind !== "va" && step.uncertain) return [];
   switch (step.kind) {
     case "va":
       return inverseVaSteps(step);
@@ -81,9 +81,4 @@ export function inverse(step: Step): readonly Step[] {
     case "prefetch":
       return [{ ...step, to: !step.to }];
   }
-}
-
-/** Whether an undo that failed left it open what a target holds there. */
-export function isUncertain(stale: RangeMap<true>, start: number, end: number): boolean {
-  return stale.size > 0 && stale.overlaps(start, end);
 }
