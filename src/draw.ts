@@ -340,7 +340,8 @@ class Strip {
     line.put(from, FILL[piece.look].repeat(to - from + 1), style);
     // The fill has to show on either side of the text; spaces between the two are a luxury.
     const text = piece.texts.find((text) => text.length + 4 <= width) ??
-      piece.texts.find((text) => text.length + 2 <= width);
+      piece.texts.find((text) => text.length + 2 <= width) ??
+      piece.texts.at(-1)?.slice(0, width - 3).concat("…");
     if (text !== undefined) {
       const padded = text.length + 4 <= width ? ` ${text} ` : text;
       const at = from + 1 + ((width - padded.length) >> 1);

@@ -75,8 +75,8 @@ Deno.test("drawMemoryMap() draws the regions by priority, then what the guest se
                                                                 0x20010000                0x80010000
                 0x0      0xa0000  0xb0000  0xc0000      0x20000000           0x40000000   0x80000000
 pri region      ╷  640K  ╷  64K   ╷  64K   ╷   ~511M    ╷  64K  ╷   ~512M    ╷     1G     ╷  64K   ╷
-  9 vga         ┊        │████████│········│            ┊       ┊            ┊            ┊        ┊
-  9 bios        ┊        ┊        ┊        ┊            ┊       ┊            ┊            │▓▓▓▓▓▓▓▓│
+  9 vga         ┊        │█priva…█│········│            ┊       ┊            ┊            ┊        ┊
+  9 bios        ┊        ┊        ┊        ┊            ┊       ┊            ┊            │▓bios.…▓│
   4 bar         ┊        ┊        ┊        ┊            │┄┄┄┄┄┄┄│            ┊            ┊        ┊
   0 ram         │█memory█│░░░░ memory ░░░░░│████████ memory +0xc0000 ████████│            ┊        ┊
                 ├────────┼────────┼────────┼────────────┼───────┼────────────┼────────────┼────────┤
@@ -96,7 +96,7 @@ Deno.test("drawMemoryMap() continues below when there are too many boundaries fo
                                                   0x20000000
                 0x0       0xa0000  0xb0000   0xc0000       ╷
 pri region      ╷  640K   ╷  64K   ╷   64K   ╷    ~511M    ╷
-  9 vga         ┊         │████████│·········│             ┊
+  9 vga         ┊         │█priva…█│·········│             ┊
   0 ram         │█memory██│░░░░░ memory ░░░░░│██ memory ████
                 ├─────────┼────────┼─────────┼─────────────┤
     guest sees  │██ ram ██│█ vga ██│·········│████ ram █████
@@ -106,7 +106,7 @@ pri region      ╷  640K   ╷  64K   ╷   64K   ╷    ~511M    ╷
                         0x20010000                0x80010000
                 0x20000000           0x40000000   0x80000000
 pri region      ╷  64K  ╷   ~512M    ╷     1G     ╷  64K   ╷
-  9 bios        ┊       ┊            ┊            │▓▓▓▓▓▓▓▓│
+  9 bios        ┊       ┊            ┊            │▓bios.…▓│
   4 bar         │┄┄┄┄┄┄┄│            ┊            ┊        ┊
   0 ram         ██ memory +0xc0000 ██│            ┊        ┊
                 ├───────┼────────────┼────────────┼────────┤
