@@ -8,6 +8,8 @@ const SEQUENCES = 1500;
 for (const overlap of ["nested", "any"] as const) {
   Deno.test(`the region manager does what the naive model does, overlap "${overlap}"`, () => {
     using files = new Files(FILES);
-    fc.assert(fc.property(sequence, (steps) => runSequence(steps, overlap, files)), { numRuns: SEQUENCES });
+    fc.assert(fc.property(sequence, (steps) => runSequence(steps, overlap, files)), {
+      numRuns: SEQUENCES,
+    });
   });
 }

@@ -133,12 +133,23 @@ export class Model {
 
   /** Carries the request out, or changes nothing and says which errors are right answers to it. */
   apply(request: Request): ReadonlySet<ErrorName> {
-    const before = structuredClone(this.state);
+    const before = this.copyState();
     const privateBefore = this.#privatePages();
     const errors = this.#carryOutAll(request);
     if (errors.size === 0 && this.#losesPrivateMemory(privateBefore)) errors.add("MappingError");
     if (errors.size > 0) this.state = before;
     return errors;
+  }
+
+  /** A copy of the state that does not change with it. */
+  copyState(): State {
+    const { regions, partitions, dmaTargets, serial } = this.state;
+    return {
+      regions: regions.map((region) => ({ ...region, mapped: [...region.mapped] })),
+      partitions: partitions.map((partition) => ({ ...partition })),
+      dmaTargets: dmaTargets.map((target) => ({ ...target })),
+      serial,
+    };
   }
 
   /** The region that wins `page`. */

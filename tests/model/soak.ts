@@ -22,7 +22,9 @@ if (import.meta.main) {
   let count = 0;
   while (performance.now() < end) {
     for (const overlap of ["nested", "any"] as const) {
-      const result = fc.check(fc.property(sequence, (steps) => runSequence(steps, overlap, files)), { numRuns: ROUND });
+      const result = fc.check(fc.property(sequence, (steps) => runSequence(steps, overlap, files)), {
+        numRuns: ROUND,
+      });
       count += result.numRuns;
       if (result.failed) {
         console.error(`overlap "${overlap}", after ${count} sequences:`);

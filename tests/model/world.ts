@@ -282,9 +282,14 @@ export class World implements Disposable {
   /** What the targets hold that the model does not, and the other way round. */
   *differences(model: Model): Generator<{ target: string; page: number; what: string }> {
     const { files } = this.#options;
-    const different = (target: string, page: number, what: string, actual: unknown, expected: unknown) => {
+    type Seen = readonly unknown[] | boolean | null;
+    const different = (target: string, page: number, what: string, actual: Seen, expected: Seen) => {
+      const same = Array.isArray(actual) && Array.isArray(expected)
+        ? actual.every((value, i) => value === expected[i])
+        : actual === expected;
+      if (same) return NO_DIFFERENCE;
       const [has, wants] = [JSON.stringify(actual), JSON.stringify(expected)];
-      return has === wants ? [] : [{ target, page, what: `${target} ${what} page ${page} as ${has}, not ${wants}` }];
+      return [{ target, page, what: `${target} ${what} page ${page} as ${has}, not ${wants}` }];
     };
     const pages = Array.from({ length: model.pages }, (_, page) => page);
     for (const page of pages) {
@@ -406,6 +411,8 @@ export class World implements Disposable {
     this.dispose();
   }
 }
+
+const NO_DIFFERENCE: readonly { target: string; page: number; what: string }[] = [];
 
 /** What the targets were to hold before and after a request, for judging the calls in between. */
 export interface Wanted {

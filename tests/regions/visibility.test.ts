@@ -211,6 +211,18 @@ Deno.test("memory is writable where both region and mapping are", () => {
   assertEquals(rig.memory(), ["0x0-0x2000 0@0x0 ro", "0x2000-0x4000 0@0x8000 ro"]);
 });
 
+Deno.test("neighbouring parts of one file keep their own writability", () => {
+  using rig = new Rig();
+  const { target } = rig.partition();
+  const region = rig.region(0x0, 0x4000);
+  const file = rig.file();
+  region.addMapping({ rangeInRegion: range(0x0, 0x2000), mappable: file, writable: true });
+  region.addMapping({ rangeInRegion: range(0x2000, 0x4000), mappable: file, fileOffset: 0x2000, writable: false });
+  region.map();
+  assertEquals([rig.va.at(0x1000)?.writable, rig.va.at(0x2000)?.writable], [true, false]);
+  assertEquals(slots(target), ["0x0-0x2000 rw", "0x2000-0x4000 ro"]);
+});
+
 Deno.test("ids ascend and stay, names need not be unique", () => {
   using rig = new Rig();
   const a = rig.region(0x0, 0x1000, { name: "twin" });
