@@ -25,6 +25,14 @@ interface Draft {
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
 export type Watcher = (old: State, state: State, changed: readonly Span[]) => void;
 
+/** Keeps others off guest memory while it changes. */
+export interface MapGate {
+  /** Returns once nobody else accesses guest memory; nobody will until `open`. Must not throw. */
+  shut(): void;
+  /** Lets them go on. What differs from `old`, if anything does, differs in `changed`. Must not throw. */
+  open(old: State, changed: readonly Span[]): void;
+}
+
 /** What the map acts through. */
 export interface MemoryMapOptions {
   readonly va: VaTarget<Mappable>;
@@ -52,6 +60,8 @@ export class MemoryMap {
   readonly #logger: Logger;
   readonly #invalidate: () => void;
   readonly #watchers = new Set<Watcher>();
+  /** Set once there are clients in other threads. */
+  gate: MapGate | null = null;
   #state: State = EMPTY_STATE;
   #draft: Draft | null = null;
   #busy = false;
@@ -115,8 +125,10 @@ export class MemoryMap {
       throw error;
     }
     if (draft === null) {
-      if (region === null || this.#state.stale.size === 0) return this.#commit(what, locks, change, added);
-      return this.#commit(what, locks, { ...change, changed: [...change.changed, ...this.#staleIn(region)] }, added);
+      if (region !== null && this.#state.stale.size > 0) {
+        change = { ...change, changed: [...change.changed, ...this.#staleIn(region)] };
+      }
+      return this.#commit(what, region, locks, change, added);
     }
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
@@ -166,7 +178,7 @@ export class MemoryMap {
     } finally {
       this.#draft = outer;
     }
-    if (outer === null) this.#commit("batch", locks, draft, undefined, draft);
+    if (outer === null) this.#commit("batch", null, locks, draft, undefined, draft);
     return result;
   }
 
@@ -199,7 +211,14 @@ export class MemoryMap {
     }
   }
 
-  #commit(what: string, locks: LockKeeper, change: Change, added?: Mapping, draft?: Draft): void {
+  #commit(
+    what: string,
+    region: Region | null,
+    locks: LockKeeper,
+    change: Change,
+    added?: Mapping,
+    draft?: Draft,
+  ): void {
     const old = this.#state;
     let committed = change.state === old && change.changed.length === 0;
     try {
@@ -209,6 +228,7 @@ export class MemoryMap {
       this.#invalidate();
       const spare = this.#va.spareMappings ?? Infinity;
       const planned = plan(old, change.state, change.changed, spare, change.exchange);
+      if (this.gate !== null) this.gate.shut();
       locks.check(planned.steps);
       if (planned.discards.length > 0) locks.check(planned.discards);
       runTransaction(planned, old, this.#context, (state, happened) => {
@@ -217,8 +237,13 @@ export class MemoryMap {
         committed = happened;
         if (happened && change.pieces !== undefined) settleFiles(change.pieces);
       });
-      if (this.#logger !== SILENT) this.#logger.debug(what, { steps: planned.steps.length });
+      if (this.#logger !== SILENT) {
+        this.#logger.debug(region === null ? what : `${what}: region "${region.name}" ${region.range}`, {
+          steps: planned.steps.length,
+        });
+      }
     } finally {
+      if (this.gate !== null) this.gate.open(old, change.changed);
       this.#busy = false;
       if (added !== undefined) closeUnused(added);
       if (draft !== undefined) {
