@@ -170,9 +170,9 @@ export class Witness implements Disposable {
     return Number(new DataView(bytes.buffer).getBigUint64(0, true));
   }
 
-  /** Sets the 64-bit number at an address of its home. */
-  setNote(gpa: number, value: number): void {
-    this.#home.write(gpa - HOME.start, quads([value]));
+  /** Sets the 64-bit numbers from an address of its home on. */
+  setNote(gpa: number, ...values: readonly number[]): void {
+    this.#home.write(gpa - HOME.start, quads(values));
   }
 
   [Symbol.dispose](): void {
