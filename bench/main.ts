@@ -55,7 +55,7 @@ function say(text: string): void {
 }
 
 /** What the figures were taken on, without anything that names a particular machine. */
-async function machineFacts(): Promise<Record<string, string>> {
+async function machineFacts(load: number): Promise<Record<string, string>> {
   const cpuInfo = await Deno.readTextFile("/proc/cpuinfo").catch(() => "");
   const model = cpuInfo.match(/^model name\s*:\s*(.*)$/m)?.[1] ?? "unknown";
   const kinds = ["kvm_intel", "kvm_amd", "kvm_pvm"];
@@ -74,6 +74,7 @@ async function machineFacts(): Promise<Record<string, string>> {
     "Deno": `${Deno.version.deno}, V8 ${Deno.version.v8}`,
     "C": await version("cc"),
     "Rust": await version("rustc"),
+    "Load": `${load.toFixed(1)} processes running before the benchmarks; 0 on an idle machine`,
   };
 }
 
@@ -158,13 +159,15 @@ async function record(text: string, picture: string): Promise<void> {
   const [before, after] = [old.indexOf(begin), old.indexOf(end)];
   if (before < 0 || after < before) throw new Error(`bench/README.md lacks ${begin} and ${end}`);
   await Deno.writeTextFile(readme, `${old.slice(0, before + begin.length)}\n\n${text}\n\n${old.slice(after)}`);
-  await Deno.writeTextFile(new URL("scale.svg", HERE), picture);
-  await attempt(Deno.execPath(), ["fmt", "--quiet", readme.pathname]);
+  const drawing = new URL("scale.svg", HERE);
+  await Deno.writeTextFile(drawing, picture);
+  await attempt(Deno.execPath(), ["fmt", "--quiet", readme.pathname, drawing.pathname]);
 }
 
 async function main(): Promise<void> {
   const { effort, only, strace, record: recorded } = parse(Deno.args);
   const wants = (name: string) => only.test(name);
+  const [load = NaN] = Deno.loadavg();
   await Deno.mkdir(OUT, { recursive: true });
   say("Building the programs in C and Rust");
   const [limit, peers] = [await buildLimit(OUT), await buildPeers(OUT)];
@@ -217,7 +220,7 @@ async function main(): Promise<void> {
   }
 
   const results: Results = {
-    machine: await machineFacts(),
+    machine: await machineFacts(load),
     missing,
     rows,
     live,

@@ -20,6 +20,9 @@ export interface Traced {
   readonly more: number;
 }
 
+/** What V8 does on its own to wake the threads of its garbage collector. */
+const RUNTIME: readonly string[] = ["futex"];
+
 const COUNT = 60;
 /** Rows that take a second per time under strace need not be repeated as often. */
 const FEW = 20;
@@ -33,7 +36,7 @@ function usual(log: string): string[] {
   for (const line of lines) {
     if (line?.[1] !== marker[1] || line?.[3] !== "(") continue;
     if (line[2] === "close" && line[4]?.startsWith("-1000")) turns.push([]);
-    else turns.at(-1)?.push(line[2]!);
+    else if (!RUNTIME.includes(line[2]!)) turns.at(-1)?.push(line[2]!);
   }
   turns.pop(); // what comes after the last
   const counted = Map.groupBy(turns.slice(turns.length / 2), (turn) => summary(turn));
