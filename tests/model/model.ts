@@ -39,6 +39,8 @@ export interface AddMapping {
   file: number | "private";
   filePage: number;
   writable: boolean;
+  /** The number of a policy, 0 for none. */
+  policy?: number;
 }
 
 /** Requests that become one. With `abandon` the callback throws after the last. */
@@ -67,6 +69,7 @@ interface MappedPage {
   readonly file: number | "private";
   readonly filePage: number;
   readonly writable: boolean;
+  readonly policy: number;
   /** Which `addMapping` it came from. */
   readonly serial: number;
 }
@@ -108,6 +111,7 @@ export interface Backing {
   readonly file: number | "private";
   readonly filePage: number;
   readonly writable: boolean;
+  readonly policy: number;
   readonly serial: number;
 }
 
@@ -204,6 +208,18 @@ export class Model {
       else runs.push([page, page + 1]);
     }
     return runs;
+  }
+
+  /**
+   * How many kernel mappings the host address range takes, with a hole counted beyond either end: one more than there
+   * are places where a page does not continue the one before.
+   */
+  hostMappings(): number {
+    let count = 1;
+    for (let page = 0; page <= this.pages; page++) {
+      if (!continues(this.backing(page - 1), this.backing(page))) count++;
+    }
+    return count;
   }
 
   #carryOutAll(request: Request): Set<ErrorName> {
@@ -313,7 +329,8 @@ export class Model {
         const { mapped } = regions[request.region]!;
         for (let i = 0; i < request.pages; i++) {
           const filePage = request.file === "private" ? 0 : request.filePage + i;
-          mapped[request.at + i] = { file: request.file, filePage, writable: request.writable, serial };
+          const { file, writable, policy = 0 } = request;
+          mapped[request.at + i] = { file, filePage, writable, policy, serial };
         }
         break;
       }
@@ -337,4 +354,11 @@ export class Model {
         break;
     }
   }
+}
+
+/** Whether one kernel mapping can hold both a page and the next one. */
+function continues(page: Backing | null, next: Backing | null): boolean {
+  if (page === null || next === null) return page === next;
+  if (page.file !== next.file || page.writable !== next.writable || page.policy !== next.policy) return false;
+  return page.file === "private" ? page.serial === next.serial : page.filePage + 1 === next.filePage;
 }

@@ -87,6 +87,7 @@ const addMapping = fc.record({
   // -1 stands for the guest page: different regions then show the very same memory at the same address.
   filePage: fc.oneof(fc.nat(8), fc.constant(-1)),
   writable: fc.boolean(),
+  policy: fc.constantFrom(0, 0, 0, 1),
 });
 
 const removeMappings = fc.record({
@@ -113,7 +114,7 @@ const single: fc.Arbitrary<Request> = fc.oneof(
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("detachPartition" as const), partition: index }) },
   { weight: 1, arbitrary: fc.constant<Request>({ kind: "addDmaTarget" }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("detachDmaTarget" as const), target: index }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("detachDmaTarget" as const), target: index }) },
 );
 
 const request: fc.Arbitrary<Request> = fc.oneof(
@@ -140,7 +141,13 @@ const fault: fc.Arbitrary<PlannedFault | null> = fc.option(
 
 const wild = fc.nat(9).map((n) => n === 0);
 
-const watchers: Request[] = [{ kind: "addPartition", offset: 0, pin: false }, { kind: "addDmaTarget" }];
+/** What may be attached from the start. A manager without DMA targets takes other ways. */
+const watchers: fc.Arbitrary<Request[]> = fc.subarray<Request>([
+  { kind: "addPartition", offset: 0, pin: false },
+  { kind: "addPartition", offset: 16, pin: false },
+  { kind: "addPartition", offset: 1000, pin: true },
+  { kind: "addDmaTarget" },
+]);
 
 const plain = (request: Request): SequenceStep => ({ request, fault: null, wild: false });
 
@@ -160,10 +167,11 @@ const backedRegion = fc.record({ region: newRegion, mapping: addMapping, params:
  */
 export const sequence: fc.Arbitrary<SequenceStep[]> = fc.noBias(
   fc.record({
+    watchers,
     regions: fc.array(backedRegion, { maxLength: 5, size: "max" }),
     steps: fc.array(fc.record({ request, fault, wild }), { minLength: 1, maxLength: 25, size: "max" }),
   }),
-).map(({ regions, steps }) => [...[...watchers, ...regions].map(plain), ...steps]);
+).map(({ watchers, regions, steps }) => [...[...watchers, ...regions].map(plain), ...steps]);
 
 /** What exists while a request is resolved. */
 interface Existing {

@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertStrictEquals, fail } from "@std/assert";
-import { Mappable, MemoryRange, type OutOfStep, type RegionHandle, RegionManager } from "membacking";
+import { Mappable, type MemoryPolicy, MemoryRange, type OutOfStep, type RegionHandle, RegionManager } from "membacking";
 import {
   Faults,
   type RecordedCall,
@@ -19,6 +19,9 @@ import type { Model, ModelFile, Request } from "./model.ts";
 
 /** The page size, in bytes. */
 export const PAGE = 4096;
+
+/** The policies that mappings may have, by number. None has an effect on a recording target but being passed on. */
+const POLICIES: readonly (MemoryPolicy | undefined)[] = [undefined, { transparentHugepages: true }];
 
 /** A range of `pages` pages from page `start` on. */
 export function pageRange(start: number, pages: number): MemoryRange {
@@ -190,12 +193,14 @@ export class World implements Disposable {
       case "unmap":
         return this.regions[request.region]!.unmap();
       case "addMapping": {
-        const { at, pages, file, filePage, writable } = request;
+        const { at, pages, file, filePage, writable, policy } = request;
+        const chosen = POLICIES[policy ?? 0];
         return this.regions[request.region]!.addMapping({
           rangeInRegion: pageRange(at, pages),
           mappable: file === "private" ? "private" : this.#options.files.mappables[file]!,
           ...(file !== "private" && { fileOffset: filePage * PAGE }),
           writable,
+          ...(chosen !== undefined && { policy: chosen }),
         });
       }
       case "removeMappings":
@@ -277,6 +282,8 @@ export class World implements Disposable {
   compare(model: Model): void {
     for (const difference of this.differences(model)) fail(difference.what);
     this.#compareBooks(model);
+    const { hostMappings, outOfStep } = this.manager.inspect();
+    if (outOfStep.length === 0) assertEquals(hostMappings, model.hostMappings(), "the count of kernel mappings");
   }
 
   /** What the targets hold that the model does not, and the other way round. */
@@ -294,14 +301,19 @@ export class World implements Disposable {
     const pages = Array.from({ length: model.pages }, (_, page) => page);
     for (const page of pages) {
       const there = this.va.at(page * PAGE);
-      const actual = there && [files.indexOf(there.mappable), there.fileOffset / PAGE, there.writable];
+      const actual = there && [
+        files.indexOf(there.mappable),
+        there.fileOffset / PAGE,
+        there.writable,
+        POLICIES.indexOf(there.policy),
+      ];
       const backing = model.backing(page);
       yield* different(
         this.va.name,
         page,
         "holds",
         actual,
-        backing && [backing.file, backing.filePage, backing.writable],
+        backing && [backing.file, backing.filePage, backing.writable, backing.policy],
       );
     }
     for (const [i, { target, offset, pin }] of this.partitions.entries()) {
@@ -433,6 +445,7 @@ export function wantedNow(model: Model): Wanted {
     backing && text({
       file: backing.file,
       filePage: backing.filePage,
+      policy: backing.policy,
       ...(writable && { writable: backing.writable }),
       ...(backing.file === "private" && { serial: backing.serial }),
     });

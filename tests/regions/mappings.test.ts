@@ -140,6 +140,27 @@ Deno.test("a file that may not be written is mapped when the mapping is read-onl
   assertStrictEquals(rig.va.at(0)?.writable, false);
 });
 
+Deno.test("the count of host mappings comes back to what it was, over and over", () => {
+  using rig = new Rig({ overlap: "any" });
+  const [file, other] = [rig.file(), rig.file()];
+  // Both show one file read-only, one because of its region and one because of its mapping: one host mapping.
+  const large = rig.region(0x0, 0x4000, { priority: 0 });
+  large.addMapping({ rangeInRegion: range(0x0, 0x4000), mappable: file, writable: true });
+  large.map({ writable: false });
+  const small = rig.region(0x1000, 0x2000, { priority: 1 });
+  small.addMapping({ rangeInRegion: range(0x0, 0x1000), mappable: file, fileOffset: 0x1000, writable: false });
+  small.map();
+  const counts = new Set<number>();
+  for (let i = 0; i < 5; i++) {
+    small.addMapping({ rangeInRegion: range(0x0, 0x1000), mappable: other, writable: false });
+    small.unmap();
+    small.addMapping({ rangeInRegion: range(0x0, 0x1000), mappable: file, fileOffset: 0x1000, writable: false });
+    small.map();
+    counts.add(rig.manager.inspect().hostMappings);
+  }
+  assertEquals([...counts], [3]);
+});
+
 Deno.test("the policy of a mapping goes along to host memory, through cuts and remapping", () => {
   using rig = new Rig();
   const region = rig.region(0x0, 0x4000);
