@@ -21,7 +21,8 @@ export interface RamBacking {
    * - `"shared"` (the default): a memfd made for it, which can be shared with other processes;
    * - `"private"`: anonymous memory of this process. It cannot be unmapped, since that would lose its contents;
    * - a `Mappable`: a file that exists already, such as the memory of an earlier manager with the same ranges. It is
-   *   mapped at the same file offsets as a memfd would be, and stays the caller's to dispose.
+   *   mapped at the same file offsets as a memfd would be, or, if it is exactly as long as the ranges together, one range
+   *   right behind the other, as other VMMs save them. It stays the caller's to dispose.
    */
   readonly backing?: "shared" | "private" | Mappable;
   /** What regions and memfd are called, for inspection; `"ram"` by default. */
@@ -67,7 +68,14 @@ export function ramRequest(options: RamBacking): RamRequest {
     );
   }
   if (backing instanceof Mappable) {
-    return { name, ranges, kind: "existing", hugepageSize, existingPageSize: backing.pageSize };
+    return {
+      name,
+      ranges,
+      kind: "existing",
+      hugepageSize,
+      existingPageSize: backing.pageSize,
+      existingSize: backing.size,
+    };
   }
   if (backing !== "shared" && backing !== "private") {
     throw new TypeError(`RAM backing "${name}" must be "shared", "private" or a Mappable`);

@@ -8,8 +8,11 @@ export interface PrefaultOptions {
   onProgress?(done: number, total: number): void;
 }
 
-/** How much is brought in without a pause, in bytes: a few milliseconds, more where the host is short of memory. */
-const SLICE = 2 ** 24;
+/** The least that is brought in without a pause, in bytes: a large page. */
+const MIN_SLICE = 2 ** 21;
+const MAX_SLICE = 2 ** 26;
+/** How long the event loop should have to wait, in milliseconds. */
+const PAUSE = 8;
 
 /** Calls `populate` for slices of `ranges`, and lets the event loop run in between. */
 export async function prefault(
@@ -20,12 +23,17 @@ export async function prefault(
   const { signal } = options;
   const total = ranges.reduce((sum, { length }) => sum + length, 0);
   let done = 0;
+  let slice = MIN_SLICE;
   signal?.throwIfAborted();
   for (const { start, end } of ranges) {
     for (let at = start; at < end;) {
       // Slices end at multiples of their size, so that none cuts a large page.
-      const stop = Math.min(end, (Math.floor(at / SLICE) + 1) * SLICE);
+      const stop = Math.min(end, (Math.floor(at / slice) + 1) * slice);
+      const before = performance.now();
       populate(at, stop);
+      const took = performance.now() - before;
+      if (took < PAUSE / 2) slice = Math.min(slice * 2, MAX_SLICE);
+      else if (took > PAUSE) slice = Math.max(slice / 2, MIN_SLICE);
       done += stop - at;
       at = stop;
       options.onProgress?.(done, total);

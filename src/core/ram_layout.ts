@@ -9,7 +9,8 @@
  * ```
  *
  * A huge page can map a piece of a file only where file offset and address agree modulo its size, so after a range of
- * odd size the file skips to the next offset that does. What is skipped is a hole in the file and costs no memory.
+ * odd size the file skips to the next offset that does. What is skipped is a hole in the file and costs no memory. Only
+ * a file that exists and has no room for that holds its ranges one right behind the other.
  *
  * @module
  */
@@ -74,6 +75,8 @@ export interface RamRequest {
   readonly hugepageSize: number | undefined;
   /** The page size of the file that exists, in bytes. */
   readonly existingPageSize?: number;
+  /** The length of the file that exists, in bytes. */
+  readonly existingSize?: number;
 }
 
 /** One region of RAM and where it lies in the file of its backing. */
@@ -222,9 +225,10 @@ function pageSizeOf({ hugepageSize, existingPageSize }: Pick<RamRequest, "hugepa
 }
 
 function layOut(backing: RamRequest, x86Legacy: boolean): BackingLayout {
-  const { name, ranges, kind } = backing;
+  const { name, ranges, kind, existingSize } = backing;
   const pageSize = pageSizeOf(backing);
-  const alignment = Math.max(pageSize, RAM_ALIGNMENT);
+  const isDense = existingSize === ranges.reduce((sum, { length }) => sum + length, 0);
+  const alignment = isDense ? pageSize : Math.max(pageSize, RAM_ALIGNMENT);
   const pieces: RamPiece[] = [];
   let fileSize = 0;
   for (const range of ranges) {

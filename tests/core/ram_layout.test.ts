@@ -51,6 +51,14 @@ Deno.test("file offsets are congruent to the GPAs modulo 2 MiB after a range of 
   assertEquals(layout.fileSize, 0x40_5000 + GIB - 0x2000_5000);
 });
 
+Deno.test("a file exactly as long as its ranges holds one right behind the other, a longer one as a memfd does", () => {
+  const ranges = [range(MIB, 2 * MIB), range(4 * MIB, 5 * MIB)];
+  const offsets = (existingSize: number) =>
+    layOut([request(ranges, { kind: "existing", existingSize })])[0]?.pieces.map(({ fileOffset }) => fileOffset);
+  assertEquals(offsets(2 * MIB), [0, MIB]);
+  assertEquals(offsets(3 * MIB), [MIB, 2 * MIB]);
+});
+
 Deno.test("every backing has a file of its own", () => {
   const layouts = layOut([request([range(0, MIB)], { name: "node 0" }), request([range(MIB, 2 * MIB)])]);
   assertEquals(layouts.map(({ pieces }) => pieces[0]?.fileOffset), [0, MIB]);

@@ -72,6 +72,14 @@ Deno.test("a manager restores what another one left in its file", () => {
   assertEquals([after.memory.readUint32(0xc_0000), after.memory.readUint32(8 * MIB)], [0x1234, 0x5678]);
 });
 
+Deno.test("a file of just the right length is restored range by range", () => {
+  using file = Mappable.memfd("snapshot", 2 * MIB);
+  file.write(0, new Uint8Array([1]));
+  file.write(MIB, new Uint8Array([2]));
+  using guest = create([{ ranges: [range(MIB, 2 * MIB), range(4 * MIB, 5 * MIB)], backing: file }]);
+  assertEquals([guest.memory.readUint8(MIB), guest.memory.readUint8(4 * MIB)], [1, 2]);
+});
+
 Deno.test("a file that exists stays the caller's and is not closed with the manager", () => {
   using file = Mappable.memfd("saved", 2 * MIB);
   {
