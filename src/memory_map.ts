@@ -132,9 +132,9 @@ export class MemoryMap {
     }
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
-    draft.changed.push(...change.changed);
+    for (const span of change.changed) draft.changed.push(span);
     if (region !== null) draft.changed.push(...this.#staleIn(region));
-    if (change.pieces !== undefined) draft.pieces.push(...change.pieces);
+    for (const count of change.pieces ?? []) draft.pieces.push(count);
   }
 
   /** What an earlier undo left out of step is looked at again by the next request about the region over it. */
