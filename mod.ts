@@ -1,5 +1,39 @@
 /**
- * Guest memory for KVM virtual machine monitors on Deno.
+ * Guest memory for KVM virtual machine monitors, written natively for Deno.
+ *
+ * A guest has one flat space of physical addresses, and a VMM decides what is where in it: RAM, firmware, a frame
+ * buffer, the BARs of devices, and all of that changes while the guest runs. This package keeps three things in step
+ * with those decisions: the host's own mappings, which are one reserved range of addresses in which guest address x
+ * lives at `base + x`; the memory slots of virtual machines, which are told which ranges exist and may be written; and
+ * DMA targets, which must know the file behind each mapping.
+ *
+ * **Regions** are named ranges with a priority. The mapped region of highest priority is visible; what lies below shows
+ * again when it goes. **Mappings** put parts of files (memfds, usually) into a region. `RegionManager` has both, and
+ * `GuestMemoryManager`, where a VMM begins, builds RAM out of them. `GuestMemory` reads and writes what is visible, and
+ * locks it in place.
+ *
+ * Every request is decided before anything is touched: a pure core works out the next memory map and the steps that
+ * lead there, and a transaction carries them out. If one fails, the ones done are undone and the error carries the
+ * cause, so that a caller sees all of a request or nothing of it. The steps are chosen to disturb a running guest least:
+ * a slot's host address depends on nothing but its guest address, so whose memory shows is a matter of one `mmap`,
+ * which is atomic to the guest, and a slot changes only where memory appears, disappears or becomes read-only.
+ *
+ * The ideas come from the crate of the same name in OpenVMM. Where this one deviates: by default a hole in a region is
+ * an MMIO exit and not a fault (`holes` chooses); a mapping in a read-only region is read-only; empty ranges are
+ * refused; `unmapDma` names exactly one earlier `mapDma`, and a failing `mapDma` fails the request whatever the type of
+ * memory; `executable` is recorded and passed on, though KVM does not enforce it, and host memory is never executable;
+ * several requests can be one (`batch`); mappings can be cut and replaced; memory can be locked.
+ *
+ * Holes that remain:
+ *
+ * - Pages a guest has written are not tracked.
+ * - Requests come from the threads of one process; other processes cannot make them.
+ * - What is not one system call is not atomic to a guest that nobody holds: give the manager a `quiesce` hook.
+ * - Undo can fail. The error then names what is out of step, and the next request over it mends what it can, but until
+ *   then a guest may find memory missing.
+ * - The host's limits on mappings are counted per thread: a process that maps tens of thousands of other things beside
+ *   guest memory can still run into them.
+ * - x86-64 Linux with glibc and 4 KiB base pages, nothing else.
  *
  * @module
  */
@@ -47,6 +81,10 @@ export { DeviceMemory, type DeviceMemoryOptions, type InspectDeviceMemory } from
 export type { InspectGuestMemory, InspectRamBacking } from "./src/inspect_guest.ts";
 export type { MemoryUsage } from "./ffi/smaps.ts";
 export { GuestMemory } from "./src/guest_memory.ts";
+export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_manager_client.ts";
+export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
+export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
+export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";
 export { LockedMemory } from "./src/locked_memory.ts";
 export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/inspect.ts";
 export { drawMemoryMap, type DrawOptions } from "./src/draw.ts";
