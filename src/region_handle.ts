@@ -143,9 +143,9 @@ export class RegionHandle implements Disposable, AsyncDisposable {
 
   /**
    * Removes the region once nobody holds a lock on its memory. New locks are refused from now on. Aborting leaves the
-   * region as it was.
+   * region as it was. Does nothing if the region is gone, or goes by other means meanwhile.
    *
-   * @throws {DisposedError} If the region has been removed already by other means.
+   * @throws {MappingError} If a target failed; the region stays.
    * @throws The signal's reason, if it aborts first.
    */
   teardown(options: { signal?: AbortSignal } = {}): Promise<void> {
