@@ -61,10 +61,10 @@ export class Board {
   }
 
   /** The guest accessed an address without memory, or wrote to the ROM, which nobody minds. */
-  mmio({ gpa, isWrite, length, data }: KvmMmioExit): void {
+  mmio({ gpa, isWrite, data }: KvmMmioExit): void {
     if (this.#card.contains(gpa)) {
-      if (isWrite) this.#card.writeMemory(gpa, length, little(data));
-      else setLittle(data, this.#card.readMemory(gpa, length));
+      if (isWrite) this.#card.writeMemory(gpa, little(data));
+      else setLittle(data, this.#card.readMemory(gpa));
     } else if (!isWrite) {
       data.fill(0xff);
     }

@@ -35,18 +35,8 @@ export const COMMAND_MEMORY = 2;
 export const BAR_OFFSETS = { registers: 0x10, memory: 0x14 } as const;
 const BARS = BAR_OFFSETS.registers;
 
-/** An access to memory that leaves the guest. */
-export interface MmioDevice {
-  /** Whether it answers at an address. */
-  contains(gpa: number): boolean;
-  /** What the guest reads at an address, `length` bytes. */
-  readMemory(gpa: number, length: number): number;
-  /** The guest wrote. */
-  writeMemory(gpa: number, length: number, value: number): void;
-}
-
 /** The card. */
-export class Card extends PciFunction implements MmioDevice {
+export class Card extends PciFunction {
   readonly #bars: readonly Bar[];
   readonly #onRefused: (error: unknown) => void;
   #cause = "";
@@ -101,7 +91,7 @@ export class Card extends PciFunction implements MmioDevice {
   }
 
   /** Writes a register. */
-  writeMemory(gpa: number, _length: number, value: number): void {
+  writeMemory(gpa: number, value: number): void {
     if (gpa - (this.#bars[0]?.placed ?? 0) === REGISTER.inverter) this.#inverted = ~value >>> 0;
   }
 }

@@ -7,6 +7,7 @@
 import { Mappable, MemoryRange, OsError } from "membacking";
 import { Kvm, type KvmVm } from "membacking/kvm";
 import { floppyFile } from "./floppy.ts";
+import type { FwCfgFile } from "./fw_cfg.ts";
 import { MachineMemory, type MemoryChange } from "./memory.ts";
 import type { BootEnd, VcpuJob, VcpuMessage } from "./protocol.ts";
 import { answer, newMailbox } from "./remote_memory.ts";
@@ -18,6 +19,9 @@ export const FIRMWARE = "/usr/share/seabios/bios-256k.bin";
 export const RAM = 0x800_0000;
 
 const FOUR_GIB = 0x1_0000_0000;
+const ROM_UNIT = 0x1_0000;
+const LEAST_ROM = 0x2_0000; // what is below 1 MiB
+const MOST_ROM = 0x80_0000;
 
 /** Is told what happens, as it happens. */
 export interface MachineEvents {
@@ -37,6 +41,8 @@ export interface MachineOptions {
   readonly firmware?: string;
   /** The image of a floppy to boot from; none when left out. */
   readonly floppy?: Uint8Array;
+  /** The device of KVM; /dev/kvm when left out. */
+  readonly kvm?: string;
   /** Who wants to know. */
   readonly events: MachineEvents;
 }
@@ -47,7 +53,8 @@ export class Machine implements Disposable {
   readonly memory: MachineMemory;
   readonly #kvm: Kvm;
   readonly #vm: KvmVm;
-  readonly #options: MachineOptions;
+  readonly #events: MachineEvents;
+  readonly #files: readonly FwCfgFile[];
   readonly #resources: DisposableStack;
 
   /**
@@ -56,10 +63,11 @@ export class Machine implements Disposable {
    * @throws {SetupError | OsError} If there is no firmware or no KVM, or the floppy has another size; the message says what to do.
    */
   constructor(options: MachineOptions) {
-    this.#options = options;
+    this.#events = options.events;
+    this.#files = options.floppy === undefined ? [] : [floppyFile(options.floppy)];
     using stack = new DisposableStack();
     const rom = stack.use(openFirmware(options.firmware ?? FIRMWARE));
-    this.#kvm = stack.use(Kvm.open());
+    this.#kvm = stack.use(Kvm.open(options.kvm));
     this.#vm = stack.use(this.#kvm.createVm({ name: "guest", zapAllOnSlotDelete: false }));
     // Pages that KVM keeps for itself on some processors, where neither ROM nor memory is.
     this.#vm.setIdentityMapAddress(FOUR_GIB - rom.size - 0x4000);
@@ -75,7 +83,7 @@ export class Machine implements Disposable {
 
   /** Switches it on. The result is there once the firmware has nothing left to try, or the guest has crashed. */
   async boot(): Promise<BootEnd> {
-    const { floppy, events } = this.#options;
+    const events = this.#events;
     using vcpu = this.#vm.createVcpu(0);
     vcpu.setCpuid2(this.#kvm.getSupportedCpuid());
     const worker = new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module" });
@@ -83,7 +91,8 @@ export class Machine implements Disposable {
     const { promise: end, resolve, reject } = Promise.withResolvers<BootEnd>();
     worker.onerror = (event) => {
       event.preventDefault();
-      reject(new Error(`The thread of the vCPU failed: ${event.message}`));
+      // It has not even been loaded: what fails in it later comes as a message.
+      reject(new SetupError(`The thread of the vCPU cannot start: ${event.message}`));
     };
     worker.onmessage = ({ data }: MessageEvent<VcpuMessage>) => {
       switch (data.kind) {
@@ -110,10 +119,14 @@ export class Machine implements Disposable {
       mailbox,
       ram: RAM,
       bus: [this.memory.bus.start, this.memory.bus.end],
-      files: floppy === undefined ? [] : [floppyFile(floppy)],
+      files: this.#files,
     };
-    worker.postMessage(job);
-    return await end;
+    try {
+      worker.postMessage(job);
+      return await end;
+    } finally {
+      worker.terminate();
+    }
   }
 
   /** Takes it apart. */
@@ -125,9 +138,11 @@ export class Machine implements Disposable {
 /** Nothing has to be held: all requests come from the vCPU itself, which waits for them outside the guest. */
 const QUIET: Disposable = { [Symbol.dispose]() {} };
 
+/** The file, which becomes memory as it is: nothing is copied. */
 function openFirmware(path: string): Mappable {
+  let rom: Mappable;
   try {
-    return Mappable.open(path);
+    rom = Mappable.open(path);
   } catch (cause) {
     if (!(cause instanceof OsError)) throw cause;
     throw new SetupError(
@@ -136,4 +151,10 @@ function openFirmware(path: string): Mappable {
       { cause },
     );
   }
+  const { size } = rom;
+  if (size >= LEAST_ROM && size <= MOST_ROM && size % ROM_UNIT === 0) return rom;
+  rom[Symbol.dispose]();
+  throw new SetupError(
+    `The firmware "${path}" has ${size} bytes, which is no ROM of a PC: a multiple of 64 KiB from 128 KiB to 8 MiB is`,
+  );
 }

@@ -89,13 +89,11 @@ export function describeCrash({ exit, regs, sregs }: Crash): string[] {
     .map(([name, value]) => `${name} ${hexOf(value)}`);
   const names = Object.keys(regs) as (keyof typeof regs)[];
   const general = names.map((name) => `${name.padEnd(6)} ${hexOf(regs[name]).padEnd(18)}`);
+  const rows = Array.from({ length: general.length / 3 }, (_, i) => general.slice(3 * i, 3 * i + 3).join("  "));
   const { cs, ss, cr0, cr2, cr3, cr4, efer } = sregs;
   return [
     `The guest cannot go on: ${[kind, ...details].join(", ")}`,
-    ...Array.from(
-      { length: Math.ceil(general.length / 3) },
-      (_, i) => `  ${general.slice(3 * i, 3 * i + 3).join("  ")}`,
-    ),
+    ...rows.map((row) => `  ${row.trimEnd()}`),
     `  cs ${hexOf(cs.selector)} at ${hexOf(cs.base)}, ss ${hexOf(ss.selector)} at ${hexOf(ss.base)}`,
     `  cr0 ${hexOf(cr0)}  cr2 ${hexOf(cr2)}  cr3 ${hexOf(cr3)}  cr4 ${hexOf(cr4)}  efer ${hexOf(efer)}`,
     "",

@@ -1,0 +1,166 @@
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import fc from "fast-check";
+import { MemoryRange, RegionOverlapError } from "membacking";
+import { BarPlacementError } from "../../examples/firmware/bar.ts";
+import { CARD_MEMORY_LENGTH, COMMAND, IDENTITY, REGISTER, REGISTERS_LENGTH } from "../../examples/firmware/card.ts";
+import { RAM, Rig } from "./rig.ts";
+
+const BAR0 = 0x10;
+const BAR1 = 0x14;
+const REGISTERS_AT = 0xfeb0_0000;
+const MEMORY_AT = 0xfea0_0000;
+const ONES = 0xffff_ffff;
+
+function placed(): Rig {
+  const rig = new Rig();
+  rig.placeCard(REGISTERS_AT, MEMORY_AT);
+  return rig;
+}
+
+function assertWhereItWas(rig: Rig): void {
+  assertEquals(rig.readConfig(1, BAR0), REGISTERS_AT);
+  assertEquals(rig.readConfig(1, BAR1), MEMORY_AT);
+  assertEquals(rig.load(REGISTERS_AT), IDENTITY);
+  assertEquals(rig.accessAt(MEMORY_AT), "rw");
+  assertEquals(rig.accessAt(REGISTERS_AT), "exit");
+}
+
+Deno.test("a BAR tells its length and is nowhere until memory is switched on", () => {
+  using rig = new Rig();
+  rig.writeConfig(1, BAR0, ONES);
+  rig.writeConfig(1, BAR1, ONES);
+  assertEquals(rig.readConfig(1, BAR0), 0x1_0000_0000 - REGISTERS_LENGTH);
+  assertEquals(rig.readConfig(1, BAR1), 0x1_0000_0000 - CARD_MEMORY_LENGTH);
+  rig.writeConfig(1, BAR1, MEMORY_AT);
+  assertEquals(rig.accessAt(MEMORY_AT), "exit");
+  rig.writeConfig(1, COMMAND, 2);
+  assertEquals(rig.accessAt(MEMORY_AT), "rw");
+  assertEquals(rig.changes.map(({ cause }) => cause), ["power-on", "COMMAND <- memory on"]);
+});
+
+Deno.test("the card's registers trap, its memory is a slot", () => {
+  using rig = placed();
+  assertWhereItWas(rig);
+  rig.store(REGISTERS_AT + REGISTER.inverter, 0x1234_5678);
+  assertEquals(rig.load(REGISTERS_AT + REGISTER.inverter), ~0x1234_5678 >>> 0);
+  assertEquals(rig.load(REGISTERS_AT + REGISTERS_LENGTH), ONES);
+});
+
+Deno.test("asking a BAR in use for its length leaves it in place", () => {
+  using rig = placed();
+  rig.writeConfig(1, BAR1, ONES);
+  assertEquals(rig.accessAt(MEMORY_AT), "rw");
+  rig.writeConfig(1, BAR1, MEMORY_AT);
+  assertWhereItWas(rig);
+  assertEquals(rig.changes.length, 3);
+});
+
+Deno.test("a BAR that moves takes its memory along", () => {
+  using rig = placed();
+  const { memory } = rig.memory.guest;
+  memory.writeUint32(MEMORY_AT, 0x1234_5678);
+  rig.writeConfig(1, BAR1, 0xe000_0000);
+  assertEquals(rig.accessAt(MEMORY_AT), "exit");
+  assertEquals(memory.readUint32(0xe000_0000), 0x1234_5678);
+});
+
+for (
+  const [where, register, address] of [
+    ["the start of RAM", BAR1, 0x10_0000],
+    ["half of RAM", BAR1, RAM - 0x10_0000],
+    ["the VGA window", BAR0, 0xa_0000],
+    ["the ROM below 1 MiB", BAR0, 0xf_0000],
+    ["the I/O APIC", BAR0, 0xfec0_0000],
+    ["the local APIC", BAR0, 0xfee0_0000],
+    ["the ROM", BAR0, 0xfffc_0000],
+  ] as const
+) {
+  Deno.test(`a BAR that is to be over ${where} stays where it was`, () => {
+    using rig = placed();
+    const calls = rig.partition.calls.length;
+    rig.writeConfig(1, register, address);
+    assertWhereItWas(rig);
+    assertEquals(rig.partition.calls.length, calls);
+    assertEquals(rig.refused.length, 1);
+    assertInstanceOf(rig.refused[0], BarPlacementError);
+    assertEquals(rig.refused[0].window, rig.memory.bus);
+  });
+}
+
+Deno.test("a BAR that is set to 0 is nowhere", () => {
+  using rig = placed();
+  rig.writeConfig(1, BAR1, 0);
+  assertEquals(rig.accessAt(MEMORY_AT), "exit");
+  assertEquals(rig.refused, []);
+});
+
+Deno.test("a BAR that is to be over another stays where it was", () => {
+  using rig = placed();
+  const calls = rig.partition.calls.length;
+  rig.writeConfig(1, BAR1, REGISTERS_AT);
+  rig.writeConfig(1, BAR0, MEMORY_AT + 0x8000);
+  assertWhereItWas(rig);
+  assertEquals(rig.partition.calls.length, calls);
+  assertEquals(rig.refused.length, 2);
+  for (const error of rig.refused) assertInstanceOf(error, RegionOverlapError);
+});
+
+Deno.test("a BAR that is switched on at an impossible place is back where it last was", () => {
+  using rig = placed();
+  rig.writeConfig(1, COMMAND, 0);
+  assertEquals(rig.accessAt(MEMORY_AT), "exit");
+  assertEquals(rig.load(REGISTERS_AT), ONES);
+  rig.writeConfig(1, BAR1, 0x10_0000);
+  assertEquals(rig.refused, []);
+  rig.writeConfig(1, COMMAND, 2);
+  assertEquals(rig.refused.length, 1);
+  assertWhereItWas(rig);
+});
+
+Deno.test("a BAR that has never been anywhere stays nowhere at an impossible place", () => {
+  using rig = new Rig();
+  rig.placeCard(REGISTERS_AT, 0x10_0000);
+  assertEquals(rig.readConfig(1, BAR1), 0);
+  assertEquals(rig.readConfig(1, BAR0), REGISTERS_AT);
+  assertEquals(rig.load(REGISTERS_AT), IDENTITY);
+  assertEquals(rig.refused.length, 1);
+});
+
+Deno.test("wherever a guest puts the BARs, they are apart, on the bus, and where their registers say", () => {
+  const write = fc.tuple(
+    fc.constantFrom(BAR0, BAR1, COMMAND),
+    fc.oneof(
+      fc.nat(0xffff_ffff),
+      fc.constantFrom(0, 2, ONES, RAM - 0x1000, RAM, 0xfebf_f000, 0xfec0_0000, 0xfff0_0000),
+      fc.nat(32).map((i) => 0xfe80_0000 + i * 0x1_0000), // near each other
+    ),
+  );
+  fc.assert(
+    fc.property(fc.array(write, { maxLength: 30 }), (writes) => {
+      using rig = placed();
+      for (const [offset, value] of writes) {
+        rig.writeConfig(1, offset, value);
+        const on = (rig.readConfig(1, COMMAND) & 2) !== 0;
+        const inside = rig.partition.ranges.map(({ range }) => range).filter(({ start }) =>
+          rig.memory.bus.containsAddress(start)
+        );
+        const [slot] = inside;
+        assert(inside.length <= 1);
+        if (!on) {
+          assertEquals(slot, undefined);
+          continue;
+        }
+        const memoryAt = rig.readConfig(1, BAR1);
+        const sized = memoryAt === 0x1_0000_0000 - CARD_MEMORY_LENGTH;
+        if (!sized) assertEquals(slot, memoryAt === 0 ? undefined : MemoryRange.of(memoryAt, CARD_MEMORY_LENGTH));
+        const registersAt = rig.readConfig(1, BAR0);
+        if (registersAt === 0 || registersAt === 0x1_0000_0000 - REGISTERS_LENGTH) continue;
+        const registers = MemoryRange.of(registersAt, REGISTERS_LENGTH);
+        assert(rig.memory.bus.contains(registers));
+        assertEquals(rig.load(registersAt), IDENTITY);
+        assert(slot === undefined || !slot.overlaps(registers));
+      }
+    }),
+    { numRuns: 100 },
+  );
+});
