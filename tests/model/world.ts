@@ -432,6 +432,7 @@ export interface Wanted {
   readonly contents: (string | null)[];
   readonly access: (string | null)[];
   readonly dma: (string | null)[];
+  readonly prefetch: boolean[];
   readonly partitions: boolean[];
   readonly dmaTargets: boolean[];
 }
@@ -457,6 +458,7 @@ export function wantedNow(model: Model): Wanted {
       const dma = model.dma(page);
       return dma && text({ ...dma, ...(dma.file === "private" && { serial: model.backing(page)!.serial }) });
     }),
+    prefetch: pages.map((page) => backings[page] !== null && model.winner(page)!.params!.prefetch),
     partitions: model.state.partitions.map(({ detached }) => !detached),
     dmaTargets: model.state.dmaTargets.map(({ detached }) => !detached),
   };
@@ -522,6 +524,7 @@ export function checkEconomy(world: World, before: Wanted, after: Wanted): void 
       (before.partitions[i] ? before.access[page] : null) !== (after.partitions[i] ? after.access[page] : null);
     checkRanges(own, "unmapRange", "mapRange", offset, changed);
     checkHeld(world, own);
+    if (after.partitions[i]) checkPrefetched(own, offset, before, after);
   }
   for (const [i, { target }] of world.dmaTargets.entries()) {
     const own = calls.filter((call) => call.target === target.name);
@@ -549,6 +552,18 @@ function checkRanges(
     const idle = pagesOf(call.range, offset).find((page) => !changed(page) && !gone.has(page));
     assert(idle === undefined, `${call.target} got ${call.range} though page ${idle} has it: ${describe(calls)}`);
   }
+}
+
+/** Memory of a region with prefetch is brought in when it is new there or the region is new to prefetch; no other is. */
+function checkPrefetched(own: readonly RecordedCall[], offset: number, before: Wanted, after: Wanted): void {
+  const brought = new Set(
+    own.filter(({ method }) => method === "prefetchRange").flatMap(({ range }) => pagesOf(range, offset)),
+  );
+  after.prefetch.forEach((prefetch, page) => {
+    if (!prefetch) assert(!brought.has(page), `page ${page} is brought in unasked: ${describe(own)}`);
+    const fresh = before.contents[page] !== after.contents[page] || !before.prefetch[page];
+    if (prefetch && fresh) assert(brought.has(page), `page ${page} is not brought in: ${describe(own)}`);
+  });
 }
 
 /** Where a range goes and comes back, or several partition steps tear, the guest is held. */

@@ -83,6 +83,7 @@ Deno.test("host memory that undo could not restore is mapped anew by the next re
   assertEquals(rig.va.at(0x1000), null);
   region.addMapping({ rangeInRegion: range(0x1000, 0x2000), mappable: rig.file() });
   assertEquals(rig.memory(), ["0x0-0x1000 0@0x0 rw", "0x1000-0x2000 2@0x0 rw", "0x2000-0x4000 0@0x2000 rw"]);
+  assertEquals(rig.manager.inspect().outOfStep, []);
   assertEquals(target.accessAt(0x1000)?.writable, true);
 });
 
