@@ -1,4 +1,6 @@
 import type { Mappable } from "../ffi/mappable.ts";
+import { VaMapper } from "../ffi/va_mapper.ts";
+import { ClientServer } from "./clients/server.ts";
 import { DisposedError, hex, MembackingError } from "./core/errors.ts";
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
 import { fragments, type OverlapRule, type Region } from "./core/overlap.ts";
@@ -104,6 +106,7 @@ export class RegionManager implements Disposable {
   readonly #map: MemoryMap;
   readonly #locks: LockKeeper;
   readonly #requests: RegionRequests;
+  #clients: ClientServer | undefined;
   #nextId = 1;
 
   /**
@@ -265,6 +268,23 @@ export class RegionManager implements Disposable {
     return piecesIn(this.#map.committed, start, end);
   }
 
+  /**
+   * Serves a client in another thread: whoever calls `RegionManagerClient.connect` or
+   * `SyncRegionManagerClient.connect` with the other end of `port`. Requests of clients are served one at a time like
+   * those of this thread, between its own turns of the event loop.
+   *
+   * A client's regions are removed when it is disposed, when the result of this is, and within a moment after its
+   * thread has ended. The port is the manager's from now on, and keeps the event loop alive until then.
+   *
+   * @throws {DisposedError} If the manager has been disposed.
+   */
+  serve(port: MessagePort): Disposable {
+    this.#map.check();
+    if (!(port instanceof MessagePort)) throw new TypeError("A client is served through a MessagePort");
+    this.#clients ??= this.#newServer();
+    return this.#clients.serve(port);
+  }
+
   /** Whether it has been disposed. */
   get disposed(): boolean {
     return this.#map.closed;
@@ -272,6 +292,7 @@ export class RegionManager implements Disposable {
 
   /** The memory map as plain data, safe for JSON. */
   inspect(): InspectNode {
+    this.#clients?.updateLocks();
     return inspectState(this.#map.committed, this.#va, this.#locks.entries());
   }
 
@@ -286,14 +307,32 @@ export class RegionManager implements Disposable {
     const failures: unknown[] = [];
     this.#map.close((state) => {
       const revoked = this.#locks.revokeAll();
+      const kept = this.#clients === undefined ? revoked.kept : [...revoked.kept, ...this.#clients.close()];
       const context = { va: this.#va, quiesce: undefined, logger: this.#map.logger };
-      failures.push(...revoked.failures, ...tearDown(state, context, revoked.kept));
+      failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
     // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
-    if (failures.length === 0) return this.#retained?.[Symbol.dispose]();
+    if (failures.length === 0) {
+      // What a client has locked is its own to release.
+      if (this.#clients !== undefined) return this.#clients.keepWhileLocked(this.#retained);
+      return this.#retained?.[Symbol.dispose]();
+    }
     throw new MembackingError(`${failures.length} steps failed while the region manager was disposed`, {
       cause: new AggregateError(failures),
     });
+  }
+
+  #newServer(): ClientServer {
+    const { base, length } = this.#va;
+    const clients = new ClientServer({
+      manager: this,
+      memory: { base: this.#va instanceof VaMapper ? base : null, length },
+      state: () => this.#map.committed,
+      locks: this.#locks,
+      logger: this.#map.logger,
+    });
+    this.#map.gate = clients;
+    return clients;
   }
 
   #checkLive(region: Region): void {

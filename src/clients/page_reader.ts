@@ -1,5 +1,8 @@
 import { ACCESS_BITS, CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
 
+/** How many nodes further on are looked at for more of the same, in each direction. */
+const NEIGHBOURS = 8;
+
 /** What is mapped over a range, as a client knows it. */
 export interface Shown {
   /** The first GPA, in bytes. */
@@ -27,6 +30,11 @@ export class PageReader {
   readonly #rows: SharedArrayBuffer;
   #words: Int32Array;
   #numbers: Float64Array;
+  // Where `#descend` has come to: the first word of the node, the first GPA of the node, the entry and what it spans.
+  #node = 0;
+  #base = 0;
+  #index = 0;
+  #span = 0;
 
   /** For `length` bytes of guest memory. */
   constructor(length: number, nodes: SharedArrayBuffer, rows: SharedArrayBuffer) {
@@ -39,35 +47,25 @@ export class PageReader {
   }
 
   /**
-   * What is mapped at `gpa`, and as far as the same holds around it; `undefined` for nothing. "The same" is the access
-   * alone, unless `exact`: then it is the row too.
+   * What is mapped at `gpa`, and as far as the same is seen to hold around it; `undefined` for nothing. "The same" is
+   * the access alone, unless `exact`: then it is the row too.
    */
   at(gpa: number, exact: boolean): Shown | undefined {
     if (gpa >= this.#length) return undefined;
-    let node = 0;
-    let base = 0;
-    let level = this.#level;
-    let span = spanOf(level);
-    let index = Math.floor(gpa / span);
-    let entry = this.#entry(index);
-    while (entry < 0) {
-      node = ~entry * FAN_OUT;
-      base += index * span;
-      span = spanOf(--level);
-      index = Math.floor((gpa - base) / span);
-      entry = this.#entry(node + index);
+    const code = this.#descend(gpa);
+    if (code === 0) return undefined;
+    const mask = exact || (code & CODE.truncatable) !== 0 ? -1 : ACCESS_BITS;
+    let start = this.#first(code, mask);
+    let end = this.#last(code, mask);
+    for (let nodes = 0; nodes < NEIGHBOURS && end < this.#length; nodes++) {
+      if (!isSame(this.#descend(end), code, mask)) break;
+      end = this.#last(code, mask);
     }
-    if (entry === 0) return undefined;
-    const mask = exact || (entry & CODE.truncatable) !== 0 ? -1 : ACCESS_BITS;
-    const same = (i: number) => {
-      const other = this.#entry(node + i);
-      return other > 0 && ((other ^ entry) & mask) === 0;
-    };
-    let first = index;
-    while (first > 0 && same(first - 1)) first--;
-    let last = index + 1;
-    while (last < FAN_OUT && same(last)) last++;
-    return { start: base + first * span, end: Math.min(base + last * span, this.#length), code: entry };
+    for (let nodes = 0; nodes < NEIGHBOURS && start > 0; nodes++) {
+      if (!isSame(this.#descend(start - 1), code, mask)) break;
+      start = this.#first(code, mask);
+    }
+    return { start, end: Math.min(end, this.#length), code };
   }
 
   /** The row of a code, `undefined` for private memory. */
@@ -85,9 +83,43 @@ export class PageReader {
     };
   }
 
+  /** Goes to the entry that spans `gpa`, and returns its code. */
+  #descend(gpa: number): number {
+    this.#node = 0;
+    this.#base = 0;
+    let level = this.#level;
+    while (true) {
+      this.#span = spanOf(level);
+      this.#index = Math.floor((gpa - this.#base) / this.#span);
+      const entry = this.#entry(this.#node + this.#index);
+      if (entry >= 0) return entry;
+      this.#base += this.#index * this.#span;
+      this.#node = ~entry * FAN_OUT;
+      level--;
+    }
+  }
+
+  /** Where what is at the present entry begins, as far as its node shows. */
+  #first(code: number, mask: number): number {
+    let first = this.#index;
+    while (first > 0 && isSame(this.#entry(this.#node + first - 1), code, mask)) first--;
+    return this.#base + first * this.#span;
+  }
+
+  /** Where it ends. */
+  #last(code: number, mask: number): number {
+    let last = this.#index + 1;
+    while (last < FAN_OUT && isSame(this.#entry(this.#node + last), code, mask)) last++;
+    return this.#base + last * this.#span;
+  }
+
   #entry(at: number): number {
     // Views of a fixed length are read faster, so a new one is made when the owner has added nodes.
     if (at >= this.#words.length) this.#words = new Int32Array(this.#nodes, 0, this.#nodes.byteLength >>> 2);
     return this.#words[at] ?? 0;
   }
+}
+
+function isSame(entry: number, code: number, mask: number): boolean {
+  return entry > 0 && ((entry ^ code) & mask) === 0;
 }

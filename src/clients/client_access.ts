@@ -1,0 +1,157 @@
+import { Mappable } from "../../ffi/mappable.ts";
+import { hostView, revokeView } from "../../ffi/view.ts";
+import { DisposedError, MappingError } from "../core/errors.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import type { AccessMap, Backed } from "../guest_memory.ts";
+import { LockedMemory } from "../locked_memory.ts";
+import { readOnlyView, type ViewPart } from "../read_only_view.ts";
+import type { Hold } from "./hold.ts";
+import type { LockSlots } from "./lock_slots.ts";
+import { CODE } from "./page_codes.ts";
+import type { PageReader, Row } from "./page_reader.ts";
+
+/** How many borrowed files are remembered; each costs some system calls to get to know. */
+const REMEMBERED = 64;
+
+/** What a client's memory is made of. */
+export interface ClientAccessOptions {
+  /** The host address of GPA 0. */
+  readonly base: number;
+  /** Where guest memory ends, in bytes. */
+  readonly length: number;
+  readonly pages: PageReader;
+  readonly slots: LockSlots;
+  readonly hold: Hold;
+  /** Is told of each lock that was released. */
+  readonly released: () => void;
+}
+
+/** The memory map as a client's `GuestMemory` sees it. All but `length` is used while changes are held off. */
+export class ClientAccess implements AccessMap {
+  readonly length: number;
+  readonly #options: ClientAccessOptions;
+  /** The owner's files by the serial numbers of their rows. */
+  readonly #files = new Map<number, Mappable>();
+  readonly #locks = new Set<LockedMemory>();
+
+  constructor(options: ClientAccessOptions) {
+    this.length = options.length;
+    this.#options = options;
+  }
+
+  find(gpa: number): Backed | undefined {
+    const { pages } = this.#options;
+    const shown = pages.at(gpa, false);
+    if (shown === undefined) return undefined;
+    const { start, end, code } = shown;
+    const row = (code & CODE.truncatable) === 0 ? undefined : pages.row(code);
+    return {
+      start,
+      end,
+      writable: (code & CODE.writable) !== 0,
+      file: row === undefined ? null : { mappable: this.#file(row), offset: start + row.delta },
+    };
+  }
+
+  view(start: number, end: number): ArrayBuffer {
+    return hostView(this.#options.base + start, end - start);
+  }
+
+  lock(range: MemoryRange): LockedMemory {
+    const { slots } = this.#options;
+    const { start, end } = range;
+    const parts = this.#parts(range);
+    const { buffer, alias } = parts.every(({ writable }) => writable)
+      ? { buffer: this.view(start, end), alias: undefined }
+      : readOnlyView(parts, range, () => this.view(start, end));
+    let slot: number | undefined;
+    try {
+      slot = slots.claim(start, end);
+      const release = () => {
+        this.#locks.delete(locked);
+        alias?.[Symbol.dispose]();
+        this.#release(slot ?? 0);
+      };
+      const locked = new LockedMemory(range, { buffer, release });
+      this.#locks.add(locked);
+      return locked;
+    } catch (error) {
+      if (slot !== undefined) slots.release(slot);
+      revokeView(buffer);
+      alias?.[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Disposes every lock. Returns what failed: bytes that were transferred away stay locked. */
+  revokeAll(): unknown[] {
+    const failures: unknown[] = [];
+    for (const locked of [...this.#locks]) {
+      try {
+        locked[Symbol.dispose]();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    return failures;
+  }
+
+  #release(slot: number): void {
+    const { hold, slots, released } = this.#options;
+    if (hold.isOpen) {
+      try {
+        hold.enter();
+      } catch {
+        slots.release(slot);
+        return released();
+      }
+      slots.release(slot);
+      hold.leave();
+    } else {
+      // The map does not change any more for this client, and whoever counts its locks does so after this message.
+      slots.release(slot);
+    }
+    released();
+  }
+
+  /** What backs a range, mapping by mapping. */
+  #parts(range: MemoryRange): ViewPart[] {
+    const { pages } = this.#options;
+    const parts: ViewPart[] = [];
+    for (let at = range.start; at < range.end;) {
+      const shown = pages.at(at, true);
+      // It is there: the caller has looked, and nothing has changed since.
+      if (shown === undefined) break;
+      const { code } = shown;
+      const end = Math.min(shown.end, range.end);
+      if ((code & CODE.truncatable) !== 0) {
+        throw new MappingError(
+          "Memory of a file that someone may truncate cannot be locked, seal the file with F_SEAL_SHRINK",
+          new MemoryRange(at, end),
+        );
+      }
+      if ((code & CODE.closing) !== 0) {
+        throw new DisposedError(`The region at ${new MemoryRange(at, end)}, which is being torn down,`);
+      }
+      const row = pages.row(code);
+      parts.push({
+        start: at,
+        end,
+        mappable: row === undefined ? null : this.#file(row),
+        fileOffset: at + (row?.delta ?? 0),
+        writable: (code & CODE.writable) !== 0,
+      });
+      at = end;
+    }
+    return parts;
+  }
+
+  #file({ fd, serial }: Row): Mappable {
+    const known = this.#files.get(serial);
+    if (known !== undefined) return known;
+    if (this.#files.size >= REMEMBERED) this.#files.clear();
+    const file = Mappable.borrow(fd, `file descriptor ${fd}`);
+    this.#files.set(serial, file);
+    return file;
+  }
+}

@@ -1,0 +1,142 @@
+/**
+ * The locks that a client holds, in memory shared with the owner.
+ *
+ * A slot is two 64-bit numbers, start and end; an end of 0 is a free slot. The client writes while it holds changes
+ * off, and notes which slots it has written; the owner reads while clients are held off. So what a client does costs
+ * the owner nothing until the next change, and then as much as there were locks taken and released.
+ *
+ * @module
+ */
+
+import type { Span } from "../core/span.ts";
+import { growable, JOURNAL_LENGTH, LINE } from "./shared_words.ts";
+
+/** How large the table of one client may become: a million locks. */
+const TABLE_LIMIT = 2 ** 24;
+
+/** Makes the table of one client. */
+export function newLockTable(): SharedArrayBuffer {
+  return growable(1024, TABLE_LIMIT);
+}
+
+/** The client's side. Used while changes are held off, unless the manager is gone. */
+export class LockSlots {
+  readonly #line: Int32Array;
+  readonly #table: SharedArrayBuffer;
+  #numbers: Float64Array;
+  #free: number[] = [];
+  #next = 0;
+
+  constructor(line: Int32Array, table: SharedArrayBuffer) {
+    this.#line = line;
+    this.#table = table;
+    this.#numbers = new Float64Array(table);
+  }
+
+  /**
+   * Enters a lock. Returns its slot.
+   *
+   * @throws {RangeError} If there are a million.
+   */
+  claim(start: number, end: number): number {
+    const slot = this.#free.pop() ?? this.#add();
+    this.#numbers[2 * slot] = start;
+    this.#numbers[2 * slot + 1] = end;
+    this.#note(slot);
+    return slot;
+  }
+
+  /** Takes it out again. */
+  release(slot: number): void {
+    this.#numbers[2 * slot + 1] = 0;
+    this.#free.push(slot);
+    this.#note(slot);
+  }
+
+  #add(): number {
+    const slot = this.#next;
+    if ((slot + 1) * 16 > this.#table.byteLength) {
+      if (this.#table.byteLength >= TABLE_LIMIT) throw new RangeError("A client holds a million locks at most");
+      this.#table.grow(this.#table.byteLength * 2);
+      this.#numbers = new Float64Array(this.#table);
+    }
+    this.#next++;
+    this.#line[LINE.slots] = this.#next;
+    return slot;
+  }
+
+  #note(slot: number): void {
+    const noted = this.#line[LINE.noted] ?? 0;
+    if (noted < JOURNAL_LENGTH) this.#line[LINE.journal + noted] = slot;
+    this.#line[LINE.noted] = noted + 1;
+  }
+}
+
+/** Who wants to know about the locks of a client: the owner's table of all locks. */
+export interface LockListener {
+  /** A lock was taken. */
+  addForeign(span: Span): void;
+  /** A lock was released. */
+  removeForeign(span: Span): void;
+}
+
+/** The owner's side: tells a listener what a client has locked and released. Used while clients are held off. */
+export class LockMirror {
+  readonly #line: Int32Array;
+  readonly #table: SharedArrayBuffer;
+  readonly #listener: LockListener;
+  readonly #known = new Map<number, Span>();
+  #numbers: Float64Array;
+
+  constructor(line: Int32Array, table: SharedArrayBuffer, listener: LockListener) {
+    this.#line = line;
+    this.#table = table;
+    this.#listener = listener;
+    this.#numbers = new Float64Array(table);
+  }
+
+  /** The locks, as of the last `update`. */
+  get locks(): Iterable<Span> {
+    return this.#known.values();
+  }
+
+  /** How many there are. */
+  get count(): number {
+    return this.#known.size;
+  }
+
+  /** Finds out what has changed; all over again where the client may be writing at the same time. */
+  update(again: boolean = false): void {
+    const noted = again ? JOURNAL_LENGTH + 1 : this.#line[LINE.noted] ?? 0;
+    if (noted === 0) return;
+    this.#line[LINE.noted] = 0;
+    if (this.#numbers.byteLength < this.#table.byteLength) this.#numbers = new Float64Array(this.#table);
+    if (noted <= JOURNAL_LENGTH) {
+      for (let i = 0; i < noted; i++) this.#look(this.#line[LINE.journal + i] ?? 0);
+    } else {
+      const slots = this.#line[LINE.slots] ?? 0;
+      for (let slot = 0; slot < slots; slot++) this.#look(slot);
+    }
+  }
+
+  /** Forgets all locks: the thread that held them is gone, and its views with it. */
+  clear(): void {
+    for (const span of this.#known.values()) this.#listener.removeForeign(span);
+    this.#known.clear();
+  }
+
+  #look(slot: number): void {
+    const known = this.#known.get(slot);
+    const start = this.#numbers[2 * slot] ?? 0;
+    const end = this.#numbers[2 * slot + 1] ?? 0;
+    if (known !== undefined) {
+      if (known.start === start && known.end === end) return;
+      this.#known.delete(slot);
+      this.#listener.removeForeign(known);
+    }
+    if (end === 0) return;
+    const span = { start, end };
+    this.#known.set(slot, span);
+    this.#listener.addForeign(span);
+  }
+}

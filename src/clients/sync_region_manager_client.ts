@@ -1,0 +1,212 @@
+import { currentThread } from "../../ffi/thread.ts";
+import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/mappable.ts";
+import type { Region } from "../core/overlap.ts";
+import type { GuestMemory } from "../guest_memory.ts";
+import type { InspectNode } from "../inspect.ts";
+import { RegionHandle, type RegionRequests } from "../region_handle.ts";
+import type { RegionOptions } from "../region_manager.ts";
+import { Connection } from "./connection.ts";
+import type { Json } from "./error_data.ts";
+import type { ChangeRequest, Request } from "./protocol.ts";
+import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom } from "./requests.ts";
+import { SyncCaller } from "./sync_caller.ts";
+
+/** How a synchronous client connects and waits. */
+export interface SyncConnectOptions {
+  /** How long to wait for an answer before `RequestTimeoutError`, in milliseconds; 5000 when left out. */
+  readonly timeout?: number;
+}
+
+/** Changes that are collected to become one request. */
+interface Draft {
+  readonly changes: ChangeRequest[];
+  /** The regions made in it, which get their ids with the answer. */
+  readonly created: { -readonly [K in keyof Region]: Region[K] }[];
+  readonly held: Mappable[];
+}
+
+/**
+ * A region manager as seen from another thread that cannot return to its event loop in the middle of what it does, as
+ * a vCPU's in the middle of an exit: the same requests as the owner's own, each blocking until the owner has answered.
+ *
+ * The owner answers between the turns of its own event loop, so its thread must not be blocked for long, and cannot be
+ * the same. A vCPU whose thread waits for an answer is out of the guest, so a `quiesce` hook does not wait for it.
+ *
+ * Everything else is as for `RegionManagerClient`.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { MemoryRange, SyncRegionManagerClient } from "membacking";
+ *
+ * // In the Worker of a vCPU, which was sent `port`.
+ * using client = await SyncRegionManagerClient.connect(port, { timeout: 1000 });
+ * using bar = client.newRegion({ name: "bar", range: new MemoryRange(0xe000_0000, 0xe000_4000), priority: 1 });
+ * bar.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: client.memfd("bar", 0x4000) });
+ * bar.map();
+ * ```
+ */
+export class SyncRegionManagerClient implements Disposable {
+  readonly #connection: Connection;
+  readonly #caller: SyncCaller;
+  readonly #timeout: number;
+  readonly #requests: RegionRequests;
+  #draft: Draft | null = null;
+
+  private constructor(connection: Connection, caller: SyncCaller, timeout: number) {
+    this.#connection = connection;
+    this.#caller = caller;
+    this.#timeout = timeout;
+    this.#requests = {
+      map: ({ id }, params) => void this.#change({ kind: "map", region: id, params }),
+      unmap: ({ id }) => void this.#change({ kind: "unmap", region: id }),
+      addMapping: ({ id }, mapping) => {
+        const { request, held } = addMappingRequest(id, mapping, connection);
+        if (this.#draft !== null && held !== undefined) this.#draft.held.push(held);
+        try {
+          this.#change(request);
+        } finally {
+          if (this.#draft === null) held?.[Symbol.dispose]();
+        }
+      },
+      removeMappings: ({ id }, range) =>
+        void this.#change({ kind: "remove-mappings", region: id, range: endsOf(range) }),
+      remove: ({ id }) => {
+        if (!connection.closed) this.#change({ kind: "remove", region: id });
+      },
+      teardown: ({ id }) => {
+        if (connection.closed) return Promise.resolve();
+        return Promise.try(() => void this.#call({ kind: "teardown", region: id }));
+      },
+      paramsOf: ({ id }) => paramsFrom(this.#call({ kind: "map-params", region: id })),
+      visibleOf: ({ id }) => rangesFrom(this.#call({ kind: "visible", region: id })),
+    };
+  }
+
+  /**
+   * Connects to the manager that serves the other end of `port`. The port is the client's from now on.
+   *
+   * @throws {DisposedError} If the manager is gone.
+   * @throws {TypeError} If the manager lives on this very thread.
+   * @throws {DOMException} "TimeoutError" if nobody welcomes the client in time.
+   */
+  static async connect(port: MessagePort, options: SyncConnectOptions = {}): Promise<SyncRegionManagerClient> {
+    const { timeout = 5000 } = options;
+    if (typeof timeout !== "number" || !(timeout > 0)) throw new RangeError(`Time-out must be above 0, got ${timeout}`);
+    const caller = new SyncCaller();
+    // Messages are not looked at: that it is served no longer, it sees in shared memory.
+    const connection = await Connection.open(port, {
+      mail: caller.mail,
+      signal: AbortSignal.timeout(Math.min(timeout, 2 ** 31 - 1)),
+    });
+    if (connection.owner.tid === currentThread().tid) {
+      connection.close();
+      throw new TypeError("A thread cannot wait for itself, use RegionManagerClient on the thread of the manager");
+    }
+    return new SyncRegionManagerClient(connection, caller, timeout);
+  }
+
+  /** Whether it has been disposed, or is no longer served. */
+  get disposed(): boolean {
+    return this.#connection.closed;
+  }
+
+  /** As `RegionManagerClient.memory`. */
+  get memory(): GuestMemory {
+    return this.#connection.memory;
+  }
+
+  /**
+   * Adds a region, unmapped and without mappings. It is removed with the client. The handle is that of the owner's own
+   * regions; all it does waits for the owner, `mapParams` and `visible` included, and its `teardown` blocks for as long
+   * as the time-out at most.
+   *
+   * @throws {RegionOverlapError} As `RegionManager.newRegion` does.
+   * @throws {RangeError} As `RegionManager.newRegion` does.
+   * @throws {RequestTimeoutError} If the owner does not answer in time, as for every request.
+   */
+  newRegion(options: RegionOptions): RegionHandle {
+    const { name, range, priority, type = "ram", holes = "exit" } = options;
+    const request = newRegionRequest(options);
+    const region = { id: 0, name, range, priority, type, holes };
+    const draft = this.#draft;
+    if (draft !== null) region.id = -draft.created.push(region);
+    const id = this.#change(request);
+    // SAFETY: the owner answers with the region's id.
+    if (draft === null) region.id = id as number;
+    return new RegionHandle(region, this.#requests);
+  }
+
+  /**
+   * Makes the requests inside `requests` one: all or nothing, in one plan, as `RegionManager.batch` does. Inside, handles
+   * show the present state, and those of regions made there can be used but not asked.
+   *
+   * @returns What `requests` returned.
+   * @throws What the first request that failed threw; nothing has changed then.
+   */
+  batch<T>(requests: () => T): T {
+    this.#connection.check();
+    if (this.#draft !== null) return requests();
+    const draft: Draft = { changes: [], created: [], held: [] };
+    this.#draft = draft;
+    try {
+      let result: T;
+      try {
+        result = requests();
+      } finally {
+        this.#draft = null;
+      }
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new TypeError("A batch must make its requests synchronously");
+      }
+      // SAFETY: the owner answers with one value for each change, a region's id for a new region.
+      const values = this.#call({ kind: "batch", changes: draft.changes }) as readonly Json[];
+      const ids = values.filter((_, index) => draft.changes[index]?.kind === "new-region");
+      draft.created.forEach((region, index) => region.id = ids[index] as number);
+      return result;
+    } finally {
+      for (const held of draft.held) held[Symbol.dispose]();
+    }
+  }
+
+  /** As `RegionManagerClient.memfd`. */
+  memfd(name: string, size: number, options: MemfdOptions = {}): Mappable {
+    return this.#connection.borrow(this.#call({ kind: "memfd", name, size, options }));
+  }
+
+  /** As `RegionManagerClient.open`. */
+  open(path: string, options: OpenOptions = {}): Mappable {
+    return this.#connection.borrow(this.#call({ kind: "open", path, options }));
+  }
+
+  /** The owner's whole memory map as plain data. */
+  inspect(): InspectNode {
+    // SAFETY: an InspectNode of the owner's.
+    return this.#call({ kind: "inspect" }) as unknown as InspectNode;
+  }
+
+  /** As `RegionManagerClient.fork`. */
+  fork(): MessagePort {
+    return this.#connection.fork();
+  }
+
+  /**
+   * Releases the client's locks, files and regions, and closes the port, without waiting.
+   *
+   * @throws {MembackingError} If the bytes of a lock were transferred away. The memory stays locked until the thread
+   * ends; everything else is done.
+   */
+  [Symbol.dispose](): void {
+    this.#connection.close();
+  }
+
+  #change(request: ChangeRequest): Json {
+    if (this.#draft === null) return this.#call(request);
+    this.#draft.changes.push(request);
+    return null;
+  }
+
+  #call(request: Request): Json {
+    return this.#caller.call(this.#connection, request, this.#timeout);
+  }
+}
