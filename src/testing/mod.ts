@@ -5,20 +5,28 @@
  * They need no permission, no KVM and no guest, so a VMM can test how it drives its memory map anywhere, and see what it
  * does when the host refuses.
  *
- * @example A partition whose second call fails
+ * @example A request that fails halfway
  * ```ts
- * import { MemoryRange } from "membacking";
- * import { failAfter, RecordingPartition } from "membacking/testing";
+ * import { MappingError, MemoryRange, RegionManager } from "membacking";
+ * import { Faults, RecordingPartition, RecordingVa } from "membacking/testing";
  *
- * const partition = new RecordingPartition({ faults: failAfter(1) });
- * const range = new MemoryRange(0x0, 0x1000);
- * partition.mapRange(0x7f00_0000_0000, range, { writable: true, executable: true });
+ * const faults = new Faults();
+ * const vm = new RecordingPartition({ name: "vm", faults });
+ * using regions = new RegionManager(new RecordingVa(0x10_0000, { faults }));
+ * using _attached = regions.addPartition(vm);
+ *
+ * using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0x0, 0x4000), priority: 0 });
+ * ram.addMapping({ rangeInRegion: new MemoryRange(0x0, 0x4000), mappable: "private" });
+ * ram.map();
+ *
+ * // Making it read-only takes three steps: slot away, protection, slot back. The last one fails.
+ * faults.failAfter(2, { mode: "done-then-failed" });
  * try {
- *   partition.unmapRange(range);
+ *   ram.map({ writable: false });
  * } catch (error) {
- *   console.log(`${error}`); // InjectedFault: Injected fault: partition failed in unmapRange(0x0-0x1000), nothing-done
+ *   console.assert(error instanceof MappingError && error.cause === faults.fired[0]);
  * }
- * console.assert(partition.ranges.length === 1);
+ * console.assert(vm.accessAt(0x0)?.writable === true); // as if nothing had happened
  * ```
  *
  * @module
