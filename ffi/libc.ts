@@ -39,6 +39,10 @@ const SYMBOLS = {
   mlock: { parameters: ["usize", "usize"], result: "i32" },
   // int munlock(const void *addr, size_t len);
   munlock: { parameters: ["usize", "usize"], result: "i32" },
+  // ssize_t process_vm_writev(pid_t pid, const struct iovec *local, unsigned long local_count,
+  //                           const struct iovec *remote, unsigned long remote_count, unsigned long flags);
+  // Used for less than 2 GiB at a time, so that the result fits 32 bits.
+  process_vm_writev: { parameters: ["i32", "buffer", "usize", "buffer", "usize", "usize"], result: "i32" },
 
   // Files. The variadic ones (open, fcntl, ioctl, syscall) take integers only, which the x86-64 calling convention
   // passes in the same registers whether a function is variadic or not.

@@ -32,6 +32,7 @@ import {
 import { applyPolicy } from "./memory_policy.ts";
 import { OpenFile } from "./open_file.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
+import { writeProcessMemory } from "./process_memory.ts";
 
 /** How a memfd is made. */
 export interface MemfdOptions {
@@ -316,13 +317,13 @@ function asBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return bytes as Uint8Array<ArrayBuffer>;
 }
 
-/** Writes through a mapping. The pages are the file's already (or the mapping reserves them), so no touch can fail. */
+/** Writes through a mapping, by way of the kernel, since the file may have become too short by now. */
 function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array): void {
   if (bytes.length === 0) return;
   const start = offset - offset % file.pageSize;
   const end = Math.ceil((offset + bytes.length) / file.pageSize) * file.pageSize;
   using mapping = new FileMapping(file.fd, start, end - start, PROT_READ | PROT_WRITE, file.pageSize);
-  new Uint8Array(mapping.bytes, offset - start, bytes.length).set(bytes);
+  writeProcessMemory(mapping.address + offset - start, asBytes(bytes));
 }
 
 /** Says which NUMA node the pages of a file come from. The policy stays with the file when the mapping goes. */
