@@ -259,13 +259,15 @@ export class RegionManager implements Disposable {
   }
 
   /**
-   * What backs `[start, end)` now, cut to it, in order. Holes are left out.
+   * What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back.
    *
    * @internal
    */
   pieces(start: number, end: number): Entry<Piece>[] {
     this.#map.check();
-    return piecesIn(this.#map.committed, start, end);
+    const state = this.#map.committed;
+    const pieces = piecesIn(state, start, end);
+    return state.lost.size === 0 ? pieces : pieces.filter((piece) => !state.lost.overlaps(piece.start, piece.end));
   }
 
   /**
