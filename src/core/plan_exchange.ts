@@ -60,20 +60,30 @@ function keepsRange({ target, pin, book }: PartitionState, { start, end, region,
   return to !== null && entry.value === accessOf(params.writable && to.writable, params.executable);
 }
 
-/** How many kernel mappings more there are afterwards. */
-function growth(old: State, exchange: Exchange): number {
-  const { start, end, mappings, from, to, shown } = exchange;
-  const left = start > shown.start ? mappings.entryAt(start - 1)?.value : pieceAt(old, start - 1)?.value.mapping;
-  const right = end < shown.end ? mappings.entryAt(end)?.value : pieceAt(old, end)?.value.mapping;
-  return edges(left, to, right) - edges(left, from, right);
+/** What one kernel mapping is: memory and what may be done with it. */
+interface Shown {
+  readonly mapping: Mapping;
+  readonly writable: boolean;
 }
 
-function edges(left: Mapping | undefined, middle: Mapping | null, right: Mapping | undefined): number {
+/** How many kernel mappings more there are afterwards. */
+function growth(old: State, exchange: Exchange): number {
+  const { start, end, mappings, from, to, shown, params } = exchange;
+  const own = (mapping: Mapping | null | undefined): Shown | null =>
+    mapping ? { mapping, writable: params.writable && mapping.writable } : null;
+  const left = start > shown.start ? own(mappings.entryAt(start - 1)?.value) : pieceAt(old, start - 1)?.value;
+  const right = end < shown.end ? own(mappings.entryAt(end)?.value) : pieceAt(old, end)?.value;
+  return edges(left, own(to), right) - edges(left, own(from), right);
+}
+
+function edges(left: Shown | null | undefined, middle: Shown | null, right: Shown | null | undefined): number {
   return (isOneMapping(left ?? null, middle) ? 0 : 1) + (isOneMapping(middle, right ?? null) ? 0 : 1);
 }
 
-function isOneMapping(a: Mapping | null, b: Mapping | null): boolean {
+function isOneMapping(a: Shown | null, b: Shown | null): boolean {
   if (a === null || b === null) return a === b;
-  return a === b || (a.backing !== null && a.backing.file === b.backing?.file && a.delta === b.delta &&
-    a.writable === b.writable && a.policy === b.policy);
+  if (a.writable !== b.writable) return false;
+  const [x, y] = [a.mapping, b.mapping];
+  return x === y ||
+    (x.backing !== null && x.backing.file === y.backing?.file && x.delta === y.delta && x.policy === y.policy);
 }
