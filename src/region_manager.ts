@@ -172,7 +172,8 @@ export class RegionManager implements Disposable {
    * Attaches a partition: tells it everything that is visible, and every change from now on, until the handle returned
    * is disposed, which takes everything away from it again.
    *
-   * @throws {MappingError} If the partition failed; everything has been undone.
+   * @throws {MappingError} If the partition failed; everything has been undone. If it does not give back what it took,
+   * `outOfStep` says so, and nothing follows it any more: dispose it.
    * @throws {LimitError} If it cannot hold that many ranges.
    * @throws {RangeError} If the offset is not page-aligned, or guest memory would not fit below 2^52 with it.
    */
