@@ -262,6 +262,24 @@ export class GuestMemory {
    * With `write`, all of the range must be writable. Without it, stores through the bytes are harmless: where guest
    * memory is not writable they go to a copy of the page that nobody else sees.
    *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryLockedError, MemoryRange } from "membacking";
+   *
+   * const ram = new MemoryRange(0, 0x10_0000);
+   * using guest = GuestMemoryManager.create({ maxAddress: 0x20_0000, ram: [{ ranges: [ram] }] });
+   * {
+   *   using ring = guest.memory.lock(MemoryRange.of(0x8000, 0x1000), { write: true });
+   *   ring.bytes.set([1, 2, 3]);
+   *   try {
+   *     guest.setRamVisibility(ram, "unmapped");
+   *   } catch (error) {
+   *     console.assert(error instanceof MemoryLockedError);
+   *   }
+   * }
+   * guest.setRamVisibility(ram, "unmapped");
+   * ```
+   *
    * @throws {GuestMemoryError} If a part of the range is not mapped, or not writable.
    * @throws {MappingError} If a part of it is a file that someone may truncate, which no lock can prevent.
    * @throws {DisposedError} If a part of it belongs to a region that is being torn down.

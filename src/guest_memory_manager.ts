@@ -130,6 +130,20 @@ export class GuestMemoryManager implements Disposable {
   /**
    * Reserves addresses, makes the RAM and maps it, all of it readable and writable.
    *
+   * @example Two NUMA nodes, and a gap for devices below 4 GiB
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x2_0000_0000,
+   *   ram: [
+   *     { name: "node 0", ranges: [new MemoryRange(0, 0xc000_0000)], hostNumaNode: 0 },
+   *     { name: "node 1", ranges: [new MemoryRange(0x1_0000_0000, 0x1_4000_0000)], transparentHugepages: true },
+   *   ],
+   * });
+   * console.assert(guest.shareableRegions().length === 2);
+   * ```
+   *
    * @throws {RamLayoutError} If the backings and options do not go together; `kind` and `range` say why.
    * @throws {RegionOverlapError} If two RAM ranges overlap.
    * @throws {RangeError} If a number is out of its range, or a RAM range is empty or ends beyond `maxAddress`.
@@ -158,6 +172,20 @@ export class GuestMemoryManager implements Disposable {
    * the handle returned is disposed, which takes everything away from it again.
    *
    * With `aliasOffset` all of it appears twice, in half of the partition's memory slots each.
+   *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   * import { RecordingPartition } from "membacking/testing";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   * });
+   * const vm = new RecordingPartition();
+   * using _attached = guest.attachPartition(vm, { aliasOffset: 0x4000_0000 });
+   * console.assert(vm.hvaAt(0x1000) === vm.hvaAt(0x4000_1000));
+   * ```
    *
    * @throws {RamLayoutError} If the alias would overlap guest memory, end beyond 2^52, or break up huge pages.
    * @throws {TypeError} If the partition is attached already.
@@ -193,6 +221,20 @@ export class GuestMemoryManager implements Disposable {
    * for. Works in slices of a few milliseconds, between which everything else goes on. RAM that is unmapped at its turn
    * is left out; read-only RAM is brought in for reading.
    *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   * });
+   * await guest.prefault({
+   *   signal: AbortSignal.timeout(60_000),
+   *   onProgress: (done, total) => console.log(`${(100 * done / total).toFixed()} %`),
+   * });
+   * ```
+   *
    * @throws {OsError} ENOMEM if the host runs out of memory, EFAULT if a file has been truncated.
    * @throws {DisposedError} If the manager is disposed meanwhile.
    * @throws The signal's reason, if it aborts first.
@@ -209,6 +251,19 @@ export class GuestMemoryManager implements Disposable {
   /**
    * Switches a range of RAM: to ordinary RAM, to RAM the guest can only read (its writes are MMIO exits), or off, so that
    * device memory below it shows. The contents stay.
+   *
+   * @example A chipset makes the firmware's shadow RAM read-only
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   *   x86Legacy: true,
+   * });
+   * guest.setRamVisibility(new MemoryRange(0xf0000, 0x10_0000), "read-only");
+   * console.assert(guest.memory.readUint8(0xf0000) === 0);
+   * ```
    *
    * @param range Exactly one of `ramRanges`; use `regions.batch` to switch several in one request.
    * @throws {RamLayoutError} If it is not; the message names the nearest ones.

@@ -8,6 +8,17 @@ import type { Report } from "./report.ts";
 /**
  * Guest RAM from one source: one file, or private memory, over one or several GPA ranges. A VM of one NUMA node has
  * one of them, others one per node.
+ *
+ * @example RAM restored from a file
+ * ```ts
+ * import { GuestMemoryManager, Mappable, MemoryRange, type RamBacking } from "membacking";
+ *
+ * using saved = Mappable.memfd("saved", 0x80_0000);
+ * saved.write(0x1000, new Uint8Array([1]));
+ * const backing: RamBacking = { ranges: [new MemoryRange(0, 0x80_0000)], backing: saved };
+ * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [backing] });
+ * console.assert(guest.memory.readUint8(0x1000) === 1);
+ * ```
  */
 export interface RamBacking {
   /**

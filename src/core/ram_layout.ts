@@ -33,7 +33,18 @@ const X86_LEGACY_STARTS: readonly number[] = [
 
 const X86_LEGACY_END = 0x10_0000;
 
-/** What is wrong with a layout of RAM. */
+/**
+ * What is wrong with a layout of RAM:
+ *
+ * - `"private-with-x86-legacy"`: private memory cannot be switched off without losing its contents;
+ * - `"hugepages-with-private"`, `"hugepages-with-existing"`, `"hugepages-with-x86-legacy"`: huge pages are for memfds
+ *   made here, and cannot be split into the small ranges of a PC;
+ * - `"hugepage-size"`: not a power of two above 4096;
+ * - `"unaligned-size"`, `"unaligned-range"`: the RAM does not consist of whole huge pages;
+ * - `"x86-legacy-range"`: no RAM from 0 to at least 1 MiB;
+ * - `"alias-map"`: the alias overlaps guest memory, ends beyond 2^52, or breaks up huge pages;
+ * - `"not-a-ram-range"`: what is to be switched is not exactly one range of RAM.
+ */
 export type RamLayoutErrorKind =
   | "private-with-x86-legacy"
   | "hugepages-with-private"
