@@ -1,31 +1,7 @@
+import { type AccessMap, checkFileSize, type Part, readFile, viaFile } from "./access_map.ts";
 import { GuestMemoryError, hex, MappingError } from "./core/errors.ts";
-import { checkNumber, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
-import type { Mappable } from "../ffi/mappable.ts";
+import { checkNumber, MemoryRange } from "./core/memory_range.ts";
 import type { LockedMemory } from "./locked_memory.ts";
-
-/** What backs an address, as far as an access needs to know. */
-export interface Backed {
-  /** The first GPA backed in the same way, in bytes. */
-  readonly start: number;
-  /** One past the last. */
-  readonly end: number;
-  /** Whether it may be written. */
-  readonly writable: boolean;
-  /** Set where the memory is reached through its file, because a mapping of it could be truncated under the access. */
-  readonly file: { readonly mappable: Mappable; readonly offset: number } | null;
-}
-
-/** The memory map as an access sees it. */
-export interface AccessMap {
-  /** Where guest memory ends, in bytes. */
-  readonly length: number;
-  /** What backs `gpa`; `undefined` where nothing can be accessed. */
-  find(gpa: number): Backed | undefined;
-  /** The host's own bytes of `[start, end)`, backed or not. */
-  view(start: number, end: number): ArrayBuffer;
-  /** Holds `range`, which is accessible throughout. */
-  lock(range: MemoryRange, pieces: readonly Backed[]): LockedMemory;
-}
 
 /** Host memory is looked at in windows of this many bytes, so that offsets into them are small integers. */
 const WINDOW = 2 ** 30;
@@ -59,13 +35,6 @@ function viewOf(buffer: ArrayBuffer, base: number, end: number, writable: boolea
 }
 
 const NO_VIEW: View = { ...viewOf(new ArrayBuffer(0), 0, 0, false), base: 2 ** 53 };
-
-/** A part of an access, and the piece that serves it. */
-interface Part {
-  readonly piece: Backed;
-  readonly start: number;
-  readonly end: number;
-}
 
 /**
  * Guest memory as it is visible now, to read and write by guest-physical address.
@@ -411,35 +380,4 @@ const getLength: ((this: Uint8Array) => number) | undefined = Object.getOwnPrope
 function lengthOf(bytes: Uint8Array): number {
   if (!(bytes instanceof Uint8Array)) throw new TypeError("The bytes must be a Uint8Array");
   return getLength === undefined ? bytes.length : getLength.call(bytes);
-}
-
-/** An access through the file, which may have become too short by now. */
-function viaFile(
-  gpa: number,
-  length: number,
-  piece: Backed,
-  at: number,
-  act: (mappable: Mappable, offset: number) => void,
-): void {
-  if (piece.file === null) return;
-  try {
-    act(piece.file.mappable, piece.file.offset + (at - piece.start));
-  } catch (cause) {
-    throw new GuestMemoryError("not-mapped", gpa, length, at, cause);
-  }
-}
-
-/** Reads a part of a file; what its last page has beyond its end is zeros, as a guest sees it. */
-function readFile(mappable: Mappable, offset: number, into: Uint8Array): void {
-  const { size } = mappable;
-  const whole = offset + into.length <= size || offset + into.length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE;
-  const there = whole ? into.length : Math.max(0, size - offset);
-  mappable.read(offset, into.subarray(0, there));
-  into.fill(0, there);
-}
-
-function checkFileSize(gpa: number, length: number, { piece, start, end }: Part): void {
-  if (piece.file === null) return;
-  const fileEnd = piece.file.mappable.size - piece.file.offset + piece.start;
-  if (end > fileEnd) throw new GuestMemoryError("not-mapped", gpa, length, Math.max(start, fileEnd));
 }

@@ -12,7 +12,7 @@ import type { State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { type Piece, pieceAt, piecesIn } from "./core/view.ts";
 import { mappableOf } from "./file_backing.ts";
-import type { AccessMap, Backed } from "./guest_memory.ts";
+import type { AccessMap, Backed } from "./access_map.ts";
 import { LockedMemory } from "./locked_memory.ts";
 import { readOnlyView, type ViewPart } from "./read_only_view.ts";
 

@@ -2,7 +2,7 @@ import { Mappable } from "../../ffi/mappable.ts";
 import { hostView, revokeView } from "../../ffi/view.ts";
 import { DisposedError, MappingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import type { AccessMap, Backed } from "../guest_memory.ts";
+import type { AccessMap, Backed } from "../access_map.ts";
 import { LockedMemory } from "../locked_memory.ts";
 import { readOnlyView, type ViewPart } from "../read_only_view.ts";
 import type { Hold } from "./hold.ts";
