@@ -184,11 +184,14 @@ function checkBacking({ name, ranges, kind, ...backing }: RamRequest, { maxAddre
     if (kind === "existing") {
       fail("hugepages-with-existing", `${pages}, but the file that backs it has a page size already, leave them out`);
     }
-    if (x86Legacy) {
-      fail("hugepages-with-x86-legacy", `${pages}, which x86Legacy cannot split into ranges of 0x4000 bytes`);
-    }
   }
   const pageSize = pageSizeOf(backing);
+  if (x86Legacy && pageSize > PAGE_SIZE) {
+    fail(
+      "hugepages-with-x86-legacy",
+      `has huge pages of ${hex(pageSize)}, which x86Legacy cannot split into ranges of 0x4000 bytes`,
+    );
+  }
   for (const range of ranges) {
     if (range.isEmpty) throw new RangeError(`RAM backing "${name}" has the empty range ${range}`);
     if (range.end > maxAddress) {

@@ -136,6 +136,13 @@ const REFUSED: [RamLayoutErrorKind, string, RamRequest[], { x86Legacy?: boolean 
     ["0x200000"],
   ],
   [
+    "hugepages-with-x86-legacy",
+    "a file of huge pages with x86 legacy",
+    [request([range(0, 2 * MIB)], { kind: "existing", existingPageSize: 2 * MIB })],
+    { x86Legacy: true },
+    ["0x200000"],
+  ],
+  [
     "hugepage-size",
     "a huge page size that is no power of two",
     [request([range(0, 6 * MIB)], { hugepageSize: 3 * MIB })],
