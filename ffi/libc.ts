@@ -99,6 +99,12 @@ const SYMBOLS = {
     result: "i32",
   },
 
+  // int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact);
+  sigaction: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // int abs(int j);
+  // Its address alone is used: as a signal handler that does nothing.
+  abs: { type: "pointer" },
+
   // int *__errno_location(void);
   __errno_location: { parameters: [], result: "pointer" },
 } as const satisfies Deno.ForeignLibraryInterface;

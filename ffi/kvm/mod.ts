@@ -39,3 +39,5 @@ export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
 export type { KvmDtable, KvmFpu, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
 export type { SlotInfo } from "./slot_book.ts";
 export type { IoEventOptions } from "./vm_requests.ts";
+export { quiesceVcpus, type SharedVcpuControl, VcpuControl } from "./vcpu_control.ts";
+export { VcpuRunner } from "./vcpu_runner.ts";

@@ -1,0 +1,106 @@
+/**
+ * A vCPU in the thread that runs it, so that others can kick and pause it.
+ *
+ * Why it is safe: it enters the guest by `KvmVcpu.run` alone, and only while nobody wants it out. See `VcpuControl` for
+ * how the two sides agree.
+ *
+ * @module
+ */
+
+import { currentThread } from "../thread.ts";
+import type { KvmExit } from "./exits.ts";
+import { KvmVcpu } from "./kvm_vcpu.ts";
+import type { SharedVcpuControl } from "./vcpu_control.ts";
+import { VCPU_STATE, WORD } from "./vcpu_words.ts";
+
+const INTERRUPTED: KvmExit = Object.freeze({ kind: "interrupted" });
+
+/**
+ * Runs a vCPU that a `VcpuControl` of another thread may kick and pause.
+ *
+ * @example Usage
+ * ```ts ignore
+ * // vcpu.ts, the Worker
+ * self.onmessage = ({ data }: MessageEvent<SharedVcpuControl>) => {
+ *   using runner = VcpuRunner.attach(data);
+ *   while (true) {
+ *     const exit = runner.run();
+ *     if (exit.kind === "interrupted") return; // kicked: look what there is to do
+ *     if (exit.kind === "io") handlePort(exit);
+ *   }
+ * };
+ * ```
+ */
+export class VcpuRunner implements Disposable {
+  /** The vCPU, attached in this thread. Run it by `run` alone, and leave `immediateExit` to the control. */
+  readonly vcpu: KvmVcpu;
+  readonly #words: Int32Array;
+
+  private constructor(vcpu: KvmVcpu, words: Int32Array) {
+    this.vcpu = vcpu;
+    this.#words = words;
+  }
+
+  /**
+   * Attaches to the vCPU, to run it in this thread.
+   *
+   * @throws {OsError} If the vCPU is gone.
+   */
+  static attach(shared: SharedVcpuControl): VcpuRunner {
+    const words = new Int32Array(shared.words);
+    const vcpu = KvmVcpu.attach(shared.vcpu);
+    const { tid, started } = currentThread();
+    const ticks = Number(started ?? 0);
+    words[WORD.startedLow] = ticks | 0;
+    words[WORD.startedHigh] = Math.floor(ticks / 2 ** 32);
+    Atomics.store(words, WORD.thread, tid);
+    return new VcpuRunner(vcpu, words);
+  }
+
+  /**
+   * Runs the guest until it needs the VMM, as `KvmVcpu.run` does. Pauses pass unnoticed: the thread waits until they
+   * are over. `"interrupted"` means that somebody called `kick`; other signals pass unnoticed too.
+   *
+   * @throws {OsError} If KVM reports a failure that is not an exit.
+   */
+  run(): KvmExit {
+    const { vcpu } = this;
+    const words = this.#words;
+    while (true) {
+      Atomics.store(words, WORD.state, VCPU_STATE.inside);
+      const pauses = Atomics.load(words, WORD.pauses);
+      if (Atomics.load(words, WORD.kicked) !== 0) return this.#kicked();
+      if (pauses !== 0) {
+        this.#leave();
+        // A kick wakes it too; one that comes between the look above and here is seen by the time-out.
+        Atomics.wait(words, WORD.pauses, pauses, 1);
+        continue;
+      }
+      let exit: KvmExit;
+      try {
+        exit = vcpu.run();
+      } finally {
+        this.#leave();
+      }
+      if (exit.kind !== "interrupted") return exit;
+      // Whoever sets it again from now on has made its wish known before, and it is seen before the guest is entered.
+      vcpu.immediateExit = false;
+    }
+  }
+
+  /** Detaches from the vCPU. */
+  [Symbol.dispose](): void {
+    this.vcpu[Symbol.dispose]();
+  }
+
+  #leave(): void {
+    Atomics.store(this.#words, WORD.state, VCPU_STATE.outside);
+    if (Atomics.load(this.#words, WORD.pauses) !== 0) Atomics.notify(this.#words, WORD.state);
+  }
+
+  #kicked(): KvmExit {
+    Atomics.store(this.#words, WORD.kicked, 0);
+    this.#leave();
+    return INTERRUPTED;
+  }
+}
