@@ -1,0 +1,166 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { DisposedError, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+import { Kvm, quiesceVcpus, VcpuControl } from "membacking/kvm";
+import { CODE_AT, pollForever, startLongMode, TABLES_AT, TestMachine, touchForever } from "../guest.ts";
+import { kvmTest } from "../require.ts";
+import { RunningVcpu, until } from "./runner.ts";
+
+const TOUCHED = 0x20_0000;
+
+/** What the guest counts up. */
+function count(machine: TestMachine): bigint {
+  const bytes = new Uint8Array(8);
+  machine.ram.read(TOUCHED, bytes);
+  return new DataView(bytes.buffer).getBigUint64(0, true);
+}
+
+function touching(): TestMachine {
+  const machine = new TestMachine();
+  machine.longMode(touchForever(TOUCHED, TOUCHED + 8, 8));
+  return machine;
+}
+
+kvmTest("VcpuControl.kick() ends a run in the guest, and the next one where there is none", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await vcpu.running;
+  await until(() => count(machine) > 0n, "the guest runs");
+  assert(vcpu.control.isInside);
+  assertEquals(await vcpu.stop(), { interrupted: 1 });
+  assertEquals(vcpu.control.isInside, false);
+
+  machine.longMode(touchForever(TOUCHED, TOUCHED + 8, 8));
+  const early = new RunningVcpu(machine.vcpu);
+  early.control.kick();
+  early.control.kick();
+  assertEquals(await early.ended, { interrupted: 1 });
+  early.worker.terminate();
+});
+
+kvmTest("VcpuControl.pause() holds the guest still until the last pause is over", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+
+  for (let round = 0; round < 200; round++) {
+    const first = vcpu.control.pause();
+    const second = vcpu.control.pause();
+    assertEquals(vcpu.control.pauses, 2);
+    const before = count(machine);
+    first[Symbol.dispose]();
+    first[Symbol.dispose]();
+    for (let i = 0; i < 50; i++) assertEquals(count(machine), before);
+    second[Symbol.dispose]();
+    if (round % 20 === 0) await until(() => count(machine) > before, "the guest runs again");
+  }
+  // Pauses are not seen by the thread that runs the vCPU.
+  assertEquals(await vcpu.stop(), { interrupted: 1 });
+});
+
+kvmTest("a kick during a pause comes through at once", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  using _paused = vcpu.control.pause();
+  assertEquals(await vcpu.stop(), { interrupted: 1 });
+});
+
+kvmTest("a pause does not wait for a thread that has ended inside the guest", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  vcpu.worker.terminate();
+  assert(vcpu.control.isInside, "Deno does not stop a Worker that is in the guest");
+  vcpu.control.kick();
+  const started = performance.now();
+  using _paused = vcpu.control.pause();
+  assert(performance.now() - started < 5000);
+});
+
+kvmTest("a disposed VcpuControl refuses everything but the end of its pauses", () => {
+  using machine = new TestMachine();
+  const control = new VcpuControl(machine.vcpu);
+  const pause = control.pause();
+  control[Symbol.dispose]();
+  assertThrows(() => control.pause(), DisposedError);
+  assertThrows(() => control.kick(), DisposedError);
+  assertThrows(() => control.share(), DisposedError);
+  pause[Symbol.dispose]();
+  assertEquals(control.pauses, 0);
+});
+
+kvmTest("quiesceVcpus: a native guest sees nothing of slots that go away and come back", async () => {
+  const [RANGE, LENGTH] = [0x40_0000, 0x1_0000];
+  const controls = new Set<VcpuControl>();
+  let holds = 0;
+  const quiesce = quiesceVcpus(controls);
+  using kvm = Kvm.open();
+  using va = VaMapper.reserve(0x1000_0000);
+  using vm = kvm.createVm();
+  using regions = new RegionManager(va, {
+    quiesce: () => {
+      holds++;
+      return quiesce();
+    },
+  });
+  using _attached = regions.addPartition(vm);
+  using file = Mappable.memfd("ram", 0x100_0000);
+  using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x40_0000), priority: 0 });
+  ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x40_0000), mappable: file });
+  ram.map();
+  // Two windows on one range: one mapping that may be written, and two that may not.
+  using whole = regions.newRegion({ name: "whole", range: MemoryRange.of(RANGE, LENGTH), priority: 2 });
+  whole.addMapping({ rangeInRegion: new MemoryRange(0, LENGTH), mappable: file, fileOffset: 0x40_0000 });
+  using parts = regions.newRegion({ name: "parts", range: MemoryRange.of(RANGE, LENGTH), priority: 1 });
+  for (const at of [0, LENGTH / 2]) {
+    const rangeInRegion = MemoryRange.of(at, LENGTH / 2);
+    parts.addMapping({ rangeInRegion, mappable: file, fileOffset: 0x60_0000 + at, writable: false });
+  }
+  const values = new BigUint64Array(LENGTH / 8);
+  file.write(0x40_0000, new Uint8Array(values.fill(0x1111n).buffer));
+  file.write(0x60_0000, new Uint8Array(values.fill(0x2222n).buffer));
+  whole.map();
+  parts.map();
+
+  using vcpu = vm.createVcpu(0);
+  vcpu.setCpuid2(kvm.getSupportedCpuid());
+  const counter = 0x20_0000;
+  startLongMode(vcpu, {
+    write: (gpa, bytes) => regions.memory.write(gpa, bytes),
+    tables: TABLES_AT,
+    code: CODE_AT,
+    program: pollForever({ start: RANGE, end: RANGE + LENGTH, step: 0x1000, expected: [0x1111, 0x2222], counter }),
+    ranges: [{ start: 0, end: RANGE + 0x20_0000 }],
+  });
+  const running = new RunningVcpu(vcpu);
+  controls.add(running.control);
+  await until(() => regions.memory.readBigUint64(counter) > 0n, "the guest runs");
+  for (let round = 0; round < 300; round++) {
+    whole.unmap();
+    whole.map();
+    if (round % 30 === 0) {
+      const before = regions.memory.readBigUint64(counter);
+      await until(() => regions.memory.readBigUint64(counter) > before, "the guest runs again");
+    }
+  }
+  assert(holds >= 600, `${holds} holds`);
+  assertEquals(await running.stop(), { interrupted: 1 });
+});
+
+kvmTest("kicks and pauses need --allow-ffi alone", async () => {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--no-prompt",
+      "--allow-ffi",
+      `--allow-read=${new URL("../../", import.meta.url).pathname}`, // for the Worker's own module
+      "--config",
+      new URL("../../deno.json", import.meta.url).pathname,
+      new URL("./runner_child.ts", import.meta.url).href,
+    ],
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  assert(success, new TextDecoder().decode(stderr));
+  assertEquals(new TextDecoder().decode(stdout), "paused, kicked\n");
+});
