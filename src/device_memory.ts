@@ -1,4 +1,4 @@
-import type { Mappable } from "../ffi/mappable.ts";
+import { Mappable } from "../ffi/mappable.ts";
 import { DisposedError, hex } from "./core/errors.ts";
 import { checkAligned, checkNumber, MemoryRange } from "./core/memory_range.ts";
 import { RangeMap } from "./core/range_map.ts";
@@ -132,6 +132,7 @@ export class DeviceMemory implements Disposable {
     const range = this.#range(offset, length);
     checkAligned(fileOffset, "File offset");
     if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+    if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
     checkFile(mappable, fileOffset, range, writable, [["Offset", offset]]);
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
