@@ -34,7 +34,16 @@ export function runTransaction(
   context: TransactionContext,
   commit: (state: State, happened: boolean) => void,
 ): void {
-  if (plan.torn.length === 0) return carryOut(plan, old, context, commit);
+  if (plan.torn.length === 0) carryOut(plan, old, context, commit);
+  else carryOutHeld(plan, old, context, commit);
+}
+
+function carryOutHeld(
+  plan: Plan,
+  old: State,
+  context: TransactionContext,
+  commit: (state: State, happened: boolean) => void,
+): void {
   using _hold = quiesced(plan.torn, context);
   carryOut(plan, old, context, commit);
 }

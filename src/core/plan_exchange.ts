@@ -60,30 +60,34 @@ function keepsRange({ target, pin, book }: PartitionState, { start, end, region,
   return to !== null && entry.value === accessOf(params.writable && to.writable, params.executable);
 }
 
-/** What one kernel mapping is: memory and what may be done with it. */
-interface Shown {
-  readonly mapping: Mapping;
-  readonly writable: boolean;
-}
-
 /** How many kernel mappings more there are afterwards. */
 function growth(old: State, exchange: Exchange): number {
-  const { start, end, mappings, from, to, shown, params } = exchange;
-  const own = (mapping: Mapping | null | undefined): Shown | null =>
-    mapping ? { mapping, writable: params.writable && mapping.writable } : null;
-  const left = start > shown.start ? own(mappings.entryAt(start - 1)?.value) : pieceAt(old, start - 1)?.value;
-  const right = end < shown.end ? own(mappings.entryAt(end)?.value) : pieceAt(old, end)?.value;
-  return edges(left, own(to), right) - edges(left, own(from), right);
+  const { start, end, mappings, from, to, shown, params: { writable } } = exchange;
+  let left: Mapping | null;
+  let right: Mapping | null;
+  let leftWritable = writable;
+  let rightWritable = writable;
+  if (start > shown.start) left = mappings.entryAt(start - 1)?.value ?? null;
+  else {
+    const piece = pieceAt(old, start - 1)?.value;
+    left = piece?.mapping ?? null;
+    leftWritable = piece?.params.writable ?? false;
+  }
+  if (end < shown.end) right = mappings.entryAt(end)?.value ?? null;
+  else {
+    const piece = pieceAt(old, end)?.value;
+    right = piece?.mapping ?? null;
+    rightWritable = piece?.params.writable ?? false;
+  }
+  return edge(left, leftWritable, to, writable) + edge(to, writable, right, rightWritable) -
+    edge(left, leftWritable, from, writable) - edge(from, writable, right, rightWritable);
 }
 
-function edges(left: Shown | null | undefined, middle: Shown | null, right: Shown | null | undefined): number {
-  return (isOneMapping(left ?? null, middle) ? 0 : 1) + (isOneMapping(middle, right ?? null) ? 0 : 1);
-}
-
-function isOneMapping(a: Shown | null, b: Shown | null): boolean {
-  if (a === null || b === null) return a === b;
-  if (a.writable !== b.writable) return false;
-  const [x, y] = [a.mapping, b.mapping];
-  return x === y ||
-    (x.backing !== null && x.backing.file === y.backing?.file && x.delta === y.delta && x.policy === y.policy);
+/** 0 where one kernel mapping holds both neighbours, else 1. The flags say what their regions allow. */
+function edge(a: Mapping | null, aWritable: boolean, b: Mapping | null, bWritable: boolean): 0 | 1 {
+  if (a === null || b === null) return a === b ? 0 : 1;
+  if ((a.writable && aWritable) !== (b.writable && bWritable)) return 1;
+  const isOne = a === b ||
+    (a.backing !== null && a.backing.file === b.backing?.file && a.delta === b.delta && a.policy === b.policy);
+  return isOne ? 0 : 1;
 }

@@ -114,16 +114,19 @@ function join<V>(left: Node<V>, right: Node<V>): Node<V>[] {
 
 /** A copy of `column` with `[from, to)` replaced by the first `count` of `a`, `b` and `c`. */
 function spliced<T>(column: readonly T[], from: number, to: number, count: number, a: T, b: T, c: T): T[] {
-  switch (count) {
-    case 0:
-      return column.toSpliced(from, to - from);
-    case 1:
-      return column.toSpliced(from, to - from, a);
-    case 2:
-      return column.toSpliced(from, to - from, a, b);
-    default:
-      return column.toSpliced(from, to - from, a, b, c);
+  if (column.length > 8) {
+    if (count === 0) return column.toSpliced(from, to - from);
+    if (count === 1) return column.toSpliced(from, to - from, a);
+    return count === 2 ? column.toSpliced(from, to - from, a, b) : column.toSpliced(from, to - from, a, b, c);
   }
+  // The built-in takes longer to start than to copy this little.
+  const copy: T[] = [];
+  for (let i = 0; i < from; i++) copy.push(column[i]!);
+  if (count > 0) copy.push(a);
+  if (count > 1) copy.push(b);
+  if (count > 2) copy.push(c);
+  for (let i = to; i < column.length; i++) copy.push(column[i]!);
+  return copy;
 }
 
 /** The index of the first entry that ends above `start`. */
@@ -166,19 +169,20 @@ function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Ent
     return new Leaf(starts, copy);
   }
   // The new entries in order: what is left of the first touched one, the piece, what is left of the last one.
-  const fresh: Entry<V>[] = [];
-  if (first !== undefined && first.start < start) fresh.push({ start: first.start, end: start, value: first.value });
-  if (piece !== undefined) fresh.push(piece);
   const last = from < to ? entries[to - 1]! : undefined;
-  if (last !== undefined && last.end > end) fresh.push({ start: end, end: last.end, value: last.value });
-  const length = starts.length - (to - from) + fresh.length;
+  const left = first !== undefined && first.start < start
+    ? { start: first.start, end: start, value: first.value }
+    : NONE;
+  const right = last !== undefined && last.end > end ? { start: end, end: last.end, value: last.value } : NONE;
+  const count = (left === NONE ? 0 : 1) + (piece === undefined ? 0 : 1) + (right === NONE ? 0 : 1);
+  const length = starts.length - (to - from) + count;
   if (length === 0 || length > WIDTH) return null;
-  const a = fresh.length > 0 ? fresh[0]! : NONE;
-  const b = fresh.length > 1 ? fresh[1]! : NONE;
-  const c = fresh.length > 2 ? fresh[2]! : NONE;
+  const middle = piece ?? right;
+  const a = left === NONE ? middle : left;
+  const b = left === NONE ? right : middle;
   return new Leaf(
-    spliced(starts, from, to, fresh.length, a.start, b.start, c.start),
-    spliced(entries, from, to, fresh.length, a as Entry<V>, b as Entry<V>, c as Entry<V>),
+    spliced(starts, from, to, count, a.start, b.start, right.start),
+    spliced<Entry<V>>(entries, from, to, count, a, b, right),
   );
 }
 
@@ -299,7 +303,9 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** A map in which `[start, end)` holds `value`; what it overlaps is cut or gone. */
   set(start: number, end: number, value: V): RangeMap<V> {
-    return this.replace(start, end, [{ start, end, value }]);
+    const piece = { start, end, value };
+    const edited = replaceInPlace(this.#root, start, end, piece);
+    return edited !== null ? new RangeMap(edited) : this.replace(start, end, [piece]);
   }
 
   /** A map without anything in `[start, end)`; what reaches out of it is cut. */
