@@ -6,10 +6,22 @@ import type { Mapping, PieceCount } from "./core/state.ts";
 import { closeUnused, FileBacking, mappableOf, settleFiles } from "./file_backing.ts";
 import { checkFile } from "./mapping_options.ts";
 import type { RegionHandle } from "./region_handle.ts";
-import type { RegionManager } from "./region_manager.ts";
+import type { RegionOptions } from "./region_manager.ts";
 
 /** The priority of device memory: anything else hides it. */
 const DEVICE_PRIORITY = 0;
+
+/** What device memory needs of a region manager, or of a client of one. */
+export interface DeviceMemoryHost {
+  /** Whether it is gone. */
+  readonly disposed: boolean;
+  /** Adds a region. */
+  newRegion(options: RegionOptions): RegionHandle;
+  /** Makes several requests one. */
+  batch<T>(requests: () => T): T;
+  /** Calls back once it is known whether the batch under way came true: at once where there is none. */
+  whenSettled(settled: (committed: boolean) => void): void;
+}
 
 /** How device memory behaves. */
 export interface DeviceMemoryOptions {
@@ -72,7 +84,7 @@ export class DeviceMemory implements Disposable {
   readonly name: string;
   /** Its length in bytes. */
   readonly length: number;
-  readonly #regions: RegionManager;
+  readonly #regions: DeviceMemoryHost;
   readonly #holes: "exit" | "fault";
   readonly #onDispose: (memory: DeviceMemory) => void;
   /** What is mapped, by offset; the guest's region, if there is one, has the same. */
@@ -80,9 +92,9 @@ export class DeviceMemory implements Disposable {
   #region: RegionHandle | null = null;
   #disposed = false;
 
-  /** Made by `GuestMemoryManager.newDeviceMemory`. */
+  /** Made by `newDeviceMemory` of a `GuestMemoryManager` or a `SyncRegionManagerClient`. */
   constructor(
-    regions: RegionManager,
+    regions: DeviceMemoryHost,
     name: string,
     length: number,
     options: DeviceMemoryOptions,

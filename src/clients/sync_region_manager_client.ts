@@ -1,6 +1,7 @@
 import { currentThread } from "../../ffi/thread.ts";
 import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/mappable.ts";
 import type { Region } from "../core/overlap.ts";
+import { DeviceMemory, type DeviceMemoryOptions } from "../device_memory.ts";
 import type { GuestMemory } from "../guest_memory.ts";
 import type { InspectNode } from "../inspect.ts";
 import { RegionHandle, type RegionRequests } from "../region_handle.ts";
@@ -23,6 +24,8 @@ interface Draft {
   /** The regions made in it, which get their ids with the answer. */
   readonly created: { -readonly [K in keyof Region]: Region[K] }[];
   readonly held: Mappable[];
+  /** Who wants to know whether it came true. */
+  readonly settled: ((committed: boolean) => void)[];
 }
 
 /**
@@ -146,8 +149,9 @@ export class SyncRegionManagerClient implements Disposable {
   batch<T>(requests: () => T): T {
     this.#connection.check();
     if (this.#draft !== null) return requests();
-    const draft: Draft = { changes: [], created: [], held: [] };
+    const draft: Draft = { changes: [], created: [], held: [], settled: [] };
     this.#draft = draft;
+    let committed = false;
     try {
       let result: T;
       try {
@@ -160,13 +164,36 @@ export class SyncRegionManagerClient implements Disposable {
         throw new TypeError("A batch must make its requests synchronously");
       }
       // SAFETY: the owner answers with one value for each change, a region's id for a new region.
-      const values = this.#call({ kind: "batch", changes: draft.changes }) as readonly Json[];
-      const ids = values.filter((_, index) => draft.changes[index]?.kind === "new-region");
+      const { changes } = draft;
+      const values = changes.length > 0 ? this.#call({ kind: "batch", changes }) as readonly Json[] : [];
+      const ids = values.filter((_, index) => changes[index]?.kind === "new-region");
       draft.created.forEach((region, index) => region.id = ids[index] as number);
+      committed = true;
       return result;
     } finally {
+      for (const settled of committed ? draft.settled : draft.settled.toReversed()) settled(committed);
       for (const held of draft.held) held[Symbol.dispose]();
     }
+  }
+
+  /**
+   * Calls `settled` once it is known whether the batch under way came true: at once where there is none. Must not throw.
+   *
+   * @internal For what is built on regions and has state of its own.
+   */
+  whenSettled(settled: (committed: boolean) => void): void {
+    if (this.#draft === null) settled(true);
+    else this.#draft.settled.push(settled);
+  }
+
+  /**
+   * Makes memory for a device, such as a PCI BAR that a vCPU's exits move, as `GuestMemoryManager.newDeviceMemory` does.
+   * The guest loses it when the client is disposed.
+   *
+   * @throws {RangeError} If the length is 0 or not page-aligned.
+   */
+  newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
+    return new DeviceMemory(this, name, length, options, () => {});
   }
 
   /** As `RegionManagerClient.memfd`. */
