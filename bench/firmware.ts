@@ -65,8 +65,8 @@ async function bootOurs(): Promise<Boot> {
       onRefused: nothing,
     },
   });
-  const { crash } = await machine.boot();
-  if (crash !== null) throw new Error(`The firmware crashed: ${crash.exit.kind}`);
+  const { why } = await machine.boot();
+  if (why !== "done") throw new Error(`The firmware did not boot: ${why}`);
   return { millis: last - first, changes, deletes: deleted.length, ramDeletes: deleted.filter(isRam).length };
 }
 

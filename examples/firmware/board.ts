@@ -12,7 +12,7 @@ import { Cmos, CMOS_PORT } from "./cmos.ts";
 import { DEBUG_PORT, DebugPort } from "./debug_port.ts";
 import { e820, FW_CFG_PORT, FwCfg, type FwCfgFile } from "./fw_cfg.ts";
 import { HostBridge } from "./host_bridge.ts";
-import type { MemoryRequests } from "./memory_requests.ts";
+import type { ChipsetMemory } from "./chipset_memory.ts";
 import { PCI_PORT, PCI_PORTS, PciBus } from "./pci_bus.ts";
 import { little, PortBus, setLittle } from "./port_bus.ts";
 import { SYSTEM_CONTROL_PORT, SystemControl } from "./system_control.ts";
@@ -26,7 +26,7 @@ export interface BoardOptions {
   /** What the firmware gets besides the memory map. */
   readonly files: readonly FwCfgFile[];
   /** What carries out memory changes. */
-  readonly memory: MemoryRequests;
+  readonly memory: ChipsetMemory;
   /** Is told each line of the firmware's log. */
   readonly onLog: (line: string) => void;
   /** Is told each line that the boot sector found out. */

@@ -7,7 +7,7 @@
 
 import type { MemoryRange } from "membacking";
 import { Bar } from "./bar.ts";
-import type { MemoryRequests } from "./memory_requests.ts";
+import type { ChipsetMemory } from "./chipset_memory.ts";
 import { PciFunction } from "./pci_bus.ts";
 
 /** The length of the registers, in bytes. */
@@ -47,7 +47,7 @@ export class Card extends PciFunction {
    * @param memory What moves its windows.
    * @param onRefused Is told why a window did not go where the guest wanted it.
    */
-  constructor(bus: MemoryRange, memory: MemoryRequests, onRefused: (error: unknown) => void) {
+  constructor(bus: MemoryRange, memory: ChipsetMemory, onRefused: (error: unknown) => void) {
     super();
     this.#onRefused = onRefused;
     this.#bars = [REGISTERS_LENGTH, CARD_MEMORY_LENGTH].map((length, i) =>

@@ -5,17 +5,17 @@
  * @module
  */
 
-import type { MemoryRequests } from "./memory_requests.ts";
+import type { ChipsetMemory } from "./chipset_memory.ts";
 import { PAM_COUNT, PAM_OFFSET, pamChanges } from "./pam.ts";
 import { PciFunction } from "./pci_bus.ts";
 
 /** The function 00:00.0. */
 export class HostBridge extends PciFunction {
-  readonly #memory: MemoryRequests;
+  readonly #memory: ChipsetMemory;
   #pam: Uint8Array = new Uint8Array(PAM_COUNT);
 
   /** Asks `memory` for what the PAM registers say. */
-  constructor(memory: MemoryRequests) {
+  constructor(memory: ChipsetMemory) {
     super();
     this.#memory = memory;
     this.fields.setUint32(0x00, 0x1237_8086, true); // Intel 82441FX

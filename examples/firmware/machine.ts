@@ -4,13 +4,15 @@
  * @module
  */
 
-import { Mappable, MemoryRange, OsError } from "membacking";
-import { Kvm, type KvmVm } from "membacking/kvm";
+import { Mappable, OsError } from "membacking";
+import { Kvm, type KvmVm, quiesceVcpus, type VcpuControl } from "membacking/kvm";
+import type { Request } from "./chipset_memory.ts";
 import { floppyFile } from "./floppy.ts";
 import type { FwCfgFile } from "./fw_cfg.ts";
-import { MachineMemory, type MemoryChange } from "./memory.ts";
-import type { BootEnd, VcpuJob, VcpuMessage } from "./protocol.ts";
-import { answer, newMailbox } from "./remote_memory.ts";
+import { MachineMemory } from "./memory.ts";
+import type { BootEnd } from "./protocol.ts";
+import { type SlotChanges, SlotLog, timed } from "./slot_log.ts";
+import { type VcpuEvent, VcpuThread } from "./vcpu_thread.ts";
 import { SetupError } from "./setup_error.ts";
 
 /** Where Debian's package seabios has it. */
@@ -22,6 +24,14 @@ const FOUR_GIB = 0x1_0000_0000;
 const ROM_UNIT = 0x1_0000;
 const LEAST_ROM = 0x2_0000; // what is below 1 MiB
 const MOST_ROM = 0x80_0000;
+
+/** A change of the memory. */
+export interface MemoryChange extends Request {
+  /** The memory slots that went and came. */
+  readonly slots: SlotChanges;
+  /** How long the request took, in microseconds, the way to the other thread and back included. */
+  readonly micros: number;
+}
 
 /** Is told what happens, as it happens. */
 export interface MachineEvents {
@@ -47,12 +57,15 @@ export interface MachineOptions {
   readonly events: MachineEvents;
 }
 
-/** A machine that has not been started. */
+/** A machine, and the thread of its vCPU once it has been switched on. */
 export class Machine implements Disposable {
   /** Its memory. */
   readonly memory: MachineMemory;
   readonly #kvm: Kvm;
   readonly #vm: KvmVm;
+  readonly #vcpus = new Set<VcpuControl>();
+  readonly #slots: SlotLog;
+  readonly #request = new Int32Array(new SharedArrayBuffer(4));
   readonly #events: MachineEvents;
   readonly #files: readonly FwCfgFile[];
   readonly #resources: DisposableStack;
@@ -60,83 +73,72 @@ export class Machine implements Disposable {
   /**
    * Builds it, with the memory as it is at power-on.
    *
-   * @throws {SetupError | OsError} If there is no firmware or no KVM, or the floppy has another size; the message says what to do.
+   * @throws {SetupError | OsError} If there is no firmware or no KVM, or the floppy has another size; the message says
+   * what to do.
    */
-  constructor(options: MachineOptions) {
-    this.#events = options.events;
-    this.#files = options.floppy === undefined ? [] : [floppyFile(options.floppy)];
+  constructor({ firmware = FIRMWARE, floppy, kvm, events }: MachineOptions) {
+    this.#events = events;
+    this.#files = floppy === undefined ? [] : [floppyFile(floppy)];
     using stack = new DisposableStack();
-    const rom = stack.use(openFirmware(options.firmware ?? FIRMWARE));
-    this.#kvm = stack.use(Kvm.open(options.kvm));
+    using rom = openFirmware(firmware);
+    this.#kvm = stack.use(Kvm.open(kvm));
     this.#vm = stack.use(this.#kvm.createVm({ name: "guest", zapAllOnSlotDelete: false }));
     // Pages that KVM keeps for itself on some processors, where neither ROM nor memory is.
     this.#vm.setIdentityMapAddress(FOUR_GIB - rom.size - 0x4000);
     this.#vm.setTssAddress(FOUR_GIB - rom.size - 0x3000);
     this.#vm.createIrqchip();
     this.#vm.createPit2();
-    this.memory = stack.use(
-      new MachineMemory({ ram: RAM, rom, quiesce: () => QUIET, onChange: (change) => options.events.onChange(change) }),
-    );
-    this.memory.attach(this.#vm);
+    this.memory = stack.use(new MachineMemory({ ram: RAM, rom, quiesce: quiesceVcpus(this.#vcpus) }));
+    this.#slots = new SlotLog(this.#vm, () => Atomics.load(this.#request, 0));
+    const micros = timed(() => this.memory.guest.attachPartition(this.#slots));
+    events.onChange({ cause: "power-on", effects: [], slots: this.#slots.take(0), micros });
     this.#resources = stack.move();
   }
 
-  /** Switches it on. The result is there once the firmware has nothing left to try, or the guest has crashed. */
-  async boot(): Promise<BootEnd> {
-    const events = this.#events;
-    using vcpu = this.#vm.createVcpu(0);
+  /**
+   * Switches it on, once. The result is there as soon as the firmware has nothing left to try, or the guest has crashed,
+   * or `signal` aborts, which gets the vCPU out of the guest; the memory stays as it is then.
+   */
+  async boot(signal?: AbortSignal): Promise<BootEnd> {
+    const resources = this.#resources;
+    const vcpu = resources.use(this.#vm.createVcpu(0));
     vcpu.setCpuid2(this.#kvm.getSupportedCpuid());
-    const worker = new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module" });
-    const mailbox = newMailbox();
-    const { promise: end, resolve, reject } = Promise.withResolvers<BootEnd>();
-    worker.onerror = (event) => {
-      event.preventDefault();
-      // It has not even been loaded: what fails in it later comes as a message.
-      reject(new SetupError(`The thread of the vCPU cannot start: ${event.message}`));
-    };
-    worker.onmessage = ({ data }: MessageEvent<VcpuMessage>) => {
-      switch (data.kind) {
-        case "visibility": {
-          const changes = data.changes.map(({ start, end, to }) => ({ range: new MemoryRange(start, end), to }));
-          return answer(mailbox, () => this.memory.setVisibility(changes, data.cause));
-        }
-        case "bar":
-          return answer(mailbox, () => this.memory.placeBar(data.bar, data.gpa, data.cause));
-        case "log":
-          return events.onLog(data.line);
-        case "finding":
-          return events.onFinding(data.line);
-        case "refused":
-          return events.onRefused(data.why);
-        case "end":
-          return resolve(data.end);
-        case "failed":
-          return reject(data.error);
-      }
-    };
-    const job: VcpuJob = {
-      vcpu: vcpu.share(),
-      mailbox,
-      ram: RAM,
-      bus: [this.memory.bus.start, this.memory.bus.end],
-      files: this.#files,
-    };
+    const thread = resources.use(new VcpuThread(vcpu));
+    this.#vcpus.add(thread.control);
+    const { port1, port2 } = new MessageChannel();
+    resources.use(this.memory.guest.regions.serve(port1));
+    const kick = () => thread.control.kick();
+    signal?.addEventListener("abort", kick);
     try {
-      worker.postMessage(job);
-      return await end;
+      const { start, end } = this.memory.bus;
+      const { buffer: request } = this.#request;
+      const job = { regions: port2, request, ram: RAM, bus: [start, end] as const, files: this.#files };
+      return await thread.run(job, (event) => this.#tell(event));
     } finally {
-      worker.terminate();
+      signal?.removeEventListener("abort", kick);
     }
   }
 
-  /** Takes it apart. */
+  /** Switches it off and takes it apart. */
   [Symbol.dispose](): void {
     this.#resources[Symbol.dispose]();
   }
-}
 
-/** Nothing has to be held: all requests come from the vCPU itself, which waits for them outside the guest. */
-const QUIET: Disposable = { [Symbol.dispose]() {} };
+  #tell(event: VcpuEvent): void {
+    switch (event.kind) {
+      case "log":
+        return this.#events.onLog(event.line);
+      case "finding":
+        return this.#events.onFinding(event.line);
+      case "refused":
+        return this.#events.onRefused(event.error);
+      case "request": {
+        const { request, number, micros } = event;
+        return this.#events.onChange({ ...request, slots: this.#slots.take(number), micros });
+      }
+    }
+  }
+}
 
 /** The file, which becomes memory as it is: nothing is copied. */
 function openFirmware(path: string): Mappable {

@@ -11,8 +11,7 @@
 
 import { Mappable, OsError } from "membacking";
 import { bootFloppy } from "./boot_sector.ts";
-import { Machine } from "./machine.ts";
-import type { MemoryChange } from "./memory.ts";
+import { Machine, type MemoryChange } from "./machine.ts";
 import { Screen } from "./screen.ts";
 import { SetupError } from "./setup_error.ts";
 

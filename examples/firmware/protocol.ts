@@ -1,19 +1,22 @@
 /**
- * What the thread of the machine and the thread of its vCPU say to each other.
+ * What the thread of the machine and the thread of its vCPU say to each other. Memory is no part of it: for that the
+ * vCPU's thread is a client of the region manager.
  *
  * @module
  */
 
-import type { KvmExit, KvmRegs, KvmSregs, SharedVcpu } from "membacking/kvm";
+import type { KvmExit, KvmRegs, KvmSregs, SharedVcpuControl } from "membacking/kvm";
+import type { Request } from "./chipset_memory.ts";
 import type { FwCfgFile } from "./fw_cfg.ts";
-import type { Visibility } from "./pam.ts";
 
 /** The first message to the vCPU's thread. */
 export interface VcpuJob {
   /** The vCPU to run. */
-  readonly vcpu: SharedVcpu;
-  /** Where answers to memory requests are left. */
-  readonly mailbox: SharedArrayBuffer;
+  readonly vcpu: SharedVcpuControl;
+  /** Where the region manager serves it. */
+  readonly regions: MessagePort;
+  /** One 32-bit word: the number of the memory request that is under way. Written by the vCPU's thread. */
+  readonly request: SharedArrayBuffer;
   /** The RAM below 4 GiB, in bytes. */
   readonly ram: number;
   /** The addresses at which cards can be. */
@@ -21,15 +24,6 @@ export interface VcpuJob {
   /** Files for the firmware. */
   readonly files: readonly FwCfgFile[];
 }
-
-/** A memory request, answered through the mailbox. */
-export type MemoryMessage =
-  | {
-    readonly kind: "visibility";
-    readonly changes: readonly { readonly start: number; readonly end: number; readonly to: Visibility }[];
-    readonly cause: string;
-  }
-  | { readonly kind: "bar"; readonly bar: number; readonly gpa: number | null; readonly cause: string };
 
 /** What the vCPU was doing when it could not go on. */
 export interface Crash {
@@ -43,7 +37,9 @@ export interface Crash {
 
 /** How a boot ended. */
 export interface BootEnd {
-  /** What ended it; `null` if the firmware found nothing to boot, which is what it is expected to come to. */
+  /** `"done"`: the firmware found nothing to boot, which is what it is expected to come to. */
+  readonly why: "done" | "kicked" | "crash";
+  /** What the vCPU was doing when it crashed. */
   readonly crash: Crash | null;
   /** How often the guest left to the VMM, by the kind of exit. */
   readonly exits: Readonly<Record<string, number>>;
@@ -53,8 +49,8 @@ export interface BootEnd {
 
 /** Messages from the vCPU's thread. */
 export type VcpuMessage =
-  | MemoryMessage
   | { readonly kind: "log" | "finding"; readonly line: string }
-  | { readonly kind: "refused"; readonly why: string }
+  | { readonly kind: "request"; readonly number: number; readonly request: Request; readonly micros: number }
+  | { readonly kind: "refused"; readonly error: string }
   | { readonly kind: "end"; readonly end: BootEnd }
   | { readonly kind: "failed"; readonly error: unknown };

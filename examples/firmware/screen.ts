@@ -6,8 +6,7 @@
 
 import { drawMemoryMap, type InspectNode } from "membacking";
 import { GOOD } from "./boot_sector.ts";
-import type { MachineEvents } from "./machine.ts";
-import type { MemoryChange } from "./memory.ts";
+import type { MachineEvents, MemoryChange } from "./machine.ts";
 import type { BootEnd, Crash } from "./protocol.ts";
 
 const COLUMNS = 100;
@@ -16,6 +15,8 @@ const RED = "31";
 const GREEN = "32";
 const YELLOW = "33";
 const CYAN = "36";
+
+const ENDS = { done: "Booted", kicked: "Stopped", crash: "Crashed" } as const;
 
 /** Prints a boot. */
 export class Screen implements MachineEvents {
@@ -59,7 +60,7 @@ export class Screen implements MachineEvents {
   }
 
   /** The memory map, and how it went. */
-  end(map: InspectNode, { crash, exits, millis }: BootEnd, changes: readonly MemoryChange[]): void {
+  end(map: InspectNode, { why, crash, exits, millis }: BootEnd, changes: readonly MemoryChange[]): void {
     this.#print("");
     if (crash !== null) { for (const line of describeCrash(crash)) this.#print(this.#styled(RED, line)); }
     this.#print(drawMemoryMap(map, { columns: COLUMNS, color: this.#color }));
@@ -68,7 +69,7 @@ export class Screen implements MachineEvents {
     const deleted = changes.reduce((sum, { slots }) => sum + slots.deleted.length, 0);
     const total = Object.values(exits).reduce((sum, count) => sum + count, 0);
     this.#print(
-      `${crash === null ? "Booted" : "Crashed"} after ${(millis / 1000).toFixed(1)} s and ${total} exits; ` +
+      `${ENDS[why]} after ${(millis / 1000).toFixed(1)} s and ${total} exits; ` +
         `${made + deleted} slot ioctls, ${deleted} of them deletes`,
     );
   }

@@ -16,16 +16,18 @@ export interface SlotChanges {
   readonly micros: number;
 }
 
-/** Passes everything on to another partition, and takes notes. */
+const NO_CHANGES: SlotChanges = { made: [], deleted: [], micros: 0 };
+
+/** Passes everything on to another partition, and takes notes by the number of the request that is being served. */
 export class SlotLog implements Partition {
   readonly #partition: Partition;
-  #made: { range: MemoryRange; writable: boolean }[] = [];
-  #deleted: MemoryRange[] = [];
-  #micros = 0;
+  readonly #request: () => number;
+  readonly #notes = new Map<number, SlotChanges>();
 
-  /** Watches `partition`. */
-  constructor(partition: Partition) {
+  /** Watches `partition`. `request` says which request is being served. */
+  constructor(partition: Partition, request: () => number) {
     this.#partition = partition;
+    this.#request = request;
   }
 
   /** Its name in messages. */
@@ -45,28 +47,37 @@ export class SlotLog implements Partition {
 
   /** Makes a slot. */
   mapRange(hva: number, range: MemoryRange, access: Access): void {
-    this.#timed(() => this.#partition.mapRange(hva, range, access));
-    this.#made.push({ range, writable: access.writable });
+    const micros = timed(() => this.#partition.mapRange(hva, range, access));
+    this.#note({ made: [{ range, writable: access.writable }], deleted: [], micros });
   }
 
   /** Deletes a slot. */
   unmapRange(range: MemoryRange): void {
-    this.#timed(() => this.#partition.unmapRange(range));
-    this.#deleted.push(range);
+    const micros = timed(() => this.#partition.unmapRange(range));
+    this.#note({ made: [], deleted: [range], micros });
   }
 
-  /** What happened since the last time. */
-  take(): SlotChanges {
-    const changes = { made: this.#made, deleted: this.#deleted, micros: this.#micros };
-    this.#made = [];
-    this.#deleted = [];
-    this.#micros = 0;
+  /** What a request did, once. */
+  take(request: number): SlotChanges {
+    const changes = this.#notes.get(request) ?? NO_CHANGES;
+    this.#notes.delete(request);
     return changes;
   }
 
-  #timed(ioctl: () => void): void {
-    const start = performance.now();
-    ioctl();
-    this.#micros += (performance.now() - start) * 1000;
+  #note({ made, deleted, micros }: SlotChanges): void {
+    const request = this.#request();
+    const before = this.#notes.get(request) ?? NO_CHANGES;
+    this.#notes.set(request, {
+      made: [...before.made, ...made],
+      deleted: [...before.deleted, ...deleted],
+      micros: before.micros + micros,
+    });
   }
+}
+
+/** How long something takes, in microseconds. */
+export function timed(action: () => void): number {
+  const start = performance.now();
+  action();
+  return (performance.now() - start) * 1000;
 }

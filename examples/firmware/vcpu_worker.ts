@@ -1,15 +1,16 @@
 /**
- * The thread of the vCPU: runs the guest and answers for its devices. What the guest asks of its memory is done by the
- * thread that owns it.
+ * The thread of the vCPU: runs the guest and answers for its devices. What the guest asks of its memory goes to the
+ * region manager in the other thread, and the guest goes on when that has answered.
  *
  * @module
  */
 
-import { MemoryRange } from "membacking";
-import { type KvmExit, KvmVcpu } from "membacking/kvm";
+import { MemoryRange, SyncRegionManagerClient } from "membacking";
+import { VcpuRunner } from "membacking/kvm";
 import { Board } from "./board.ts";
+import { ChipsetMemory } from "./chipset_memory.ts";
 import type { BootEnd, VcpuJob, VcpuMessage } from "./protocol.ts";
-import { RemoteMemory } from "./remote_memory.ts";
+import { timed } from "./slot_log.ts";
 
 /** What SeaBIOS says when it has tried everything. */
 const LAST_WORDS = "No bootable device.";
@@ -18,43 +19,50 @@ const LAST_WORDS = "No bootable device.";
 interface WorkerScope {
   onmessage: ((event: MessageEvent<VcpuJob>) => void) | null;
   postMessage(message: VcpuMessage): void;
-  close(): void;
 }
 const scope = globalThis as unknown as WorkerScope;
 
-scope.onmessage = ({ data: job }) => {
+scope.onmessage = async ({ data: job }) => {
   try {
-    using vcpu = KvmVcpu.attach(job.vcpu);
-    scope.postMessage({ kind: "end", end: boot(vcpu, job) });
+    // Not disposed here: the memory it has made stays for as long as the machine does.
+    const regions = await SyncRegionManagerClient.connect(job.regions);
+    const number = new Int32Array(job.request);
+    const memory = new ChipsetMemory(regions, (request, carryOut) => {
+      Atomics.add(number, 0, 1);
+      const micros = timed(carryOut);
+      scope.postMessage({ kind: "request", number: number[0] ?? 0, request, micros });
+    });
+    using runner = VcpuRunner.attach(job.vcpu);
+    scope.postMessage({ kind: "end", end: boot(runner, memory, job) });
   } catch (error) {
     scope.postMessage({ kind: "failed", error });
   }
-  scope.close();
 };
 
-function boot(vcpu: KvmVcpu, { mailbox, ram, bus: [start, end], files }: VcpuJob): BootEnd {
+function boot(runner: VcpuRunner, memory: ChipsetMemory, { ram, bus: [start, end], files }: VcpuJob): BootEnd {
   let finished = false;
   const board = new Board({
     ram,
     bus: new MemoryRange(start, end),
     files,
-    memory: new RemoteMemory(mailbox, (message) => scope.postMessage(message)),
+    memory,
     onLog(line) {
       scope.postMessage({ kind: "log", line });
       finished = line.startsWith(LAST_WORDS);
     },
     onFinding: (line) => scope.postMessage({ kind: "finding", line }),
-    onRefused: (error) => scope.postMessage({ kind: "refused", why: String(error) }),
+    onRefused: (error) => scope.postMessage({ kind: "refused", error: String(error) }),
   });
   const exits: Record<string, number> = {};
   const started = performance.now();
-  const ended = (exit: KvmExit | null): BootEnd => ({
-    crash: exit && { exit: { ...exit }, regs: vcpu.getRegs(), sregs: vcpu.getSregs() },
+  const ended = (why: BootEnd["why"], crash: BootEnd["crash"] = null): BootEnd => ({
+    why,
+    crash,
     exits,
     millis: performance.now() - started,
   });
   while (!finished) {
-    const exit = vcpu.run();
+    const exit = runner.run();
     exits[exit.kind] = (exits[exit.kind] ?? 0) + 1;
     switch (exit.kind) {
       case "io":
@@ -64,10 +72,12 @@ function boot(vcpu: KvmVcpu, { mailbox, ram, bus: [start, end], files }: VcpuJob
         board.mmio(exit);
         break;
       case "interrupted":
-        break;
-      default:
-        return ended(exit);
+        return ended("kicked");
+      default: {
+        const { vcpu } = runner;
+        return ended("crash", { exit: { ...exit }, regs: vcpu.getRegs(), sregs: vcpu.getSregs() });
+      }
     }
   }
-  return ended(null);
+  return ended("done");
 }

@@ -35,7 +35,7 @@ Deno.test("a BAR tells its length and is nowhere until memory is switched on", (
   assertEquals(rig.accessAt(MEMORY_AT), "exit");
   rig.writeConfig(1, COMMAND, 2);
   assertEquals(rig.accessAt(MEMORY_AT), "rw");
-  assertEquals(rig.changes.map(({ cause }) => cause), ["power-on", "COMMAND <- memory on"]);
+  assertEquals(rig.requests.map(({ cause }) => cause), ["COMMAND <- memory on"]);
 });
 
 Deno.test("the card's registers trap, its memory is a slot", () => {
@@ -52,7 +52,7 @@ Deno.test("asking a BAR in use for its length leaves it in place", () => {
   assertEquals(rig.accessAt(MEMORY_AT), "rw");
   rig.writeConfig(1, BAR1, MEMORY_AT);
   assertWhereItWas(rig);
-  assertEquals(rig.changes.length, 3);
+  assertEquals(rig.requests.length, 2);
 });
 
 Deno.test("a BAR that moves takes its memory along", () => {

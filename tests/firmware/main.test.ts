@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { OsError } from "membacking";
+import { Mappable, MemoryRange, OsError } from "membacking";
 import config from "../../deno.json" with { type: "json" };
 import { Machine, type MachineEvents } from "../../examples/firmware/machine.ts";
 import { kvmTest } from "../require.ts";
@@ -82,6 +82,38 @@ kvmTest("a guest that crashes leaves its registers, its last exit and the memory
   assertMatch(out, /cs 0xa000 at 0xa0000/);
   assertMatch(out, /^ +0 VGA window/m);
   assertMatch(out, /^Crashed after .* 4 slot ioctls, 0 of them deletes$/m);
+});
+
+kvmTest("a guest that never comes to an end can be stopped", async () => {
+  using rom = romFile(0xeb, 0xfe); // jmp to itself
+  using machine = new Machine({ firmware: rom.path, events: NOTHING });
+  const { why } = await machine.boot(AbortSignal.timeout(300));
+  assertEquals(why, "kicked");
+});
+
+kvmTest("memory that the guest runs from can be exchanged for other memory, with another slot", async () => {
+  // jmp 0xf000:0xfff5; jmp to itself
+  const code = [0xea, 0xf5, 0xff, 0x00, 0xf0, 0xeb, 0xfe];
+  using rom = romFile(...code);
+  using machine = new Machine({ firmware: rom.path, events: NOTHING });
+  const done = new AbortController();
+  const end = machine.boot(done.signal);
+  await settled();
+  const { regions } = machine.memory.guest;
+  using copy = Mappable.memfd("copy", 0x1000);
+  copy.write(0xff0, Uint8Array.from(code));
+  const range = new MemoryRange(0xf_f000, 0x10_0000);
+  using cover = regions.newRegion({ name: "cover", range, priority: 9 });
+  cover.addMapping({ rangeInRegion: MemoryRange.of(0, 0x1000), mappable: copy });
+  for (let i = 0; i < 20; i++) {
+    // The slot of the ROM goes, writable memory comes, and back. Without `quiesce` the guest would not survive it.
+    cover.map();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    cover.unmap();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  done.abort();
+  assertEquals((await end).why, "kicked");
 });
 
 kvmTest("machines leave nothing behind", async () => {

@@ -44,21 +44,21 @@ Deno.test("one write to PAM is one request, and joins what it makes the same", (
   using rig = new Rig();
   const calls = rig.partition.calls.length;
   rig.writeConfig(0, 0x58, 0x3333_3000);
-  assertEquals(rig.changes.length, 2); // power-on, and this
+  assertEquals(rig.requests.length, 1);
   assertEquals(rig.partition.calls.slice(calls).map(({ method, range }) => `${method} ${range}`), [
     "unmapRange 0xe0000-0x100000",
     "mapRange 0xc0000-0xd0000",
     "mapRange 0xe0000-0xf0000",
     "mapRange 0xf0000-0x100000",
   ]);
-  assertEquals(rig.changes[1]?.cause, "PAM: 0x58 <- 0x33333000");
+  assertEquals(rig.requests[0]?.cause, "PAM: 0x58 <- 0x33333000");
 });
 
 Deno.test("a PAM write that changes no bits of a range is no request", () => {
   using rig = new Rig();
   rig.writeConfig(0, 0x5c, 0xcccc_cccc);
   assertEquals(rig.readConfig(0, 0x5c), 0);
-  assertEquals(rig.changes.length, 1);
+  assertEquals(rig.requests.length, 0);
 });
 
 Deno.test("whatever a guest writes to PAM, each range is what its bits say, keeps its bytes, and RAM is left alone", () => {

@@ -10,7 +10,8 @@ import { RecordingPartition } from "membacking/testing";
 import { Board } from "../../examples/firmware/board.ts";
 import { COMMAND } from "../../examples/firmware/card.ts";
 import type { FwCfgFile } from "../../examples/firmware/fw_cfg.ts";
-import { MachineMemory, type MemoryChange } from "../../examples/firmware/memory.ts";
+import { ChipsetMemory, type Request } from "../../examples/firmware/chipset_memory.ts";
+import { MachineMemory } from "../../examples/firmware/memory.ts";
 import { setLittle } from "../../examples/firmware/port_bus.ts";
 
 /** RAM of the rig, in bytes. */
@@ -22,7 +23,7 @@ export const ROM = 0x4_0000;
 export class Rig implements Disposable {
   readonly partition = new RecordingPartition();
   readonly memory: MachineMemory;
-  readonly changes: MemoryChange[] = [];
+  readonly requests: Request[] = [];
   readonly refused: unknown[] = [];
   readonly log: string[] = [];
   readonly findings: string[] = [];
@@ -31,18 +32,26 @@ export class Rig implements Disposable {
   constructor(files: readonly FwCfgFile[] = []) {
     using rom = Mappable.memfd("rom", ROM);
     rom.write(0, new Uint8Array(Uint32Array.from({ length: ROM / 4 }, (_, i) => romWord(4 * i)).buffer));
-    this.memory = new MachineMemory({
-      ram: RAM,
-      rom,
-      quiesce: () => ({ [Symbol.dispose]() {} }),
-      onChange: (change) => this.changes.push(change),
-    });
-    this.memory.attach(this.partition);
+    this.memory = new MachineMemory({ ram: RAM, rom });
+    const { guest } = this.memory;
+    guest.attachPartition(this.partition);
+    const chipset = new ChipsetMemory(
+      {
+        newRegion: (options) => guest.regions.newRegion(options),
+        newDeviceMemory: (name, length) => guest.newDeviceMemory(name, length),
+        memfd: (name, size) => Mappable.memfd(name, size),
+        batch: (requests) => guest.regions.batch(requests),
+      },
+      (request, carryOut) => {
+        carryOut();
+        this.requests.push(request);
+      },
+    );
     this.#board = new Board({
       ram: RAM,
       bus: this.memory.bus,
       files,
-      memory: this.memory,
+      memory: chipset,
       onLog: (line) => this.log.push(line),
       onFinding: (line) => this.findings.push(line),
       onRefused: (error) => this.refused.push(error),
