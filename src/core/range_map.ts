@@ -138,7 +138,8 @@ function firstTouched<V>({ starts, entries }: Leaf<V>, start: number): number {
 /**
  * The short way for most edits: at most one piece, in one leaf that neither overflows nor becomes narrow.
  *
- * Copies the path to the leaf and shares the columns that stay as they are; `null` where the long way has to be taken.
+ * Copies the path to the leaf and shares the columns that stay as they are. The node itself where nothing changes;
+ * `null` where the long way has to be taken.
  */
 function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Entry<V> | undefined): Node<V> | null {
   if (node instanceof Inner) {
@@ -146,6 +147,7 @@ function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Ent
     if (index + 1 < node.firsts.length && node.firsts[index + 1]! < end) return null;
     const old = node.children[index]!;
     const child = replaceInPlace(old, start, end, piece);
+    if (child === old) return node;
     if (child === null || widthOf(child) < NARROW) return null;
     const children = node.children.slice();
     children[index] = child;
@@ -162,6 +164,7 @@ function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Ent
   const from = firstTouched(node, start);
   let to = from;
   while (to < starts.length && starts[to]! < end) to++;
+  if (to === from && piece === undefined) return node;
   const first = from < to ? entries[from]! : undefined;
   if (to === from + 1 && piece !== undefined && first?.start === piece.start && first.end === piece.end) {
     const copy = entries.slice();
@@ -185,6 +188,8 @@ function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Ent
     spliced<Entry<V>>(entries, from, to, count, a, b, right),
   );
 }
+
+const NO_PIECES: readonly never[] = [];
 
 /** Stands where `spliced` does not look. */
 const NONE: Entry<never> = { start: 0, end: 0, value: undefined as never };
@@ -310,14 +315,14 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** A map without anything in `[start, end)`; what reaches out of it is cut. */
   delete(start: number, end: number): RangeMap<V> {
-    return this.overlaps(start, end) ? this.replace(start, end, []) : this;
+    return this.replace(start, end, NO_PIECES);
   }
 
   /** A map in which `[start, end)` holds just `pieces`, which lie inside it, in order and disjoint. */
   replace(start: number, end: number, pieces: readonly Entry<V>[]): RangeMap<V> {
     if (pieces.length < 2) {
       const edited = replaceInPlace(this.#root, start, end, pieces[0]);
-      if (edited !== null) return new RangeMap(edited);
+      if (edited !== null) return edited === this.#root ? this : new RangeMap(edited);
     }
     let nodes = replaceIn(this.#root, start, end, pieces);
     while (nodes.length > 1) nodes = inners(nodes);
