@@ -3,8 +3,8 @@
  *
  * `deno task firmware [--floppy FILE | --checks] [--firmware FILE]`
  *
- * It needs --allow-ffi, and --allow-read for the module of the vCPU's thread alone: Deno asks for it when a Worker
- * starts. Firmware, floppy and /dev/kvm are opened through libc.
+ * It needs --allow-ffi, and --allow-read for the modules that the vCPU's thread loads, which Deno wants for a Worker's.
+ * Firmware, floppy and /dev/kvm are opened through libc.
  *
  * @module
  */

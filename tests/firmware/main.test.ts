@@ -28,8 +28,8 @@ function romFile(...code: number[]): Disposable & { readonly path: string } {
   return { path, [Symbol.dispose]: () => Deno.removeSync(path) };
 }
 
-Deno.test("the task asks for FFI and for reading the project, and for nothing else", () => {
-  assertEquals(FLAGS, ["--allow-ffi", "--allow-read=."]);
+Deno.test("the task asks for FFI and for reading the modules of its Worker, and for nothing else", () => {
+  assertEquals(FLAGS, ["--allow-ffi", "--allow-read=mod.ts,src,ffi,examples/firmware"]);
 });
 
 Deno.test("a firmware file that is missing is named, with the package that has it", async () => {
