@@ -9,7 +9,7 @@
  * ```
  *
  * Regions of one priority are disjoint or share one range; among the latter the oldest wins, so a layer maps a range
- * to the regions on it, oldest first.
+ * to the group of regions on it.
  *
  * @module
  */
@@ -38,39 +38,65 @@ export interface Region {
 /** `"nested"`: of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
 export type OverlapRule = "nested" | "any";
 
+/** Regions of one priority on one range: most often a single one, else by id, so that the oldest comes first. */
+type Group = Region | RangeMap<Region>;
+
+function oldest(group: Group): Region {
+  // A map in a group is never empty.
+  return group instanceof RangeMap ? group.first()!.value : group;
+}
+
+function joined(group: Group | undefined, region: Region): Group {
+  if (group === undefined) return region;
+  const { id } = region;
+  if (group instanceof RangeMap) return group.set(id, id + 1, region);
+  return RangeMap.of(group.id, group.id + 1, group).set(id, id + 1, region);
+}
+
+function parted(group: Group, { id }: Region): Group | undefined {
+  if (!(group instanceof RangeMap)) return group.id === id ? undefined : group;
+  const left = group.delete(id, id + 1);
+  return left.size > 1 ? left : left.first()?.value;
+}
+
 interface Layer {
   readonly priority: number;
-  /** Regions by range; those on one range oldest first. */
-  readonly groups: RangeMap<readonly Region[]>;
+  /** Regions by range. */
+  readonly groups: RangeMap<Group>;
 }
 
 /** Regions by priority, highest first. Immutable. */
 export type Layers = readonly Layer[];
 
-function withGroup(layers: Layers, region: Region, edit: (group: readonly Region[]) => readonly Region[]): Layers {
-  const { priority, range: { start, end } } = region;
-  let index = layers.findIndex((layer) => layer.priority <= priority);
-  if (index < 0) index = layers.length;
-  const found = layers[index];
-  const layer = found?.priority === priority ? found : undefined;
-  const groups = layer?.groups ?? RangeMap.EMPTY;
-  const group = edit(groups.get(start) ?? []);
-  const edited = group.length > 0 ? groups.set(start, end, group) : groups.delete(start, end);
-  if (edited.size === 0) return layer === undefined ? layers : layers.toSpliced(index, 1);
-  return layers.toSpliced(index, layer === undefined ? 0 : 1, { priority, groups: edited });
+function layerIndex(layers: Layers, priority: number): number {
+  const index = layers.findIndex((layer) => layer.priority <= priority);
+  return index < 0 ? layers.length : index;
 }
 
 /** The layers with `region` in them. */
 export function addToLayers(layers: Layers, region: Region): Layers {
-  return withGroup(layers, region, (group) => {
-    const at = group.findIndex((other) => other.id > region.id);
-    return at < 0 ? [...group, region] : group.toSpliced(at, 0, region);
+  const { priority, range: { start, end } } = region;
+  const index = layerIndex(layers, priority);
+  const layer = layers[index];
+  if (layer?.priority !== priority) {
+    return layers.toSpliced(index, 0, { priority, groups: RangeMap.of<Group>(start, end, region) });
+  }
+  return layers.with(index, {
+    priority,
+    groups: layer.groups.set(start, end, joined(layer.groups.get(start), region)),
   });
 }
 
-/** The layers without `region`. */
+/** The layers without `region`, which is in them. */
 export function removeFromLayers(layers: Layers, region: Region): Layers {
-  return withGroup(layers, region, (group) => group.filter((other) => other !== region));
+  const { priority, range: { start, end } } = region;
+  const index = layerIndex(layers, priority);
+  const layer = layers[index];
+  const group = layer?.groups.get(start);
+  if (layer === undefined || group === undefined) return layers;
+  const left = parted(group, region);
+  const groups = left === undefined ? layer.groups.delete(start, end) : layer.groups.set(start, end, left);
+  return groups.size === 0 ? layers.toSpliced(index, 1) : layers.with(index, { priority, groups });
 }
 
 /**
@@ -86,8 +112,8 @@ export function checkOverlap(layers: Layers, region: Region, rule: OverlapRule):
     const last = groups.lastBelow(end);
     if (last === undefined || last.end <= start) continue;
     const first = groups.entryAt(start) ?? last;
-    for (const { start: otherStart, end: otherEnd, value: [other] } of [first, last]) {
-      if (other === undefined) continue;
+    for (const { start: otherStart, end: otherEnd, value } of [first, last]) {
+      const other = oldest(value);
       if (priority === region.priority) {
         if (otherStart !== start || otherEnd !== end) {
           throw new RegionOverlapError(other, region, "regions of equal priority must be disjoint or identical");
@@ -128,8 +154,7 @@ function winners(layers: Layers, priority: number, start: number, end: number): 
       for (const entry of layer.groups.overlapping(gap.start, gap.end)) {
         const taken = clip(entry, gap.start, gap.end);
         if (cursor < taken.start) left.push({ start: cursor, end: taken.start });
-        // A group in a layer is never empty.
-        won.push({ start: taken.start, end: taken.end, value: entry.value[0]! });
+        won.push({ start: taken.start, end: taken.end, value: oldest(entry.value) });
         cursor = taken.end;
       }
       if (cursor < gap.end) left.push({ start: cursor, end: gap.end });

@@ -254,6 +254,11 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   readonly #root: Node<V>;
 
+  /** The map with one entry. */
+  static of<V>(start: number, end: number, value: V): RangeMap<V> {
+    return new RangeMap(new Leaf<V>([start], [{ start, end, value }]));
+  }
+
   private constructor(root: Node<V>) {
     this.#root = root;
   }
@@ -296,6 +301,13 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     const entries: Entry<V>[] = [];
     collect(this.#root, start, end, entries);
     return entries;
+  }
+
+  /** The first entry of all. */
+  first(): Entry<V> | undefined {
+    let node = this.#root;
+    while (node instanceof Inner) node = node.children[0]!;
+    return node.entries.length === 0 ? undefined : node.entries[0];
   }
 
   /** The last entry that starts below `end`. */
