@@ -11,10 +11,11 @@ export class ClientMemory extends GuestMemory {
   constructor(access: ClientAccess, hold: Hold) {
     super(access);
     this.#hold = hold;
+    hold.invalidate = () => this.invalidate();
   }
 
   override read(gpa: number, length: number): Uint8Array<ArrayBuffer> {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.read(gpa, length);
     } finally {
@@ -23,7 +24,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override readInto(gpa: number, into: Uint8Array): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.readInto(gpa, into);
     } finally {
@@ -32,7 +33,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override write(gpa: number, bytes: Uint8Array): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.write(gpa, bytes);
     } finally {
@@ -41,7 +42,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override fill(gpa: number, length: number, value: number): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.fill(gpa, length, value);
     } finally {
@@ -50,7 +51,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override readUint8(gpa: number): number {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.readUint8(gpa);
     } finally {
@@ -59,7 +60,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override readUint16(gpa: number): number {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.readUint16(gpa);
     } finally {
@@ -68,7 +69,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override readUint32(gpa: number): number {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.readUint32(gpa);
     } finally {
@@ -77,7 +78,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override readBigUint64(gpa: number): bigint {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.readBigUint64(gpa);
     } finally {
@@ -86,7 +87,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override writeUint8(gpa: number, value: number): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.writeUint8(gpa, value);
     } finally {
@@ -95,7 +96,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override writeUint16(gpa: number, value: number): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.writeUint16(gpa, value);
     } finally {
@@ -104,7 +105,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override writeUint32(gpa: number, value: number): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.writeUint32(gpa, value);
     } finally {
@@ -113,7 +114,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override writeBigUint64(gpa: number, value: bigint): void {
-    this.#enter();
+    this.#hold.enter();
     try {
       super.writeBigUint64(gpa, value);
     } finally {
@@ -122,7 +123,7 @@ export class ClientMemory extends GuestMemory {
   }
 
   override compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.compareExchangeUint32(gpa, expected, replacement);
     } finally {
@@ -131,15 +132,11 @@ export class ClientMemory extends GuestMemory {
   }
 
   override lock(range: MemoryRange, options: { write?: boolean } = {}): LockedMemory {
-    this.#enter();
+    this.#hold.enter();
     try {
       return super.lock(range, options);
     } finally {
       this.#hold.leave();
     }
-  }
-
-  #enter(): void {
-    if (this.#hold.enter()) this.invalidate();
   }
 }

@@ -16,6 +16,8 @@ export class Hold {
   /** The state of the gate that was seen last; -1 is none. */
   #sequence = -1;
   #closed = false;
+  /** Called when the memory map may have changed since the last time. */
+  invalidate: () => void = () => {};
 
   constructor(gate: Int32Array, line: Int32Array, owner: ThreadIdentity, isOwnThread: boolean) {
     this.#gate = gate;
@@ -38,13 +40,12 @@ export class Hold {
   /**
    * Holds changes off until `leave`. Waits while there is one.
    *
-   * @returns Whether the memory map may have changed since the last time.
    * @throws {DisposedError} If the manager is gone, or this client no longer served. Nothing is held then.
    * @throws {ReentrancyError} Inside a callback of the region manager, on its own thread.
    */
-  enter(): boolean {
+  enter(): void {
     Atomics.store(this.#line, LINE.reading, 1);
-    return Atomics.load(this.#gate, GATE.sequence) === this.#sequence ? false : this.#catchUp();
+    if (Atomics.load(this.#gate, GATE.sequence) !== this.#sequence) this.#catchUp();
   }
 
   /** Lets changes go on. */
@@ -53,13 +54,13 @@ export class Hold {
     if (Atomics.load(this.#gate, GATE.sequence) !== this.#sequence) Atomics.notify(this.#line, LINE.reading);
   }
 
-  #catchUp(): true {
+  #catchUp(): void {
     while (true) {
       const sequence = Atomics.load(this.#gate, GATE.sequence);
       const why = this.#whyClosed();
       if (why === null && sequence % 2 === 0) {
         this.#sequence = sequence;
-        return true;
+        return this.invalidate();
       }
       Atomics.store(this.#line, LINE.reading, 0);
       Atomics.notify(this.#line, LINE.reading);

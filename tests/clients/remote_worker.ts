@@ -36,7 +36,7 @@ async function run(message: RemoteStart | RemoteJob): Promise<RemoteReply> {
     if (message.kind === "start") {
       client = message.sync
         ? await membacking.SyncRegionManagerClient.connect(message.port, message.options)
-        : await membacking.RegionManagerClient.connect(message.port, message.options);
+        : await membacking.RegionManagerClient.connect(message.port);
       return { value: currentThread().tid };
     }
     const context = { ...membacking, client, kept, tid: currentThread().tid };

@@ -1,0 +1,285 @@
+/**
+ * The program of the soak test: changes memory under eight Workers that use it, and ends some of them at random
+ * moments. Run it in a process of its own, so that a crash is a failing test: soak_owner.ts SECONDS SEED
+ *
+ * @module
+ */
+
+import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
+import { mappings } from "../proc.ts";
+import {
+  CHANGING,
+  FILE_PAGES,
+  FILES,
+  LENGTH,
+  NOTHING,
+  OWN_AT,
+  OWN_WINDOWS,
+  PAGE,
+  randomFrom,
+  READ_ONLY,
+  SHARED,
+  type SoakReport,
+  type SoakStart,
+  stamp,
+  WINDOW,
+  WINDOW_PAGES,
+  WINDOWS,
+  WORKERS,
+} from "./soak_layout.ts";
+
+const [seconds = 3, seed = 1] = Deno.args.map(Number);
+const random = randomFrom(seed);
+const shared = new Int32Array(new SharedArrayBuffer(SHARED.words * Int32Array.BYTES_PER_ELEMENT));
+/** For how long a Worker may stand still, in milliseconds. */
+const PATIENCE = 20_000;
+
+/** A file whose pages have their stamps. */
+function stampedFile(file: number): Mappable {
+  const mappable = Mappable.memfd(`soak ${file}`, FILE_PAGES * PAGE, { seal: file < FILES - 1 });
+  const data = new DataView(new ArrayBuffer(4));
+  for (let page = 0; page < FILE_PAGES; page++) {
+    data.setUint32(0, stamp(file, page), true);
+    mappable.write(page * PAGE, new Uint8Array(data.buffer));
+  }
+  return mappable;
+}
+
+/** How many Workers there have been. */
+let started = 0;
+
+/** One Worker and what became of it. */
+class Soaked {
+  readonly report: Promise<SoakReport>;
+  readonly #worker: Worker;
+  #seen = -1;
+  #since = performance.now();
+
+  constructor(regions: RegionManager, readonly index: number, seed: number) {
+    const { port1, port2 } = new MessageChannel();
+    regions.serve(port1);
+    this.#worker = new Worker(new URL("./soak_worker.ts", import.meta.url), { type: "module" });
+    const { promise, resolve } = Promise.withResolvers<SoakReport>();
+    this.report = promise;
+    this.#worker.onmessage = ({ data }: MessageEvent<SoakReport>) => resolve(data);
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      resolve({ failure: event.message });
+    };
+    const own = OWN_AT + (started++ % OWN_WINDOWS) * WINDOW;
+    const start: SoakStart = { port: port2, shared: shared.buffer, index, own, seed, sync: index % 2 === 1 };
+    this.#worker.postMessage(start, [port2]);
+  }
+
+  end(): void {
+    this.#worker.terminate();
+  }
+
+  /** Throws if it has stood still for too long. */
+  watch(): void {
+    const now = Atomics.load(shared, SHARED.progress + this.index);
+    if (now !== this.#seen) {
+      this.#seen = now;
+      this.#since = performance.now();
+    } else if (performance.now() - this.#since > PATIENCE) {
+      throw new Error(`Worker ${this.index} stands still after ${now} steps`);
+    }
+  }
+}
+
+/** A window: two regions over one range, of which the upper one can be unmapped to show the lower. */
+interface Window {
+  readonly upper: RegionHandle;
+  readonly lower: RegionHandle;
+  /** What each shows where it is mapped: the stamp of the first page; 0 for nothing. */
+  upperShows: number;
+  lowerShows: number;
+  upperMapped: boolean;
+  lowerMapped: boolean;
+  writable: boolean;
+}
+
+function newWindow(regions: RegionManager, index: number): Window {
+  const range = MemoryRange.of(index * WINDOW, WINDOW);
+  return {
+    upper: regions.newRegion({ name: `upper ${index}`, range, priority: 2 }),
+    lower: regions.newRegion({ name: `lower ${index}`, range, priority: 1 }),
+    upperShows: 0,
+    lowerShows: 0,
+    upperMapped: false,
+    lowerMapped: false,
+    writable: true,
+  };
+}
+
+function shownBy(window: Window): number {
+  const { upperMapped, upperShows, lowerMapped, lowerShows, writable } = window;
+  if (upperMapped) return upperShows === 0 ? NOTHING : upperShows + (writable ? 0 : READ_ONLY);
+  return lowerMapped && lowerShows !== 0 ? lowerShows : NOTHING;
+}
+
+const counts: Record<string, number> = {};
+function count(what: string): void {
+  counts[what] = (counts[what] ?? 0) + 1;
+}
+
+/** Makes one random change to a window. */
+function change(window: Window, files: readonly Mappable[]): void {
+  const whole = new MemoryRange(0, WINDOW);
+  const file = random(FILES);
+  const page = random(FILE_PAGES - WINDOW_PAGES);
+  const mappable = files[file];
+  if (mappable === undefined) throw new Error("There is such a file");
+  const mapping = { rangeInRegion: whole, mappable, fileOffset: page * PAGE };
+  switch (random(9)) {
+    case 0:
+    case 1:
+    case 2:
+      window.upper.addMapping(mapping);
+      window.upperShows = stamp(file, page);
+      return count("replaced");
+    case 3:
+      window.lower.addMapping(mapping);
+      window.lowerShows = stamp(file, page);
+      return count("replaced below");
+    case 4:
+      window.upper.removeMappings(whole);
+      window.upperShows = 0;
+      return count("mapping removed");
+    case 5:
+      window.upper.unmap();
+      window.upperMapped = false;
+      return count("switched down");
+    case 6:
+      window.lower.map();
+      window.lowerMapped = true;
+      return count("mapped below");
+    default: {
+      const writable = random(3) > 0;
+      window.upper.map({ writable });
+      window.upperMapped = true;
+      window.writable = writable;
+      return count("mapped");
+    }
+  }
+}
+
+function tryChange(windows: readonly Window[], files: readonly Mappable[]): void {
+  const index = random(WINDOWS);
+  const window = windows[index];
+  if (window === undefined) throw new Error("There is such a window");
+  Atomics.store(shared, SHARED.model + index, CHANGING);
+  try {
+    change(window, files);
+  } catch (error) {
+    if (!(error instanceof MemoryLockedError)) throw error;
+    count("refused: locked");
+  } finally {
+    Atomics.store(shared, SHARED.model + index, shownBy(window));
+  }
+}
+
+/** Two windows changed in one request. */
+function tryBatch(regions: RegionManager, windows: readonly Window[]): void {
+  const [a, b] = [random(WINDOWS), random(WINDOWS)];
+  const [first, second] = [windows[a], windows[b]];
+  if (a === b || first === undefined || second === undefined) return;
+  Atomics.store(shared, SHARED.model + a, CHANGING);
+  Atomics.store(shared, SHARED.model + b, CHANGING);
+  try {
+    regions.batch(() => {
+      first.upper.unmap();
+      second.upper.unmap();
+    });
+    first.upperMapped = second.upperMapped = false;
+    count("batches");
+  } catch (error) {
+    if (!(error instanceof MemoryLockedError)) throw error;
+    count("batch refused: locked");
+  } finally {
+    Atomics.store(shared, SHARED.model + a, shownBy(first));
+    Atomics.store(shared, SHARED.model + b, shownBy(second));
+  }
+}
+
+/** How many descriptors of memfds are open: those of Deno's own event loops come and go with their threads. */
+function openMemfds(): number {
+  let count = 0;
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith("/memfd:")) count++;
+    } catch {
+      // The descriptor of the directory itself.
+    }
+  }
+  return count;
+}
+
+async function soak(): Promise<void> {
+  using va = VaMapper.reserve(LENGTH);
+  const files = Array.from({ length: FILES }, (_, file) => stampedFile(file));
+  const fdsBefore = openMemfds();
+  {
+    using regions = new RegionManager(va);
+    const windows = Array.from({ length: WINDOWS }, (_, index) => newWindow(regions, index));
+    const workers = Array.from({ length: WORKERS }, (_, index) => new Soaked(regions, index, random(2 ** 31)));
+    const failed: string[] = [];
+    const watched = (soaked: Soaked) =>
+      void soaked.report.then((report) => "failure" in report && failed.push(report.failure));
+    workers.forEach(watched);
+
+    const end = performance.now() + seconds * 1000;
+    let ends = 0;
+    while (performance.now() < end && failed.length === 0) {
+      const slice = performance.now() + 4;
+      while (performance.now() < slice) {
+        if (random(10) === 0) tryBatch(regions, windows);
+        else tryChange(windows, files);
+        if (random(4) === 0) Atomics.wait(shared, SHARED.stop, 0, random(3) / 10);
+      }
+      for (const soaked of workers) soaked.watch();
+      if (random(50) === 0) {
+        const index = random(WORKERS);
+        workers[index]?.end();
+        const next = new Soaked(regions, index, random(2 ** 31));
+        workers[index] = next;
+        watched(next);
+        ends++;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    Atomics.store(shared, SHARED.stop, 1);
+    const deadline = setTimeout(() => {
+      console.error("The Workers did not stop");
+      Deno.exit(1);
+    }, PATIENCE);
+    const reports = await Promise.all(workers.map(({ report }) => report));
+    clearTimeout(deadline);
+    if (failed.length > 0) throw new Error(failed.join("\n"));
+    for (const report of reports) {
+      if ("failure" in report) throw new Error(report.failure);
+      for (const [what, times] of Object.entries(report.counts)) counts[what] = (counts[what] ?? 0) + times;
+    }
+    workers.forEach((soaked) => soaked.end());
+    counts["Workers ended at random moments"] = ends;
+
+    // The dead leave nothing behind: no regions, no locks.
+    const patience = performance.now() + 5000;
+    let left: unknown;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      const { regions: all, locks } = regions.inspect();
+      left = [...all.filter(({ name }) => name.startsWith("worker")), ...locks];
+    } while ((left as unknown[]).length > 0 && performance.now() < patience);
+    if ((left as unknown[]).length > 0) throw new Error(`Left behind: ${JSON.stringify(left)}`);
+  }
+  const fds = openMemfds();
+  if (fds > fdsBefore) throw new Error(`${fds - fdsBefore} more file descriptors than before`);
+  for (const file of files) file[Symbol.dispose]();
+  const inReservation = mappings(va.base, va.base + va.length);
+  if (inReservation.some(({ file }) => file !== "")) throw new Error("Files are still mapped");
+}
+
+await soak();
+console.log(JSON.stringify(counts));
+Deno.exit(0);
