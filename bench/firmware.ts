@@ -14,7 +14,7 @@
 import { MemoryRange, OsError } from "membacking";
 import { FIRMWARE, Machine, RAM } from "../examples/firmware/machine.ts";
 import { SetupError } from "../examples/firmware/setup_error.ts";
-import { type Figure, figure } from "./stats.ts";
+import { type Figure, figure, ratio } from "./stats.ts";
 
 /** One boot. */
 interface Boot {
@@ -37,6 +37,8 @@ export interface FirmwareRow {
   readonly ours: Figure;
   /** QEMU; `null` where it is not installed. */
   readonly qemu: Figure | null;
+  /** Ours divided by QEMU's, round by round. */
+  readonly ratio: Figure | null;
 }
 
 const FIRST = "SeaBIOS (version";
@@ -138,8 +140,11 @@ export async function firmwareRows(rounds = 3): Promise<readonly FirmwareRow[] |
   const qemu: Boot[] = [];
   try {
     for (let round = 0; round < rounds; round++) {
-      ours.push(await bootOurs());
-      if (withQemu) qemu.push(await bootQemu());
+      const turns = [
+        async () => ours.push(await bootOurs()),
+        async () => withQemu && qemu.push(await bootQemu()),
+      ];
+      for (const boot of round % 2 === 0 ? turns : turns.reverse()) await boot();
     }
   } catch (error) {
     if (error instanceof SetupError || error instanceof OsError) return error.message;
@@ -150,6 +155,7 @@ export async function firmwareRows(rounds = 3): Promise<readonly FirmwareRow[] |
     unit,
     ours: figure(ours.map(value)),
     qemu: withQemu ? figure(qemu.map(value)) : null,
+    ratio: withQemu ? ratio(ours.map(value), qemu.map(value)) : null,
   });
   return [
     row("boot, first line to last", "s", ({ millis }) => millis / 1000),
@@ -166,14 +172,14 @@ if (import.meta.main) {
     console.error(rows);
     Deno.exit(1);
   }
-  const text = (figure: Figure | null, unit: string) => {
+  const spread = ({ median, low, high }: Figure) => `${median.toFixed(2)} (${low.toFixed(2)}-${high.toFixed(2)})`;
+  const cell = (figure: Figure | null) => {
     if (figure === null) return "not installed";
-    const { median, low, high } = figure;
-    return unit === "s" ? `${median.toFixed(2)} s (${low.toFixed(2)}-${high.toFixed(2)})` : `${median}`;
+    return figure.low === figure.high ? String(Number(figure.median.toFixed(2))) : spread(figure);
   };
-  const cells = [
-    ["", "ours", "QEMU"],
-    ...rows.map(({ title, unit, ours, qemu }) => [title, text(ours, unit), text(qemu, unit)]),
-  ];
-  for (const [title = "", ours = "", qemu = ""] of cells) console.log(`${title.padEnd(56)}${ours.padEnd(20)}${qemu}`);
+  const line = (...cells: string[]) => console.log(cells.map((text, i) => text.padEnd(i === 0 ? 56 : 20)).join(""));
+  line("medians (quartiles)", "ours", "QEMU", "ratio");
+  for (const { title, unit, ours, qemu, ratio } of rows) {
+    line(unit === "" ? title : `${title}, ${unit}`, cell(ours), cell(qemu), cell(ratio));
+  }
 }

@@ -82,7 +82,7 @@ export class Machine implements Disposable {
     using stack = new DisposableStack();
     using rom = openFirmware(firmware);
     this.#kvm = stack.use(Kvm.open(kvm));
-    this.#vm = stack.use(this.#kvm.createVm({ name: "guest", zapAllOnSlotDelete: false }));
+    this.#vm = stack.use(this.#kvm.createVm({ zapAllOnSlotDelete: false }));
     // Pages that KVM keeps for itself on some processors, where neither ROM nor memory is.
     this.#vm.setIdentityMapAddress(FOUR_GIB - rom.size - 0x4000);
     this.#vm.setTssAddress(FOUR_GIB - rom.size - 0x3000);
