@@ -227,7 +227,7 @@ export class MemoryMap {
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
       const spare = this.#va.spareMappings ?? Infinity;
-      const planned = plan(old, change.state, change.changed, spare, change.exchange);
+      const planned = plan(old, change.state, change.changed, spare);
       if (this.gate !== null) this.gate.shut();
       locks.check(planned.steps);
       if (planned.discards.length > 0) locks.check(planned.discards);

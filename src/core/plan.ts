@@ -17,7 +17,7 @@ import { LimitError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import { prefetchSteps, pushPins } from "./plan_attendance.ts";
 import { bookedDma, planDmaTargets, pushDmaMaps, pushDmaUnmaps } from "./plan_dma.ts";
-import { planExchange } from "./plan_exchange.ts";
+import { planSingle } from "./plan_single.ts";
 import {
   booked,
   type PartitionPlan,
@@ -27,7 +27,7 @@ import {
 } from "./plan_partitions.ts";
 import type { RangeMap } from "./range_map.ts";
 import { EVERYWHERE, normalize, type Span } from "./span.ts";
-import type { Exchange, State } from "./state.ts";
+import type { State } from "./state.ts";
 import type { AttendStep, Step } from "./steps.ts";
 import { type Diff, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
 import { fragmentsIn } from "./view.ts";
@@ -49,7 +49,7 @@ export interface Plan {
 
 /**
  * Plans the way from `old` to `next`, which differ at most over `changed`. `spareMappings` is how many kernel mappings
- * may be added to those there are; `exchange` is set where `changed` is one mapping for another.
+ * may be added to those there are.
  *
  * @throws {MappingError} If the next state cannot be: private memory lost, huge pages cut, no file for a DMA target.
  * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
@@ -59,10 +59,9 @@ export function plan(
   next: State,
   changed: readonly Span[],
   spareMappings: number,
-  exchange?: Exchange,
 ): Plan {
-  if (exchange !== undefined) {
-    const short = planExchange(old, next, exchange, spareMappings);
+  if (changed.length === 1) {
+    const short = planSingle(old, next, changed[0]!, spareMappings);
     if (short !== null) return short;
   }
   const diffs = diffsOf(old, next, changed);

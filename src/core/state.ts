@@ -145,24 +145,6 @@ export interface Change {
   readonly changed: readonly Span[];
   /** The mappings that the request added or took away, for counting the files in use. */
   readonly pieces?: readonly PieceCount[];
-  /** Set where all that changed is one mapping for another, or for none, in one place that is visible throughout. */
-  readonly exchange?: Exchange | undefined;
-}
-
-/** One mapping for another in `[start, end)`. */
-export interface Exchange extends Span {
-  /** The region it is in. */
-  readonly region: Region;
-  /** How the region is mapped. */
-  readonly params: MapParams;
-  /** What backed all of the span, `null` for nothing. */
-  readonly from: Mapping | null;
-  /** What backs all of it now. */
-  readonly to: Mapping | null;
-  /** The region's mappings before. */
-  readonly mappings: RangeMap<Mapping>;
-  /** The fragment of the region that the span lies in. */
-  readonly shown: Span;
 }
 
 /** How many entries of regions' mappings refer to `mapping` more than before. */
@@ -254,18 +236,6 @@ export function setMapping(state: State, region: Region, start: number, end: num
   }
   const next = withRegion(state, { region, params, mappings });
   if (params === null) return { state: next, changed: NOWHERE, pieces };
-  const shown = state.visible.entryAt(start);
-  if (shown !== undefined && shown.end >= end) {
-    if (shown.value !== region) return { state: next, changed: NOWHERE, pieces };
-    const changed = [{ start, end }];
-    const only = touched.length === 0 ? undefined : touched[0]!;
-    if (only !== undefined && (touched.length > 1 || only.start > start || only.end < end)) {
-      return { state: next, changed, pieces };
-    }
-    const from = only === undefined ? null : only.value;
-    const exchange = { start, end, region, params, from, to: mapping, mappings: before, shown };
-    return { state: next, changed, pieces, exchange };
-  }
   return { state: next, changed: fragments(state.visible, region, start, end), pieces };
 }
 

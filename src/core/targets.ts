@@ -74,6 +74,8 @@ export interface VaTarget<M> {
   remove(start: number, end: number): void;
   /** How many more kernel mappings (VMAs) may be made; no limit when left out. */
   readonly spareMappings?: number;
+  /** Is called before a request is undone: makes kernel mappings available for it, until the result is disposed. */
+  makeRoom?(): Disposable;
   /** Is told after each request how many kernel mappings the reservation consists of. */
   noteMappings?(count: number): void;
   /** Keeps the addresses reserved until the result is disposed. */
