@@ -50,9 +50,14 @@ export class LockKeeper implements AccessMap {
     const state = this.#state();
     const entry = pieceAt(state, gpa);
     if (entry === undefined) return undefined;
-    const { start, end, value: { mapping, writable } } = entry;
-    // What an undo could not put back may be anything.
-    if (state.lost.size > 0 && state.lost.overlaps(start, end)) return undefined;
+    const { mapping, writable } = entry.value;
+    let { start, end } = entry;
+    // What an undo could not put back may be anything; what is around it is as it was.
+    for (const lost of state.lost.overlapping(start, end)) {
+      if (gpa < lost.start) end = Math.min(end, lost.start);
+      else if (gpa >= lost.end) start = lost.end;
+      else return undefined;
+    }
     const mappable = mappableOf(mapping);
     const file = mappable !== null && mappable.truncatable ? { mappable, offset: start + mapping.delta } : null;
     return { start, end, writable, file };
