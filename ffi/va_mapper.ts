@@ -15,7 +15,7 @@ import type { MemoryPolicy, VaTarget } from "../src/core/targets.ts";
 import { adviseHost } from "./advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "./address_space.ts";
 import { libc } from "./libc.ts";
-import { spareMappings } from "./mapping_budget.ts";
+import { makeRoom, spareMappings } from "./mapping_budget.ts";
 import type { Mappable } from "./mappable.ts";
 import { applyPolicy } from "./memory_policy.ts";
 import {
@@ -31,7 +31,7 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from "./mman.ts";
-import { Errno, OsError, unwrap } from "./os_error.ts";
+import { Errno, OsError } from "./os_error.ts";
 import { lockPages, unlockPages } from "./page_locks.ts";
 import { Reservation } from "./reservation.ts";
 import { hostView } from "./view.ts";
@@ -177,8 +177,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
           `${hex(pageSize)}; align the reservation, the range and the offset to that`,
       );
     }
-    using aside = new FileMapping(mappable.fd, fileOffset, length, prot, pageSize);
-    if (policy !== undefined) applyPolicy(aside.address, length, policy);
+    using aside = mapAlone(mappable, fileOffset, length, prot, policy);
     const { sys, errno } = libc();
     const size = BigInt(length);
     const to = BigInt(this.base + start);
@@ -191,24 +190,23 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   }
 
   /**
-   * Changes the protection of what is mapped at `[start, end)`.
+   * Changes the protection of what is mapped at `[start, end)`, all of which has the other one.
    *
    * @throws {OsError} If the kernel refuses, as it does where a file is not open for writing (EACCES).
    */
   protect(start: number, end: number, writable: boolean): void {
     this.#check(start, end);
     const { sys, errno } = libc();
-    unwrap(
-      // SAFETY: inside the reservation.
-      sys.mprotect(
-        BigInt(this.base + start),
-        BigInt(end - start),
-        writable ? PROT_READ | PROT_WRITE : PROT_READ,
-      ),
-      errno[0],
-      "mprotect",
-      () => `guest memory at ${hex(start)}-${hex(end)}`,
-    );
+    const at = BigInt(this.base + start);
+    const size = BigInt(end - start);
+    const [prot, before] = writable ? [PROT_READ | PROT_WRITE, PROT_READ] : [PROT_READ, PROT_READ | PROT_WRITE];
+    // SAFETY: inside the reservation.
+    const failed = sys.mprotect(at, size, prot) === -1 ? errno[0] : undefined;
+    if (failed === undefined) return;
+    const error = new OsError("mprotect", failed, `guest memory at ${hex(start)}-${hex(end)}`);
+    // It may have got part of the way, and going back needs no mapping more than there are.
+    if (sys.mprotect(at, size, before) === 0) withoutEffect.add(error);
+    throw error;
   }
 
   /**
@@ -231,6 +229,16 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   /** How many more kernel mappings may be made in this process, by all reservations together. */
   get spareMappings(): number {
     return spareMappings();
+  }
+
+  /**
+   * Gives up kernel mappings that were kept for it, so that a request can be undone at the kernel's limit too, and
+   * takes them again when the result is disposed.
+   *
+   * @internal
+   */
+  makeRoom(): Disposable {
+    return makeRoom();
   }
 
   /**
@@ -316,7 +324,42 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
       // SAFETY: takes free addresses of the reservation back, and never replaces a mapping.
       const plugged = sys.mmap(at, size, PROT_NONE, RESERVE_FLAGS | MAP_FIXED_NOREPLACE, -1, 0n) !== -1;
       if (!plugged) throw new ReservationLostError(new MemoryRange(start, end), error);
+    } else if (gap === 0) {
+      // What the kernel takes away before it fails, it leaves as a gap.
+      withoutEffect.add(error);
     }
+    throw error;
+  }
+}
+
+const withoutEffect = new WeakSet<Error>();
+
+/**
+ * Whether a `VaMapper` failed with `error` and left host memory as it was: then there is nothing to put back, and
+ * trying to might fail for the same reason.
+ *
+ * @internal
+ */
+export function hadNoEffect(error: unknown): boolean {
+  return error instanceof Error && withoutEffect.has(error);
+}
+
+/** Maps a part of a file outside of the reservation. */
+function mapAlone(
+  mappable: Mappable,
+  fileOffset: number,
+  length: number,
+  prot: number,
+  policy: MemoryPolicy | undefined,
+): FileMapping {
+  try {
+    using stack = new DisposableStack();
+    const aside = stack.use(new FileMapping(mappable.fd, fileOffset, length, prot, mappable.pageSize));
+    if (policy !== undefined) applyPolicy(aside.address, length, policy);
+    stack.move();
+    return aside;
+  } catch (error) {
+    if (error instanceof Error) withoutEffect.add(error);
     throw error;
   }
 }

@@ -13,7 +13,7 @@
  * @module
  */
 
-import { ReservationLostError } from "../ffi/va_mapper.ts";
+import { hadNoEffect, ReservationLostError } from "../ffi/va_mapper.ts";
 import { MappingError, type OutOfStep } from "./core/errors.ts";
 import { outOfStep, type Unrestored } from "./core/out_of_step.ts";
 import type { Span } from "./core/span.ts";
@@ -37,6 +37,7 @@ export function undo(
   old: State,
   context: StepContext,
 ): TransactionFailure {
+  using _room = context.va.makeRoom?.();
   return new Undo(old, context).run(steps, failed, cause);
 }
 
@@ -65,7 +66,8 @@ class Undo {
     const step = steps[failed]!;
     this.#notePoison(cause);
     if (step.kind !== "va") clear(step, this.#context);
-    for (const back of inverse(step)) {
+    // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.
+    for (const back of step.kind === "va" && hadNoEffect(cause) ? [] : inverse(step)) {
       // Only what was there before is put back: a range that was not mapped is cleared already.
       if (back.kind === "va" || isThere(back)) this.#restore(back);
     }
