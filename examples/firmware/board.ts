@@ -31,7 +31,7 @@ export interface BoardOptions {
   readonly onLog: (line: string) => void;
   /** Is told each line that the boot sector found out. */
   readonly onFinding: (line: string) => void;
-  /** Is told why a BAR is not where the guest wanted it. */
+  /** Is told why memory is not as the guest wanted it. */
   readonly onRefused: (error: unknown) => void;
 }
 
@@ -50,7 +50,7 @@ export class Board {
     ports.attach(new SystemControl(), SYSTEM_CONTROL_PORT);
     const pci = new PciBus();
     this.#card = new Card(bus, memory, onRefused);
-    pci.plug(0, new HostBridge(memory));
+    pci.plug(0, new HostBridge(memory, onRefused));
     pci.plug(CARD_SLOT, this.#card);
     ports.attach(pci, PCI_PORT, PCI_PORTS);
   }

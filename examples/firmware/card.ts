@@ -27,9 +27,9 @@ export const IDENTITY = 0x6472_6163;
 
 /** Where it is plugged in. */
 export const CARD_SLOT = 1;
-/** The register that switches a function on, and the bit for its memory. */
+/** The register that switches a function on. */
 export const COMMAND = 0x04;
-/** Its memory answers. */
+/** The bit of it by which its memory answers. */
 export const COMMAND_MEMORY = 2;
 /** Where its BARs are in configuration space. */
 export const BAR_OFFSETS = { registers: 0x10, memory: 0x14 } as const;

@@ -11,9 +11,9 @@ import { floppyFile } from "./floppy.ts";
 import type { FwCfgFile } from "./fw_cfg.ts";
 import { MachineMemory } from "./memory.ts";
 import type { BootEnd } from "./protocol.ts";
+import { SetupError } from "./setup_error.ts";
 import { type SlotChanges, SlotLog, timed } from "./slot_log.ts";
 import { type VcpuEvent, VcpuThread } from "./vcpu_thread.ts";
-import { SetupError } from "./setup_error.ts";
 
 /** Where Debian's package seabios has it. */
 export const FIRMWARE = "/usr/share/seabios/bios-256k.bin";
@@ -41,7 +41,7 @@ export interface MachineEvents {
   readonly onFinding: (line: string) => void;
   /** The memory has changed. */
   readonly onChange: (change: MemoryChange) => void;
-  /** A BAR is not where the guest wanted it. */
+  /** Memory is not as the guest wanted it: a BAR is where it was. */
   readonly onRefused: (why: string) => void;
 }
 
@@ -109,6 +109,7 @@ export class Machine implements Disposable {
     resources.use(this.memory.guest.regions.serve(port1));
     const kick = () => thread.control.kick();
     signal?.addEventListener("abort", kick);
+    if (signal?.aborted) kick();
     try {
       const { start, end } = this.memory.bus;
       const { buffer: request } = this.#request;

@@ -54,7 +54,7 @@ export class Screen implements MachineEvents {
     for (const ioctl of ioctls) this.#aside(DIM, `        ${ioctl}`);
   }
 
-  /** Why a BAR stayed where it was. */
+  /** Why memory is not as the guest wanted it. */
   onRefused(why: string): void {
     this.#aside(YELLOW, `refused ${why}`);
   }

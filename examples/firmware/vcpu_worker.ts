@@ -22,10 +22,12 @@ interface WorkerScope {
 }
 const scope = globalThis as unknown as WorkerScope;
 
+/** Never disposed: the memory that is asked for through it stays for as long as this thread does. */
+let regions: SyncRegionManagerClient;
+
 scope.onmessage = async ({ data: job }) => {
   try {
-    // Not disposed here: the memory it has made stays for as long as the machine does.
-    const regions = await SyncRegionManagerClient.connect(job.regions);
+    regions = await SyncRegionManagerClient.connect(job.regions);
     const number = new Int32Array(job.request);
     const memory = new ChipsetMemory(regions, (request, carryOut) => {
       Atomics.add(number, 0, 1);

@@ -1,6 +1,6 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertInstanceOf } from "@std/assert";
 import fc from "fast-check";
-import { MemoryRange } from "membacking";
+import { MappingError, MemoryRange } from "membacking";
 import { PAM_RANGES, pamChanges } from "../../examples/firmware/pam.ts";
 import { RAM, Rig, ROM, romWord } from "./rig.ts";
 
@@ -59,6 +59,21 @@ Deno.test("a PAM write that changes no bits of a range is no request", () => {
   rig.writeConfig(0, 0x5c, 0xcccc_cccc);
   assertEquals(rig.readConfig(0, 0x5c), 0);
   assertEquals(rig.requests.length, 0);
+});
+
+Deno.test("a PAM write that the virtual machine cannot follow changes nothing, and can be made again", () => {
+  for (let passes = 0; passes < 4; passes++) {
+    using rig = new Rig();
+    const { ranges, faults } = rig.partition;
+    faults.failAfter(passes);
+    rig.writeConfig(0, 0x58, 0x3333_3000);
+    assertInstanceOf(rig.refused[0], MappingError);
+    assertEquals(rig.readConfig(0, 0x58), 0);
+    assertEquals(rig.partition.ranges, ranges);
+    rig.writeConfig(0, 0x58, 0x3333_3000);
+    assertEquals(rig.readConfig(0, 0x58), 0x3333_3000);
+    assertEquals(rig.accessAt(0xf_0000), "rw");
+  }
 });
 
 Deno.test("whatever a guest writes to PAM, each range is what its bits say, keeps its bytes, and RAM is left alone", () => {
