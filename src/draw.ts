@@ -6,7 +6,9 @@
  * @module
  */
 
+import { size, summary } from "./draw_summary.ts";
 import type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./inspect.ts";
+import type { InspectGuestMemory } from "./inspect_guest.ts";
 
 /** How {@linkcode drawMemoryMap} draws. */
 export interface DrawOptions {
@@ -29,9 +31,24 @@ interface Piece {
   readonly hue: number;
 }
 
+/** A piece of the row of a region. */
+interface LayerPiece extends Piece {
+  /** What to write where the guest sees it, the longest first. */
+  readonly seenAs: readonly string[];
+  /** Whether it is all of a region that is a part of another one, by its name. */
+  readonly isPart: boolean;
+}
+
 interface Row {
   readonly label: string;
   readonly pieces: readonly Piece[];
+}
+
+/** Regions that share a row, by address: parts of one thing, such as RAM of which a chipset switches some ranges. */
+interface Family {
+  readonly name: string;
+  readonly priority: number;
+  readonly members: readonly InspectRegion[];
 }
 
 const FILL: Readonly<Record<Look, string>> = {
@@ -61,45 +78,57 @@ const MAX_ROWS = 24;
 const MAX_STRIPS = 6;
 const NAME_WIDTH = 15;
 const MIN_CELL = 7;
+/** How many neighbours that look the same are drawn as one where they may be. */
+const MIN_RUN = 4;
 
 /**
  * Draws a memory map for a terminal.
  *
  * Addresses run from left to right, on an axis that shows every boundary however far apart they are. Where there are
  * more boundaries than fit, the picture continues below; where there are far more, neighbours are counted instead of
- * drawn, so that a map of any size stays a picture.
+ * drawn, so that a map of any size stays a picture. Regions of one priority that belong together by their names (`"ram"`,
+ * `"ram vga"`) share a row.
  *
  * @example Usage
  * ```ts
- * import { drawMemoryMap, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+ * import { drawMemoryMap, GuestMemoryManager, MemoryRange } from "membacking";
  *
- * using va = VaMapper.reserve(0x10000);
- * using regions = new RegionManager(va);
- * using file = Mappable.memfd("ram", 0x4000);
- * using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x4000), priority: 0 });
- * ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: file });
- * ram.map();
- * console.log(drawMemoryMap(regions.inspect()));
+ * using guest = GuestMemoryManager.create({
+ *   maxAddress: 0x100_0000,
+ *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+ *   x86Legacy: true,
+ * });
+ * console.log(drawMemoryMap(guest.inspect()));
  * ```
+ *
+ * @param map What `inspect()` of a `RegionManager` gave, or of a `GuestMemoryManager`: then it is also said what the
+ * memory is made of, and how much of the host's it takes.
  */
-export function drawMemoryMap(map: InspectNode, options: DrawOptions = {}): string {
-  if (map.regions.length === 0) return "The memory map has no regions";
-  const regions = [...map.regions].sort((a, b) => b.priority - a.priority || a.id - b.id);
-  const hues = new Map(regions.toReversed().map((region, i) => [region, HUES[i % HUES.length] ?? NO_HUE]));
-  const layers = layerRows(regions, (region) => regionPieces(region, hues.get(region) ?? NO_HUE));
+export function drawMemoryMap(map: InspectNode | InspectGuestMemory, options: DrawOptions = {}): string {
+  const columns = Math.max(60, options.columns ?? 100);
+  const lines = map.regions.length === 0 ? [new Line().put(0, "The memory map has no regions")] : picture(map, columns);
+  if ("ram" in map) {
+    lines.push(new Line());
+    for (const { key, text } of summary(map, columns)) lines.push(new Line().put(0, key, DIM).put(key.length, text));
+  }
+  return lines.map((line) => line.toString(options.color ?? false)).join("\n");
+}
+
+function picture(map: InspectNode, total: number): Line[] {
+  const families = familiesOf([...map.regions].sort((a, b) => b.priority - a.priority || a.id - b.id));
+  const drawn = families.toReversed()
+    .map((family, i) => ({ family, pieces: familyPieces(family, HUES[i % HUES.length] ?? NO_HUE) })).reverse();
+  const layers = layerRows(drawn);
+  const edges = new Set(boundaries(layers));
   const results: Row[] = [
-    {
-      label: label("", "guest sees"),
-      pieces: regions.flatMap((region) => seenPieces(region, hues.get(region) ?? NO_HUE)),
-    },
-    ...map.partitions.map(partitionRow),
-    ...map.dmaTargets.map(({ name, ranges }) => spanRow(name, ranges, "dma")),
+    { label: label("", "guest sees"), pieces: drawn.flatMap(({ pieces }) => seenPieces(pieces)) },
+    ...map.partitions.map((partition) => partitionRow(partition, edges)),
+    ...map.dmaTargets.map(({ name, ranges }) => spanRow(name, ranges, "dma", edges)),
   ];
-  if (map.locks.length > 0) results.push(spanRow("locked", map.locks.map(({ range }) => range), "locked"));
-  if (map.outOfStep.length > 0) results.push(spanRow("out of step", map.outOfStep, "?"));
+  if (map.locks.length > 0) results.push(spanRow("locked", map.locks.map(({ range }) => range), "locked", edges));
+  if (map.outOfStep.length > 0) results.push(spanRow("out of step", map.outOfStep, "?", edges));
 
   const margin = Math.max(...[...layers, ...results].map((row) => row.label.length)) + 2;
-  const total = Math.max(60, options.columns ?? 100);
   const columns = total - margin;
   const perStrip = Math.floor((columns - 1) / MIN_CELL);
   const cuts = boundaries([...layers, ...results]);
@@ -118,75 +147,156 @@ export function drawMemoryMap(map: InspectNode, options: DrawOptions = {}): stri
     for (const row of results) lines.push(strip.row(row));
   }
   lines.push(new Line(), ...legend([...layers, ...results], crowded, total));
-  return lines.map((line) => line.toString(options.color ?? false)).join("\n");
+  return lines;
 }
 
-/** One row per region, or one per priority where there are many, and a last one for what is still too much. */
-function layerRows(regions: readonly InspectRegion[], piecesOf: (region: InspectRegion) => Piece[]): Row[] {
-  if (regions.length <= MAX_ROWS) {
-    return regions.map((region) => ({ label: label(region.priority, region.name), pieces: piecesOf(region) }));
+/**
+ * Puts regions of one priority together that are disjoint and belong together by their names: these are the same, or
+ * begin with the name of another one and a space.
+ */
+function familiesOf(regions: readonly InspectRegion[]): Family[] {
+  const names = new Set(regions.map(({ priority, name }) => `${priority} ${name}`));
+  const rootOf = ({ priority, name }: InspectRegion) => {
+    for (let at = name.indexOf(" "); at >= 0; at = name.indexOf(" ", at + 1)) {
+      if (at > 0 && names.has(`${priority} ${name.slice(0, at)}`)) return name.slice(0, at);
+    }
+    return name;
+  };
+  return [...Map.groupBy(regions, (region) => `${region.priority} ${rootOf(region)}`).values()].flatMap((members) => {
+    const sorted = members.map((region) => ({ region, bounds: parseRange(region.range) }))
+      .sort((a, b) => a.bounds[0] - b.bounds[0]);
+    const isDisjoint = sorted.every(({ bounds: [start] }, i) => start >= (sorted[i - 1]?.bounds[1] ?? 0));
+    if (!isDisjoint) {
+      return members.map((region) => ({ name: region.name, priority: region.priority, members: [region] }));
+    }
+    const [first] = members;
+    if (first === undefined) return [];
+    return [{ name: rootOf(first), priority: first.priority, members: sorted.map(({ region }) => region) }];
+  });
+}
+
+/** One row per family of regions, or one per priority where there are many, and a last one for what is still too much. */
+function layerRows(drawn: readonly { family: Family; pieces: readonly LayerPiece[] }[]): Row[] {
+  if (drawn.length <= MAX_ROWS) {
+    return drawn.map(({ family: { priority, name, members }, pieces }) => ({
+      label: label(priority, name, members.length > 1 ? ` ×${members.length}` : ""),
+      pieces,
+    }));
   }
-  const groups = [...Map.groupBy(regions, (region) => region.priority)];
-  const rows = groups.slice(0, groups.length > MAX_ROWS ? MAX_ROWS - 1 : MAX_ROWS).map(([priority, members]) => ({
-    label: label(priority, members.length === 1 ? members[0]?.name ?? "" : `${count(members.length)} regions`),
-    pieces: members.flatMap(piecesOf),
-  }));
-  const rest = groups.slice(rows.length);
+  const layers = [...Map.groupBy(drawn, ({ family }) => family.priority)];
+  const rows = layers.slice(0, layers.length > MAX_ROWS ? MAX_ROWS - 1 : MAX_ROWS).map(([priority, families]) => {
+    const regions = families.reduce((sum, { family }) => sum + family.members.length, 0);
+    return {
+      label: label(priority, regions === 1 ? families[0]?.family.name ?? "" : `${count(regions)} regions`),
+      pieces: families.flatMap(({ pieces }) => pieces),
+    };
+  });
+  const rest = layers.slice(rows.length);
   if (rest.length === 0) return rows;
   return [...rows, {
     label: label("…", `${count(rest.length)} more layers`),
-    pieces: rest.flatMap(([, members]) => members.flatMap(piecesOf)),
+    pieces: rest.flatMap(([, families]) => families.flatMap(({ pieces }) => pieces)),
   }];
 }
 
-function label(priority: number | string, name: string): string {
-  const short = name.length > NAME_WIDTH ? `${name.slice(0, NAME_WIDTH - 1)}…` : name;
-  return `${String(priority).padStart(3)} ${short}`;
+function label(priority: number | string, name: string, suffix = ""): string {
+  const width = NAME_WIDTH - suffix.length;
+  const short = name.length > width ? `${name.slice(0, width - 1)}…` : name;
+  return `${String(priority).padStart(3)} ${short}${suffix}`;
 }
 
-/** What one region contributes to its own row. */
-function regionPieces(region: InspectRegion, hue: number): Piece[] {
+/** What a family contributes to its row. Parts that are neighbours and in the same state are one, if there are several. */
+function familyPieces({ name: root, members }: Family, hue: number): LayerPiece[] {
+  const pieces = members.flatMap((region) => regionPieces(region, root, hue));
+  return joined(pieces, (a, b) => a.isPart && b.isPart, (run) => ({
+    ...run[0]!,
+    texts: [`${run.length} regions`, `×${run.length}`],
+    seenAs: [root],
+  }));
+}
+
+/** What one region contributes to the row of its family. */
+function regionPieces(region: InspectRegion, root: string, hue: number): LayerPiece[] {
   const [start, end] = parseRange(region.range);
-  if (region.mapParams === null) return [{ start, end, look: "unmapped", texts: backing(region.mappings[0]), hue }];
+  const { name, mapParams } = region;
+  const isPart = name !== root;
+  // In a shared row the name says more than the file, which is that of the other parts.
+  const names = isPart ? [name, name.slice(root.length + 1)] : [name];
+  const piece = (from: number, to: number, look: Look, texts: readonly string[]): LayerPiece => ({
+    ...{ start: from, end: to, look, texts: isPart ? names : texts, hue, seenAs: names },
+    isPart: isPart && from === start && to === end,
+  });
+  if (mapParams === null) return [piece(start, end, "unmapped", backing(region.mappings[0]))];
   const shown = region.visible.map(parseRange);
-  const pieces: Piece[] = [];
+  const pieces: LayerPiece[] = [];
   for (const [mapping, from, to] of withHoles(region.mappings, start, end)) {
     for (const [inside, a, b] of cutBy(shown, from, to)) {
       if (mapping === null) {
-        pieces.push({ start: a, end: b, look: inside ? "hole" : "hidden", texts: [], hue });
+        pieces.push({ ...piece(a, b, inside ? "hole" : "hidden", []), texts: [] });
         continue;
       }
-      const writable = region.mapParams.writable && mapping.writable;
-      const look = !inside ? "hidden" : writable ? "writable" : "read-only";
-      pieces.push({ start: a, end: b, look, texts: backing(mapping, a - from), hue });
+      const look = !inside ? "hidden" : mapParams.writable && mapping.writable ? "writable" : "read-only";
+      pieces.push(piece(a, b, look, backing(mapping, a - from)));
     }
   }
   return pieces;
 }
 
-/** What one region contributes to what the guest sees. */
-function seenPieces(region: InspectRegion, hue: number): Piece[] {
-  if (region.mapParams === null) return [];
-  return regionPieces(region, hue)
+/** What the guest sees of a family. */
+function seenPieces(pieces: readonly LayerPiece[]): Piece[] {
+  return pieces
     .filter(({ look }) => look === "writable" || look === "read-only" || look === "hole")
-    .map((piece) => ({ ...piece, texts: piece.look === "hole" ? [] : [region.name] }));
+    .map((piece) => ({ ...piece, texts: piece.look === "hole" ? [] : piece.seenAs }));
 }
 
-function partitionRow({ name, offset, ranges }: InspectPartition): Row {
+function partitionRow({ name, offset, ranges }: InspectPartition, edges: ReadonlySet<number>): Row {
   const pieces = ranges.map(({ range, writable }): Piece => {
     const [start, end] = parseRange(range);
     const texts = [writable ? "rw" : "ro"];
     return { start, end, look: writable ? "slot-rw" : "slot-ro", texts, hue: NO_HUE };
   });
-  return { label: label("", offset === 0 ? name : `${name}+0x${offset.toString(16)}`), pieces };
+  const fullName = offset === 0 ? name : `${name}+0x${offset.toString(16)}`;
+  return { label: label("", fullName), pieces: countedPieces(pieces, edges) };
 }
 
-function spanRow(name: string, ranges: readonly string[], text: string): Row {
+function spanRow(name: string, ranges: readonly string[], text: string, edges: ReadonlySet<number>): Row {
   const pieces = ranges.map((range): Piece => {
     const [start, end] = parseRange(range);
     return { start, end, look: "slot-rw", texts: [text], hue: NO_HUE };
   });
-  return { label: label("", name), pieces };
+  return { label: label("", name), pieces: countedPieces(pieces, edges) };
+}
+
+/** Draws neighbours as one, if there are several, and if none of the rows above has an edge where they meet. */
+function countedPieces(pieces: readonly Piece[], edges: ReadonlySet<number>): Piece[] {
+  return joined(pieces, ({ end }) => !edges.has(end), (run) => {
+    const [first] = run;
+    return { ...first!, texts: [`${run.length} × ${first!.texts[0]}`, ...first!.texts] };
+  });
+}
+
+/** Makes `MIN_RUN` and more neighbours one if they look the same and `mayJoin` each other. */
+function joined<P extends Piece>(
+  pieces: readonly P[],
+  mayJoin: (a: P, b: P) => boolean,
+  join: (run: readonly P[]) => P,
+): P[] {
+  const result: P[] = [];
+  let run: P[] = [];
+  const endRun = () => {
+    const last = run.at(-1);
+    if (last !== undefined && run.length >= MIN_RUN) result.push({ ...join(run), end: last.end });
+    else result.push(...run);
+    run = [];
+  };
+  for (const piece of pieces) {
+    const last = run.at(-1);
+    const goesOn = last?.end === piece.start && last.look === piece.look && mayJoin(last, piece);
+    if (!goesOn) endRun();
+    run.push(piece);
+  }
+  endRun();
+  return result;
 }
 
 /** The mappings of `[start, end)` in order, with `null` for what lies between them. */
@@ -419,19 +529,6 @@ function parseRange(range: string): [number, number] {
   const [start, end] = range.split("-").map(Number);
   return [start ?? 0, end ?? 0];
 }
-
-/** A length in the largest unit that is short: `4K`, `640K`, `1M`, `3.5G`. */
-function size(bytes: number): string {
-  let unit = 0;
-  while (bytes >= 1024 && unit < UNITS.length - 1) {
-    bytes /= 1024;
-    unit++;
-  }
-  if (Number.isInteger(bytes)) return `${bytes}${UNITS[unit]}`;
-  const rounded = bytes < 10 ? bytes.toFixed(1) : bytes.toFixed(0);
-  return `~${rounded}${UNITS[unit]}`;
-}
-const UNITS = ["", "K", "M", "G", "T", "P"];
 
 function count(n: number): string {
   return n.toLocaleString("en-US");
