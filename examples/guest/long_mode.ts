@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { KvmSegment, KvmVcpu } from "../../ffi/kvm/mod.ts";
+import type { KvmSegment, KvmVcpu } from "membacking/kvm";
 
 /** A part of guest memory the guest can address. */
 export interface IdentityRange {

@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { KvmRegs, KvmSegment, KvmVcpu } from "../../ffi/kvm/mod.ts";
+import type { KvmRegs, KvmSegment, KvmVcpu } from "membacking/kvm";
 
 const CR0 = 0x6000_0010n; // CD, NW, ET: what it is after a reset
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { KvmExit, SharedVcpu } from "../../ffi/kvm/mod.ts";
+import type { KvmExit, SharedVcpu } from "membacking/kvm";
 
 /** Words of the memory they share. */
 export const CONTROL = {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kickThread, type KvmVcpu } from "../../ffi/kvm/mod.ts";
+import { kickThread, type KvmVcpu } from "membacking/kvm";
 import { CONTROL, STATE, type VcpuJob, type VcpuMessage, type VcpuReport, WANT, wantOf } from "./vcpu_protocol.ts";
 
 /** The port whose write ends a run, when nothing else is said. */

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { currentThreadId, type KvmExit, KvmVcpu } from "../../ffi/kvm/mod.ts";
+import { currentThreadId, type KvmExit, KvmVcpu } from "membacking/kvm";
 import {
   CONTROL,
   type MmioAccess,
