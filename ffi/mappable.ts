@@ -127,7 +127,8 @@ export class Mappable implements Disposable {
       sys.close(fd);
       throw error;
     }
-    return new Mappable(new OpenFile(fd, `memfd "${name}"`));
+    const facts = seal ? { size, pageSize: hugepageSize ?? PAGE_SIZE } : undefined;
+    return new Mappable(new OpenFile(fd, `memfd "${name}"`, false, facts));
   }
 
   /**

@@ -56,6 +56,14 @@ const KINDS: Readonly<Record<number, string>> = {
 const WRITE_SEALS = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
 const SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 
+/** A memfd open for writing, sealed against resizing and further seals. */
+export interface SealedMemfd {
+  /** Its size in bytes. */
+  readonly size: number;
+  /** Its page size in bytes; more than 4096 for hugetlb. */
+  readonly pageSize: number;
+}
+
 /** What all clones of one `Mappable` share. Two handles are of one file exactly if they share this object. */
 export class OpenFile {
   /** The descriptor. */
@@ -80,14 +88,24 @@ export class OpenFile {
 
   /**
    * Takes over `fd`, and closes it if the file turns out to be unusable. A borrowed one is never closed: another thread
-   * owns it, and keeps it open at least until `afterRelease` is called.
+   * owns it, and keeps it open at least until `afterRelease` is called. Of a memfd that was made just now the maker
+   * knows all there is to ask.
    *
    * @throws {OsError} If the file is not of a kind that can be mapped, or was opened without the right to read.
    */
-  constructor(fd: number, label: string, borrowed: boolean = false) {
+  constructor(fd: number, label: string, borrowed: boolean = false, facts?: SealedMemfd) {
     this.fd = fd;
     this.label = label;
     this.#borrowed = borrowed;
+    if (facts !== undefined) {
+      this.#openForWriting = true;
+      this.#fixedSize = facts.size;
+      this.#fixedSeals = SIZE_SEALS | F_SEAL_SEAL;
+      this.hugetlb = this.mayFailLate = facts.pageSize > PAGE_SIZE;
+      this.pageSize = facts.pageSize;
+      this.truncatable = false;
+      return;
+    }
     try {
       this.#openForWriting = accessMode(fd, label) === O_RDWR;
       const size = regularFileSize(fd, label);

@@ -86,6 +86,9 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   readonly length: number;
   #reservation: Reservation;
   #disposed = false;
+  // Most mappings are as long as the one before, and making a bigint takes as long as three look-ups.
+  #lastLength = 0;
+  #lastLengthBig = 0n;
 
   private constructor(reservation: Reservation) {
     this.#reservation = reservation;
@@ -151,10 +154,10 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     const flags = mappable === null ? RESERVE_FLAGS | MAP_FIXED : MAP_SHARED | MAP_FIXED;
     const fd = mappable === null ? -1 : mappable.fd;
     const { sys, errno } = libc();
+    const at = BigInt(this.base + start);
+    const offset = fileOffset === 0 ? 0n : BigInt(fileOffset);
     // SAFETY: inside the reservation, as checked above.
-    const failed = sys.mmap(BigInt(this.base + start), BigInt(end - start), prot, flags, fd, BigInt(fileOffset)) === -1
-      ? errno[0]
-      : undefined;
+    const failed = sys.mmap(at, this.#bigLength(end - start), prot, flags, fd, offset) === -1 ? errno[0] : undefined;
     if (failed !== undefined) this.#fail("mmap", failed, start, end);
     if (policy !== undefined) applyPolicy(this.base + start, end - start, policy);
   }
@@ -220,9 +223,8 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     const { sys, errno } = libc();
     const at = BigInt(this.base + start);
     // SAFETY: inside the reservation.
-    const failed = sys.mmap(at, BigInt(end - start), PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0n) === -1
-      ? errno[0]
-      : undefined;
+    const length = this.#bigLength(end - start);
+    const failed = sys.mmap(at, length, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0n) === -1 ? errno[0] : undefined;
     if (failed !== undefined) this.#fail("mmap", failed, start, end);
   }
 
@@ -300,6 +302,14 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#reservation.release();
+  }
+
+  #bigLength(length: number): bigint {
+    if (length !== this.#lastLength) {
+      this.#lastLength = length;
+      this.#lastLengthBig = BigInt(length);
+    }
+    return this.#lastLengthBig;
   }
 
   #check(start: number, end: number): void {

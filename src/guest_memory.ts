@@ -17,6 +17,8 @@ interface View {
   readonly end: number;
   /** Its length where it may be written, else -1. */
   readonly writableEnd: number;
+  /** All of host memory, in which byte `base` is the view's first. */
+  readonly buffer: ArrayBuffer;
   readonly data: DataView;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly words: Uint32Array;
@@ -28,6 +30,7 @@ function viewOf(buffer: ArrayBuffer, base: number, end: number, writable: boolea
     base,
     end: length,
     writableEnd: writable ? length : -1,
+    buffer,
     data: new DataView(buffer, base, length),
     bytes: new Uint8Array(buffer, base, length),
     words: new Uint32Array(buffer, base, length >>> 2),
@@ -92,7 +95,7 @@ export class GuestMemory {
    */
   invalidate(): void {
     this.#view = NO_VIEW;
-    this.#views.length = 0;
+    if (this.#views.length > 0) this.#views.length = 0;
   }
 
   /** Where guest memory ends: one past the highest GPA there can be, in bytes. */
@@ -111,7 +114,10 @@ export class GuestMemory {
   readInto(gpa: number, into: Uint8Array): void {
     const length = lengthOf(into);
     const from = this.#readable(gpa, length);
-    const source = from >= 0 ? this.#view.bytes.subarray(from, from + length) : this.#slowRead(gpa, length);
+    // Quicker than `subarray` of the view's bytes, which asks for the species of array first.
+    const source = from >= 0
+      ? new Uint8Array(this.#view.buffer, this.#view.base + from, length)
+      : this.#slowRead(gpa, length);
     set.call(into, source);
   }
 

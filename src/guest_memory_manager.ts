@@ -355,12 +355,13 @@ export class GuestMemoryManager implements Disposable {
    * @throws {MembackingError} If a step failed; its `cause` is an `AggregateError` of all that did.
    */
   [Symbol.dispose](): void {
+    // Nobody else uses the addresses: with this said, the manager unmaps them as a whole and need not empty them first.
+    this.#va[Symbol.dispose]();
     try {
       this.regions[Symbol.dispose]();
     } finally {
       // Not where a callback of the manager tried it: that disposes nothing.
       if (this.regions.disposed) {
-        this.#va[Symbol.dispose]();
         for (const device of this.#devices) device[Symbol.dispose]();
       }
     }

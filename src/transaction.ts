@@ -125,6 +125,8 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
       attempt({ kind: "partition", partition, start, end, from: value, to: null, uncertain: false });
     }
   }
+  // Addresses that are about to be unmapped as a whole need not be emptied first.
+  if (context.va.disposed ?? false) return failures;
   for (const { start, end, value } of piecesIn(state)) {
     if (kept.some((span) => span.start < end && start < span.end)) continue;
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });

@@ -78,6 +78,8 @@ export interface VaTarget<M> {
   makeRoom?(): Disposable;
   /** Is told after each request how many kernel mappings the reservation consists of. */
   noteMappings?(count: number): void;
+  /** Whether nobody but those who retain it uses it any more: it goes as a whole with the last of them. */
+  readonly disposed?: boolean;
   /** Keeps the addresses reserved until the result is disposed. */
   retain?(): Disposable;
   /** The bytes of `[start, end)` themselves. Without it, guest memory cannot be accessed through the manager. */
