@@ -20,6 +20,8 @@ export interface ClientRequests {
   /** Makes a change, or adds it to the batch under way. */
   change(request: ChangeRequest): Promise<Json>;
   request(request: Request, signal?: AbortSignal): Promise<Json>;
+  /** Says that whoever called may ignore how `done` ends, if a batch is under way: the batch reports it. */
+  settling<T>(done: Promise<T>): Promise<T>;
 }
 
 /**
@@ -84,28 +86,27 @@ export class ClientRegionHandle implements Disposable, AsyncDisposable {
   }
 
   /** As `RegionHandle.map`. */
-  async map(params: Partial<MapParams> = {}): Promise<void> {
-    await this.#requests.change({ kind: "map", region: this.id, params });
+  map(params: Partial<MapParams> = {}): Promise<void> {
+    return this.#change({ kind: "map", region: this.id, params });
   }
 
   /** As `RegionHandle.unmap`. */
-  async unmap(): Promise<void> {
-    await this.#requests.change({ kind: "unmap", region: this.id });
+  unmap(): Promise<void> {
+    return this.#change({ kind: "unmap", region: this.id });
   }
 
   /** As `RegionHandle.addMapping`. The mappable may be disposed at once: the request has a clone of its own. */
-  async addMapping(mapping: MappingOptions): Promise<void> {
-    const { request, held } = addMappingRequest(this.id, mapping, this.#requests.connection);
-    try {
-      await this.#requests.change(request);
-    } finally {
-      held?.[Symbol.dispose]();
-    }
+  addMapping(mapping: MappingOptions): Promise<void> {
+    return this.#requests.settling(this.#addMapping(mapping));
   }
 
   /** As `RegionHandle.removeMappings`. */
-  async removeMappings(rangeInRegion: MemoryRange): Promise<void> {
-    await this.#requests.change({ kind: "remove-mappings", region: this.id, range: endsOf(rangeInRegion) });
+  removeMappings(rangeInRegion: MemoryRange): Promise<void> {
+    const request = async () => {
+      const range = endsOf(rangeInRegion);
+      await this.#requests.change({ kind: "remove-mappings", region: this.id, range });
+    };
+    return this.#requests.settling(request());
   }
 
   /**
@@ -114,8 +115,8 @@ export class ClientRegionHandle implements Disposable, AsyncDisposable {
    * @throws {MemoryLockedError} If its memory is locked; the region stays.
    * @throws {MappingError} If a target failed; the region stays.
    */
-  async remove(): Promise<void> {
-    await this.#requests.change({ kind: "remove", region: this.id });
+  remove(): Promise<void> {
+    return this.#change({ kind: "remove", region: this.id });
   }
 
   /**
@@ -136,5 +137,18 @@ export class ClientRegionHandle implements Disposable, AsyncDisposable {
   /** As `teardown`. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#requests.connection.closed) await this.teardown();
+  }
+
+  #change(request: ChangeRequest): Promise<void> {
+    return this.#requests.settling(this.#requests.change(request).then(() => {}));
+  }
+
+  async #addMapping(mapping: MappingOptions): Promise<void> {
+    const { request, held } = addMappingRequest(this.id, mapping, this.#requests.connection);
+    try {
+      await this.#requests.change(request);
+    } finally {
+      held?.[Symbol.dispose]();
+    }
   }
 }

@@ -100,15 +100,8 @@ export class RegionManagerClient implements Disposable {
    * @throws {RegionOverlapError} As `RegionManager.newRegion` does.
    * @throws {RangeError} As `RegionManager.newRegion` does.
    */
-  async newRegion(options: RegionOptions): Promise<ClientRegionHandle> {
-    const { name, range, priority } = options;
-    const id = await this.#change(newRegionRequest(options));
-    // SAFETY: the owner answers with the region's id.
-    return new ClientRegionHandle({ id: id as number, name, range, priority }, {
-      connection: this.#connection,
-      change: (request) => this.#change(request),
-      request: (request, signal) => this.#request(request, signal),
-    });
+  newRegion(options: RegionOptions): Promise<ClientRegionHandle> {
+    return this.#settling(this.#newRegion(options));
   }
 
   /**
@@ -192,11 +185,26 @@ export class RegionManagerClient implements Disposable {
     this.#connection.close();
   }
 
+  async #newRegion(options: RegionOptions): Promise<ClientRegionHandle> {
+    const { name, range, priority } = options;
+    const id = await this.#change(newRegionRequest(options));
+    // SAFETY: the owner answers with the region's id.
+    return new ClientRegionHandle({ id: id as number, name, range, priority }, {
+      connection: this.#connection,
+      change: (request) => this.#change(request),
+      request: (request, signal) => this.#request(request, signal),
+      settling: (done) => this.#settling(done),
+    });
+  }
+
+  #settling<T>(done: Promise<T>): Promise<T> {
+    if (this.#draft !== null) done.catch(() => {});
+    return done;
+  }
+
   #change(request: ChangeRequest): Promise<Json> {
     if (this.#draft === null) return this.#request(request);
     const waiting = Promise.withResolvers<Json>();
-    // The batch reports what went wrong.
-    waiting.promise.catch(() => {});
     this.#draft.changes.push(request);
     this.#draft.waiting.push(waiting);
     return waiting.promise;
