@@ -4,38 +4,12 @@
  * @module
  */
 
-import type { KvmExit, SharedVcpu } from "membacking/kvm";
-
-/** Words of the memory they share. */
-export const CONTROL = {
-  /**
-   * What the Worker shall do: a `WANT` in the low two bits, and above it the number of the wish, so that no two words
-   * are the same and a Worker about to sleep on one sees that there is another. Written by the thread that owns the VM.
-   */
-  want: 0,
-  /** Where the Worker is: a `STATE`. Written by the Worker. */
-  state: 1,
-  /** How many there are. */
-  words: 2,
-} as const;
-
-/** What the Worker shall do. */
-export const WANT = { run: 0, pause: 1, stop: 2 } as const;
-
-/** The `WANT` in a word. */
-export function wantOf(word: number): number {
-  return word & 3;
-}
-
-/** Where the Worker is: maybe in the guest, held outside, or done. */
-export const STATE = { running: 0, paused: 1, ended: 2 } as const;
+import type { KvmExit, SharedVcpuControl } from "membacking/kvm";
 
 /** The first message to the Worker. */
 export interface VcpuJob {
   /** The vCPU to attach to. */
-  readonly vcpu: SharedVcpu;
-  /** The shared words. */
-  readonly control: SharedArrayBuffer;
+  readonly vcpu: SharedVcpuControl;
   /** A write to this port ends the run. */
   readonly stopPort: number;
 }
@@ -75,5 +49,5 @@ export const RECORD_LIMIT = 4096;
 
 /** Messages from the Worker. */
 export type VcpuMessage =
-  | { readonly kind: "ready"; readonly threadId: number }
+  | { readonly kind: "ready" }
   | { readonly kind: "ended"; readonly report: VcpuReport };

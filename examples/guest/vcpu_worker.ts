@@ -7,18 +7,14 @@
  * @module
  */
 
-import { currentThreadId, type KvmExit, KvmVcpu } from "membacking/kvm";
+import { type KvmExit, VcpuRunner } from "membacking/kvm";
 import {
-  CONTROL,
   type MmioAccess,
   type PortWrite,
   RECORD_LIMIT,
-  STATE,
   type VcpuJob,
   type VcpuMessage,
   type VcpuReport,
-  WANT,
-  wantOf,
 } from "./vcpu_protocol.ts";
 
 // What a Worker's global object has, and the types of a page do not know.
@@ -29,37 +25,14 @@ interface WorkerScope {
 }
 const scope = globalThis as unknown as WorkerScope;
 
-/** Whether there is something to obey before the guest is entered. */
-function wanted(control: Int32Array): boolean {
-  return wantOf(Atomics.load(control, CONTROL.want)) !== WANT.run;
-}
-
-/** Waits outside the guest while a pause is wanted. Returns whether to go on. */
-function obey(control: Int32Array, vcpu: KvmVcpu): boolean {
-  while (wanted(control)) {
-    const word = Atomics.load(control, CONTROL.want);
-    if (wantOf(word) === WANT.stop) return false;
-    if (wantOf(word) === WANT.pause) {
-      Atomics.store(control, CONTROL.state, STATE.paused);
-      Atomics.notify(control, CONTROL.state);
-      Atomics.wait(control, CONTROL.want, word);
-    }
-    Atomics.store(control, CONTROL.state, STATE.running);
-    // Cleared before the wish is looked at again: one made meanwhile is seen here, or it sets the flag once more.
-    vcpu.immediateExit = false;
-  }
-  return true;
-}
-
-function run(vcpu: KvmVcpu, control: Int32Array, stopPort: number): VcpuReport {
+function run(runner: VcpuRunner, stopPort: number): VcpuReport {
   const exits: Partial<Record<KvmExit["kind"], number>> = {};
   const portWrites: PortWrite[] = [];
   const mmio: MmioAccess[] = [];
   const report = (end: VcpuReport["end"], detail = ""): VcpuReport => ({ end, detail, exits, portWrites, mmio });
   try {
     while (true) {
-      if (wanted(control) && !obey(control, vcpu)) return report("asked");
-      const exit = vcpu.run();
+      const exit = runner.run();
       exits[exit.kind] = (exits[exit.kind] ?? 0) + 1;
       switch (exit.kind) {
         case "io":
@@ -77,10 +50,11 @@ function run(vcpu: KvmVcpu, control: Int32Array, stopPort: number): VcpuReport {
           if (mmio.length < RECORD_LIMIT) mmio.push({ gpa: exit.gpa, isWrite: exit.isWrite });
           break;
         case "fault":
-        case "interrupted":
           break;
+        case "interrupted":
+          return report("asked");
         default: {
-          const { rip } = vcpu.getRegs();
+          const { rip } = runner.vcpu.getRegs();
           return report(exit.kind, `at rip 0x${rip.toString(16)}${"suberror" in exit ? `, ${exit.suberror}` : ""}`);
         }
       }
@@ -90,16 +64,13 @@ function run(vcpu: KvmVcpu, control: Int32Array, stopPort: number): VcpuReport {
   }
 }
 
-scope.onmessage = ({ data: { vcpu: shared, control: buffer, stopPort } }) => {
-  const control = new Int32Array(buffer);
+scope.onmessage = ({ data: { vcpu, stopPort } }) => {
   let report: VcpuReport;
   {
-    using vcpu = KvmVcpu.attach(shared);
-    scope.postMessage({ kind: "ready", threadId: currentThreadId() });
-    report = run(vcpu, control, stopPort);
+    using runner = VcpuRunner.attach(vcpu);
+    scope.postMessage({ kind: "ready" });
+    report = run(runner, stopPort);
   }
-  Atomics.store(control, CONTROL.state, STATE.ended);
-  Atomics.notify(control, CONTROL.state);
   scope.postMessage({ kind: "ended", report });
   scope.close();
 };
