@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import config from "../deno.json" with { type: "json" };
 import { kvmTest } from "./require.ts";
 
@@ -51,10 +51,22 @@ kvmTest("the demo shows a guest what it claims, with --allow-ffi alone", async (
   assert(!printed.includes("NO GUEST"), printed);
 });
 
-Deno.test("the demo without KVM says so first", async () => {
-  const printed = await run({ file: "examples/demo.ts", args: ["--no-kvm"] });
-  assert(printed.indexOf("NO GUEST RUNS") < printed.indexOf("✓"), printed);
-  assert(printed.endsWith("0 broken. NO GUEST RAN, see the top.\n"), printed);
+kvmTest("the demo of a PC shows a guest what it claims, with --allow-ffi alone", async () => {
+  const printed = await run({ file: "examples/demo.ts", args: ["--map"] });
+  assert(printed.endsWith(" claims checked, 0 broken.\n"), printed);
+  assert(printed.includes("KVM slots"), printed);
+});
+
+for (const args of [[], ["--map"]]) {
+  Deno.test(`the demo without KVM says so first: ${["--no-kvm", ...args].join(" ")}`, async () => {
+    const printed = await run({ file: "examples/demo.ts", args: ["--no-kvm", ...args] });
+    assert(printed.indexOf("NO GUEST RUNS") < printed.indexOf("✓"), printed);
+    assert(printed.endsWith("0 broken. NO GUEST RAN, see the top.\n"), printed);
+  });
+}
+
+Deno.test("the demo refuses an option that it does not know", async () => {
+  await assertRejects(() => run({ file: "examples/demo.ts", args: ["--mop"] }), Error, 'no option "--mop"');
 });
 
 Deno.test("CI runs the commands of the README", () => {
