@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertGreater, assertLess, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   GuestMemoryError,
   type Mappable,
@@ -10,8 +10,9 @@ import {
 } from "membacking";
 import { kvmTest } from "../require.ts";
 import { assertAllOrNothing, runChild } from "./child.ts";
-import type { Attempt } from "./children/attempt.ts";
+import type { Attempt, Failure, Snapshot } from "./children/attempt.ts";
 import { range, stamp, stampedFile, stamps } from "./machine.ts";
+import type { Sight } from "./witness.ts";
 
 /** Real host memory that refuses to be mapped as often as told. */
 class Refusing implements VaTarget<Mappable> {
@@ -95,4 +96,186 @@ kvmTest("the kernel's own limit on mappings fails a request half-way, and no par
   assertEquals(removal.finally.guest.slice(20, 24), [stamp(1, 19), "fault", stamp(1, 21), "fault"]);
   assertEquals(protection.finally.guest, stamps(1, 0, 200));
   assertEquals(protection.finally.slots.filter((slot) => slot.includes(" ro ")).length, 100);
+});
+
+/** A request that was to fail, and whether anything was different afterwards. */
+interface Refused {
+  readonly error: Failure | null;
+  readonly same: boolean;
+}
+
+kvmTest("the manager stops before the kernel's limit on mappings, and the process goes on", async () => {
+  interface Report {
+    readonly limit: number;
+    readonly spare: number;
+    readonly most: number;
+    readonly inProcess: number;
+    readonly added: number;
+    readonly seen: readonly Sight[];
+    readonly tooManyAtOnce: Refused;
+    readonly oneMore: Refused;
+    readonly afterOneLess: Failure | null;
+  }
+  const { limit, spare, most, inProcess, added, seen, tooManyAtOnce, oneMore, afterOneLess } = await runChild<
+    Report
+  >("budget.ts");
+  for (const { error, same } of [tooManyAtOnce, oneMore]) {
+    assertEquals([error?.name, error?.limit?.limit, same], ["LimitError", "host mappings", true]);
+    assertEquals(error?.limit?.have, spare + 1, "the reservation itself is one");
+    assertGreater(error?.limit?.want ?? 0, spare + 1);
+  }
+  assertEquals(seen.map((sight) => typeof sight === "number"), [true, false, true, true, true, false]);
+  assertLess(added, 5, "the limit was met where it was expected");
+  assertGreater(inProcess, 2 * most);
+  assertLess(inProcess, limit - 2000, "thousands are left to V8");
+  assertEquals(afterOneLess, null);
+});
+
+kvmTest("when memory slots run out, ranges are joined, and after that nothing changes", async () => {
+  interface Report {
+    readonly capacity: number;
+    readonly pieces: number;
+    readonly tooMany: Refused;
+    readonly taken: Refused & { readonly retried: Failure | null };
+    readonly full: { readonly slots: number; readonly seen: readonly Sight[] };
+    readonly oneMore: Refused;
+    readonly inPlace: Failure | null;
+    readonly afterOneLess: Failure | null;
+    readonly seen: readonly Sight[];
+  }
+  const { capacity, pieces, tooMany, taken, full, oneMore, inPlace, afterOneLess, seen } = await runChild<Report>(
+    "slots.ts",
+  );
+  const limit = (have: number, want: number) => ({ limit: "memory slots", have, want });
+  assertEquals([tooMany.error?.limit, tooMany.same], [limit(capacity, pieces), true]);
+  // The manager cannot know that somebody else took one: KVM refuses the last of thousands, and all of them go again.
+  assertEquals(taken.error?.cause?.os, "KVM_SET_USER_MEMORY_REGION EINVAL");
+  assertStringIncludes(taken.error?.message ?? "", `all ${capacity + 1} slots are in use`);
+  assertEquals([taken.error?.outOfStep, taken.same, taken.retried], [0, true, null]);
+  const pages = [0, 1, capacity - 2, capacity - 1, capacity, pieces - 1];
+  assertEquals(full, { slots: capacity + 1, seen: pages.map((page) => stamp(1, page)) });
+  assertEquals([oneMore.error?.limit, oneMore.same], [limit(capacity, capacity + 1), true]);
+  assertEquals([inPlace, afterOneLess], [null, null]);
+  assertEquals(seen, [stamp(1, 1), stamp(1, 0), "mmio"]);
+});
+
+kvmTest("a slot that somebody else made is in the way, and everything is as before", async () => {
+  type What = "overlap" | "exchange" | "number";
+  const { size, ...attempts } = await runChild<Record<What, Attempt> & { size: Attempt }>("foreign_slots.ts");
+  for (const [what, attempt] of Object.entries(attempts)) {
+    assertAllOrNothing(attempt, what);
+    const code = what === "number" ? "EINVAL" : "EEXIST";
+    assertEquals(attempt.error?.cause?.os, `KVM_SET_USER_MEMORY_REGION ${code}`, what);
+    assertEquals(attempt.error?.outOfStep, 0, what);
+  }
+  assertEquals(attempts.overlap.finally.guest, [...stamps(1, 0, 3), "mmio", ...stamps(1, 4, 3), "mmio"]);
+  assertEquals(attempts.exchange.before.guest, [...stamps(1, 0, 4), "mmio", "mmio"]);
+  assertEquals(attempts.exchange.finally.guest, stamps(2, 0, 6));
+  assertEquals(attempts.number.finally.guest, [...stamps(1, 0, 4), "mmio"]);
+  assertEquals(size.error?.cause?.os, "KVM_SET_USER_MEMORY_REGION EINVAL");
+  assertEquals(size.after, size.before);
+});
+
+kvmTest("without a file descriptor left, what needs one says so, and regions go on", async () => {
+  interface Held {
+    readonly fds: number;
+    readonly files: number;
+  }
+  interface Report {
+    readonly before: Held;
+    readonly failures: Readonly<Record<string, Failure | null>>;
+    readonly after: Held;
+    readonly requests: Failure | null;
+    readonly seen: { readonly guest: readonly Sight[]; readonly late: readonly Sight[] };
+    readonly retried: Readonly<Record<string, Failure | null>>;
+  }
+  const { before, failures, after, requests, seen, retried } = await runChild<Report>("descriptors.ts");
+  assertEquals(Object.keys(failures).length, 9);
+  for (const [what, error] of Object.entries(failures)) {
+    assertEquals([error?.name, error?.os?.split(" ").at(-1)], ["OsError", "EMFILE"], what);
+  }
+  assertEquals(after, before, "what failed left nothing behind");
+  assertEquals([...new Set(Object.values(retried))], [null]);
+  assertEquals(requests, null);
+  const expected: Sight[] = [stamp(1, 0), stamp(2, 0), stamp(1, 2), "mmio", 0, "mmio"];
+  assertEquals(seen, { guest: expected, late: expected });
+});
+
+kvmTest("memory that may not be locked fails what wants it pinned, and pins are as before", async () => {
+  interface Report {
+    readonly lockedAtFirst: number;
+    readonly region: Attempt;
+    readonly lockedThen: number;
+    readonly partition: Attempt;
+    readonly tight: Attempt;
+    readonly lockedAtLast: number;
+  }
+  const { lockedAtFirst, region, lockedThen, partition, tight, lockedAtLast } = await runChild<Report>("pinned.ts");
+  assertAllOrNothing(region, "region");
+  assertEquals(region.error?.cause?.os, "mlock ENOMEM");
+  assertEquals([lockedAtFirst, lockedThen], [0x1_0000, 0x1_0000 + 3 * 0x8000]);
+  assertAllOrNothing(partition, "partition");
+  assertEquals(partition.error?.cause?.os, "mlock EPERM");
+  assertEquals([region.error?.outOfStep, partition.error?.outOfStep], [0, 0]);
+  assertEquals(partition.finally.locked - partition.before.locked, 64);
+
+  // Where the limit was lowered below what is in use, not even the old memory can be pinned again, and the error says
+  // so. Its contents are there all the same.
+  assertEquals([tight.error?.cause?.os, tight.error?.outOfStep], ["mlock EPERM", 1]);
+  assertEquals(tight.after.model.outOfStep, ["0x100000-0x108000"]);
+  assertEquals([tight.after.guest, tight.after.bytes], [tight.before.guest, tight.before.bytes]);
+  assertEquals([tight.after.slots, tight.after.vmas], [tight.before.slots, tight.before.vmas]);
+  assertEquals([tight.retried, tight.finally.guest], [null, stamps(2, 0, 2)]);
+  assertEquals([tight.finally.model.outOfStep, tight.finally.locked], [[], tight.before.locked]);
+  assertEquals(lockedAtLast, tight.before.locked * 1024);
+});
+
+kvmTest("huge pages that there are not: no file, and no harm to live memory that they were to replace", async () => {
+  interface Report {
+    readonly wanted: number;
+    readonly creation: Failure | null;
+    readonly before: Snapshot;
+    readonly errors: readonly (Failure | null)[];
+    readonly after: Snapshot;
+    readonly stored: string;
+    readonly read: number;
+  }
+  const { wanted, creation, before, errors, after, stored, read } = await runChild<Report>("huge_pages.ts");
+  assertEquals(creation?.name, "OsError");
+  assertStringIncludes(creation?.message ?? "", `fewer than ${wanted} free huge pages`);
+  assertStringIncludes(creation?.message ?? "", "/proc/sys/vm/nr_hugepages");
+  for (const error of errors) {
+    assertEquals([error?.name, error?.cause?.os, error?.outOfStep], ["MappingError", "mmap ENOMEM", 0]);
+  }
+  assertEquals(after, before);
+  const hole: Sight[] = ["mmio", "mmio"];
+  assertEquals(after.guest, [...stamps(1, 0, 2), ...hole, ...stamps(1, 0, 2), ...hole]);
+  assertEquals([stored, read], ["stored", 77]);
+});
+
+kvmTest("a file that is shortened or sealed behind the manager's back ends in errors, and nobody dies", async () => {
+  interface Look {
+    readonly guest: readonly Sight[];
+    readonly host: readonly string[];
+  }
+  interface Report {
+    readonly whole: Look;
+    readonly shortened: Look;
+    readonly store: string;
+    readonly again: Failure | null;
+    readonly restored: Look;
+    readonly seal: { readonly before: Snapshot; readonly error: Failure | null; readonly after: Snapshot };
+    readonly seen: readonly Sight[];
+  }
+  const { whole, shortened, store, again, restored, seal, seen } = await runChild<Report>("changed_files.ts");
+  assertEquals(whole, { guest: [1, 2, 3, 4], host: ["read", "read", "read", "read"] });
+  assertEquals(shortened.guest, [1, 2, "fault", "fault"]);
+  assertEquals(shortened.host, ["read", "read", "GuestMemoryError", "GuestMemoryError"]);
+  assertEquals([store, again?.name], ["fault", "MappingError"]);
+  assertEquals(restored, { guest: [1, 2, 0, 0], host: whole.host });
+
+  assertEquals([seal.error?.cause?.os, seal.error?.outOfStep], ["mmap EPERM", 0]);
+  assertEquals(seal.after, seal.before);
+  assertEquals(seal.after.guest, stamps(1, 0, 4));
+  assertEquals(seen, [stamp(1, 8), "mmio", 9, 0]);
 });

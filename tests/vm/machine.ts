@@ -47,14 +47,11 @@ export class Observed implements Partition {
   /** The changes, such as `"map 0x1000-0x3000 rw"`. */
   readonly ioctls: string[] = [];
 
-  constructor(readonly vm: KvmVm) {}
+  /** `capacity` is how many slots it may have; as many as the VM can when left out. */
+  constructor(readonly vm: KvmVm, readonly capacity: number = vm.capacity) {}
 
   get name(): string {
     return this.vm.name;
-  }
-
-  get capacity(): number {
-    return this.vm.capacity;
   }
 
   get disposed(): boolean {

@@ -5,7 +5,7 @@
  */
 
 import { type InspectNode, LimitError, MappingError, OsError } from "membacking";
-import { mappings, openFds, type Vma } from "../../proc.ts";
+import { mappings, openFds, status, type Vma } from "../../proc.ts";
 import type { Machine } from "../machine.ts";
 import { PAGE, type Sight, type Witness } from "../witness.ts";
 
@@ -36,6 +36,8 @@ export interface Snapshot {
   readonly vmas: readonly string[];
   /** How many files are open. */
   readonly fds: number;
+  /** How much memory is locked, in KiB. */
+  readonly locked: number;
 }
 
 /** What came of a request. */
@@ -114,6 +116,7 @@ export function snapshot({ machine, guest, pages }: Pick<Trial, "machine" | "gue
     slots: guest.slots,
     vmas: vmasOf(base, length),
     fds: openFds(),
+    locked: status("VmLck"),
   };
 }
 
