@@ -4,13 +4,13 @@
  * A thread's number may be given to a new thread once it is gone, so a thread is known by its number and the moment it
  * was started.
  *
- * Why it is safe: it reads files of /proc, and makes a system call that takes no arguments.
+ * Why it is safe: it reads files of /proc, and makes system calls that take numbers and change nothing.
  *
  * @module
  */
 
 import { libc } from "./libc.ts";
-import { SYS_GETTID } from "./mman.ts";
+import { SYS_GETTID, SYS_TGKILL } from "./mman.ts";
 import { readTextFile } from "./proc_file.ts";
 
 /** One thread of this process. Plain data: another thread can be told. */
@@ -20,6 +20,8 @@ export interface ThreadIdentity {
   /** When it was started, in the kernel's ticks since boot; `null` where /proc does not say. */
   readonly started: string | null;
 }
+
+const ESRCH = 3;
 
 // How many fields of /proc/PID/stat lie between the name, which ends with the last parenthesis, and the start time.
 const START_TIME_AFTER_NAME = 20;
@@ -31,9 +33,14 @@ export function currentThread(): ThreadIdentity {
   return { tid, started: startOf(tid) };
 }
 
-/** Whether the thread is still there. A thread of which nothing can be learned counts as alive. */
+/** Whether the thread is still there. Where /proc cannot be read, any thread of that number counts. */
 export function isAlive({ tid, started }: ThreadIdentity): boolean {
-  return started === null || startOf(tid) === started;
+  const { sys, errno } = libc();
+  // SAFETY: signal 0 is none; the call only says whether there is such a thread.
+  const gone = sys.syscall3(SYS_TGKILL, BigInt(sys.getpid()), BigInt(tid), 0n) === -1 ? errno[0] === ESRCH : false;
+  if (gone || started === null) return !gone;
+  const now = startOf(tid);
+  return now === null || now === started;
 }
 
 function startOf(tid: number): string | null {

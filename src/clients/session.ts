@@ -83,6 +83,7 @@ export class Session {
     for (const region of regions) this.#drop(region, 0);
     if (this.#reader === null) return this.end();
     Atomics.store(this.#reader.line, LINE.closed, 1);
+    this.#host.updateLocks(); // A client looks at its own word when the gate has been shut.
     this.#mailbox?.close();
     this.#post({ kind: "closed" });
   }

@@ -14,7 +14,10 @@ import { SyncCaller } from "./sync_caller.ts";
 
 /** How a synchronous client connects and waits. */
 export interface SyncConnectOptions {
-  /** How long to wait for an answer before `RequestTimeoutError`, in milliseconds; 5000 when left out. */
+  /**
+   * How long to wait for an answer before `RequestTimeoutError`, in milliseconds; 5000 when left out. A request that has
+   * begun by then gets as long again.
+   */
   readonly timeout?: number;
 }
 

@@ -5,6 +5,7 @@ import * as mman from "../../ffi/mman.ts";
 import { STATFS, STATX } from "../../ffi/open_file.ts";
 import * as constants from "../../ffi/kvm/constants.ts";
 import { REQUEST } from "../../ffi/kvm/ioctl.ts";
+import { SIGACTION } from "../../ffi/kvm/kick_signal.ts";
 import * as layout from "../../ffi/kvm/layout.ts";
 import { testUnless } from "../require.ts";
 
@@ -37,6 +38,7 @@ const STRUCTS: Readonly<Record<string, readonly [string, Readonly<Record<string,
   RUN: ["kvm_run", layout.RUN],
   STATX: ["statx", STATX],
   STATFS: ["statfs", STATFS],
+  SIGACTION: ["sigaction", SIGACTION],
 };
 
 const RUN_UNION = /^(hw|fail_entry|io|mmio|internal|system_event|memory_fault)_/;
@@ -88,6 +90,7 @@ function probe(claims: readonly Claim[]): string {
     #include <stddef.h>
     #include <stdio.h>
     #include <fcntl.h>
+    #include <signal.h>
     #include <sys/mman.h>
     #include <sys/stat.h>
     #include <sys/statfs.h>
