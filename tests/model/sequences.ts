@@ -174,14 +174,14 @@ export const sequence: fc.Arbitrary<SequenceStep[]> = fc.noBias(
 ).map(({ watchers, regions, steps }) => [...[...watchers, ...regions].map(plain), ...steps]);
 
 /** What exists while a request is resolved. */
-interface Existing {
+export interface Existing {
   readonly regions: { start: number; pages: number; disposed: boolean }[];
   partitions: number;
   targets: number;
 }
 
 /** The request with its numbers wrapped into what exists, unless it is wild; `null` where nothing exists. */
-function resolve(request: Request, wild: boolean, existing: Existing): Request | null {
+export function resolve(request: Request, wild: boolean, existing: Existing): Request | null {
   const { regions, partitions, targets } = existing;
   switch (request.kind) {
     case "newRegion":
