@@ -70,4 +70,3 @@ Deno.test("inspect() says how much private and shared memory is really in use", 
   assertEquals([usage().shared, usage().private, usage().resident], [3 * MIB, 2 * MIB, 5 * MIB]);
   assertEquals([usage().hugetlb, usage().locked, usage().transparentHuge], [0, 0, 0]);
 });
-
