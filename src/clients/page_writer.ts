@@ -57,10 +57,10 @@ export class PageWriter {
   /** Says what is mapped over `[start, end)` from now on; `null` for nothing. */
   paint(start: number, end: number, paint: Paint | null): void {
     const code = paint === null ? 0 : this.#rowFor(paint) << ROW_SHIFT | paint.access | CODE.readable;
+    // Held while it is painted: the last entry that refers to the row may be one that is painted over.
+    this.#refer(code, 1);
     this.#paint(0, this.#level, 0, start, end, code);
-    const row = code >> ROW_SHIFT;
-    // An empty range would leave a new row without a reference.
-    if (row > 0 && this.#references[row] === 0) this.#freeRow(row);
+    this.#refer(code, -1);
   }
 
   #paint(node: number, level: number, base: number, start: number, end: number, code: number): void {

@@ -72,8 +72,21 @@ Deno.test("the shared map shows after any edits what a list of edits says, page 
       writer.paint(0, LENGTH, null);
       assertEquals([writer.nodeCount, writer.rowCount], [1, 1]);
     }),
-    { numRuns: 300 },
+    { numRuns: 500 },
   );
+});
+
+Deno.test("a file that is shown again over itself keeps its row", () => {
+  const writer = new PageWriter(2 ** 30);
+  const reader = new PageReader(2 ** 30, writer.nodes, writer.rows);
+  const [a, b] = [FILES[1], FILES[2]];
+  assert(a !== undefined && b !== undefined);
+  writer.paint(0, PAGE, { ...a, access: 0 });
+  writer.paint(0, 512 * PAGE, { ...a, access: 0 });
+  writer.paint(2 ** 29, 2 ** 29 + PAGE, { ...b, access: 0 });
+  assertEquals([shown(reader, 0), shown(reader, 2 ** 29)], ["1 ro", "2 ro"]);
+  writer.paint(PAGE, PAGE, { ...FILES[3] ?? a, access: 0 });
+  assertEquals(writer.rowCount, 3);
 });
 
 Deno.test("the shared map tells how far the same access reaches, whatever the files", () => {
