@@ -3,7 +3,7 @@
  *
  *   --quick          a tenth of the rounds, to see whether everything works
  *   --only PATTERN   only the rows and parts whose names match: a row, "live", "scale", "slots", "heap", "accessors",
- *                    "startup"
+ *                    "clients", "firmware", "startup"
  *   --strace         also counts system calls
  *   --record         also counts system calls, and writes the tables into bench/README.md
  *
@@ -13,8 +13,10 @@
 import type { Mappable } from "membacking";
 import { Kvm } from "membacking/kvm";
 import { BARE } from "./bare.ts";
+import { measureClients } from "./clients.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
+import { firmwareRows } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import { ACCESSES } from "./layout.ts";
 import { liveSwitch } from "./live.ts";
@@ -209,6 +211,10 @@ async function main(): Promise<void> {
   const heap = wants("heap") ? await measureHeap() : null;
   if (wants("accessors")) say("Accessors");
   const accessors = wants("accessors") ? await measureAccessors() : [];
+  if (wants("clients")) say("Clients in other threads");
+  const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
+  if (wants("firmware")) say("Firmware");
+  const firmware = wants("firmware") ? await firmwareRows(effort.rounds < 10 ? 1 : 3) : [];
   if (wants("startup")) say("Start-up");
   const started = !wants("startup") ? [] : kvm === null ? needsKvm : await startUp(limit, peers, OUT);
   const traced: Record<string, Traced | string> = {};
@@ -228,6 +234,8 @@ async function main(): Promise<void> {
     slots,
     heap,
     accessors,
+    clients,
+    firmware,
     startUp: started,
     traced: strace ? traced : null,
   };

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { ClientRow } from "./clients.ts";
+import type { FirmwareRow } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import type { LiveFigures, LiveRow } from "./live.ts";
 import { type Program, PROGRAMS } from "./contest.ts";
@@ -46,6 +48,8 @@ export interface Results {
   /** `null` where it was not asked for. */
   readonly heap: Heap | string | null;
   readonly accessors: readonly Accessor[] | string;
+  readonly clients: readonly ClientRow[];
+  readonly firmware: readonly FirmwareRow[] | string;
   readonly startUp: readonly StartUp[] | string;
   readonly traced: Readonly<Record<string, Traced | string>> | null;
 }
@@ -169,6 +173,30 @@ function heapTable({ region, mapping }: Heap): string {
   ]);
 }
 
+function clientTable(rows: readonly ClientRow[]): string {
+  const time = (nanoseconds: number | null) => nanoseconds === null ? "" : number(nanoseconds);
+  return table(
+    ["ns", "owner", "client in a Worker", "synchronous client"],
+    rows.map(({ title, owner, client, sync }) => [title, time(owner), time(client), time(sync)]),
+  );
+}
+
+function firmwareTable(rows: readonly FirmwareRow[]): string {
+  const cell = (figure: Figure | null) => {
+    if (figure === null) return "-";
+    return figure.low === figure.high ? String(Number(figure.median.toFixed(2))) : spread(figure);
+  };
+  return table(
+    ["", "ours", "QEMU", "ours / QEMU"],
+    rows.map(({ title, unit, ours, qemu, ratio }) => [
+      unit === "" ? title : `${title}, ${unit}`,
+      cell(ours),
+      cell(qemu),
+      cell(ratio),
+    ]),
+  );
+}
+
 function startUpTable(rows: readonly StartUp[]): string {
   return table(
     ["", "median, ms", "fastest", "slowest"],
@@ -188,7 +216,7 @@ function tracedTable(rows: readonly RowResult[], traced: Readonly<Record<string,
 
 /** All tables, with a heading each. */
 export function report(results: Results): string {
-  const { machine, missing, rows, live, scale, slots, heap, accessors, startUp, traced } = results;
+  const { machine, missing, rows, live, scale, slots, heap, accessors, clients, firmware, startUp, traced } = results;
   const of = (section: Row["section"]) => rows.filter(({ row }) => row.section === section);
   const parts: [title: string, text: string][] = [];
   const add = <T>(title: string, measured: T | string, draw: (measured: T) => string) =>
@@ -206,6 +234,8 @@ export function report(results: Results): string {
   if (scale.length > 0) parts.push(["Scale: the manager's own time", scaleTable(scale)]);
   if (slots.length > 0) add("Scale: slots", slots, slotTable);
   if (heap !== null) add("Heap", heap, heapTable);
+  if (clients.length > 0) add("Clients in other threads", clients, clientTable);
+  if (firmware.length > 0) add("Firmware", firmware, firmwareTable);
   if (startUp.length > 0) add("Start-up", startUp, startUpTable);
   if (traced !== null) parts.push(["System calls", tracedTable(rows, traced)]);
 
