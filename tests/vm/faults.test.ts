@@ -8,9 +8,10 @@ import {
   VaMapper,
   type VaTarget,
 } from "membacking";
-import { kvmTest } from "../require.ts";
+import { kvmTest, noKvm, testUnless } from "../require.ts";
 import { assertAllOrNothing, runChild } from "./child.ts";
 import type { Attempt, Failure, Snapshot } from "./children/attempt.ts";
+import { noHugePageFiles } from "./huge_pages.ts";
 import { range, stamp, stampedFile, stamps } from "./machine.ts";
 import type { Sight } from "./witness.ts";
 
@@ -230,28 +231,32 @@ kvmTest("memory that may not be locked fails what wants it pinned, and pins are 
   assertEquals(lockedAtLast, tight.before.locked * 1024);
 });
 
-kvmTest("huge pages that there are not: no file, and no harm to live memory that they were to replace", async () => {
-  interface Report {
-    readonly wanted: number;
-    readonly creation: Failure | null;
-    readonly before: Snapshot;
-    readonly errors: readonly (Failure | null)[];
-    readonly after: Snapshot;
-    readonly stored: string;
-    readonly read: number;
-  }
-  const { wanted, creation, before, errors, after, stored, read } = await runChild<Report>("huge_pages.ts");
-  assertEquals(creation?.name, "OsError");
-  assertStringIncludes(creation?.message ?? "", `fewer than ${wanted} free huge pages`);
-  assertStringIncludes(creation?.message ?? "", "/proc/sys/vm/nr_hugepages");
-  for (const error of errors) {
-    assertEquals([error?.name, error?.cause?.os, error?.outOfStep], ["MappingError", "mmap ENOMEM", 0]);
-  }
-  assertEquals(after, before);
-  const hole: Sight[] = ["mmio", "mmio"];
-  assertEquals(after.guest, [...stamps(1, 0, 2), ...hole, ...stamps(1, 0, 2), ...hole]);
-  assertEquals([stored, read], ["stored", 77]);
-});
+testUnless(
+  noKvm ?? noHugePageFiles,
+  "huge pages that there are not: no file, and no harm to live memory that they were to replace",
+  async () => {
+    interface Report {
+      readonly wanted: number;
+      readonly creation: Failure | null;
+      readonly before: Snapshot;
+      readonly errors: readonly (Failure | null)[];
+      readonly after: Snapshot;
+      readonly stored: string;
+      readonly read: number;
+    }
+    const { wanted, creation, before, errors, after, stored, read } = await runChild<Report>("huge_pages.ts");
+    assertEquals(creation?.name, "OsError");
+    assertStringIncludes(creation?.message ?? "", `fewer than ${wanted} free huge pages`);
+    assertStringIncludes(creation?.message ?? "", "/proc/sys/vm/nr_hugepages");
+    for (const error of errors) {
+      assertEquals([error?.name, error?.cause?.os, error?.outOfStep], ["MappingError", "mmap ENOMEM", 0]);
+    }
+    assertEquals(after, before);
+    const hole: Sight[] = ["mmio", "mmio"];
+    assertEquals(after.guest, [...stamps(1, 0, 2), ...hole, ...stamps(1, 0, 2), ...hole]);
+    assertEquals([stored, read], ["stored", 77]);
+  },
+);
 
 kvmTest("a file that is shortened or sealed behind the manager's back ends in errors, and nobody dies", async () => {
   interface Look {

@@ -1,7 +1,8 @@
-import { assertEquals, assertGreater } from "@std/assert";
-import { Mappable, type RegionHandle } from "membacking";
-import { kvmTest } from "../require.ts";
+import { assertEquals, assertGreater, assertThrows } from "@std/assert";
+import { Mappable, MappingError, type RegionHandle } from "membacking";
+import { kvmTest, noKvm, testUnless } from "../require.ts";
 import { LongModeCode, VcpuThread } from "../guest.ts";
+import { HUGE_PAGE, noHugePageFiles, tooManyHugePages, unreservedHugePages } from "./huge_pages.ts";
 import { Machine, Observed, range } from "./machine.ts";
 import { stampPages, Watch } from "./watch.ts";
 import { NOTES, PAGE } from "./witness.ts";
@@ -164,6 +165,25 @@ kvmTest("a guest that the hook holds sees no slot go and come back", async () =>
   }
   await watch.end();
   assertEquals(set.held - before, 4 * rounds);
+});
+
+testUnless(noKvm ?? noHugePageFiles, "a guest sees nothing of an exchange for huge pages that fails", async () => {
+  const length = tooManyHugePages() * HUGE_PAGE;
+  using huge = unreservedHugePages(length);
+  using machine = new Machine({ length });
+  const witness = machine.attached();
+  const region = machine.region(0, length);
+  using file = Mappable.memfd("generation 0", HUGE_PAGE);
+  stampPages(file, 0, 0, HUGE_PAGE, 0);
+  region.addMapping({ rangeInRegion: range(0, HUGE_PAGE), mappable: file });
+  region.map();
+  // The machine holds nobody: even the vCPU that is in the guest all the time notices nothing.
+  await using watch = await Watch.start(witness, { start: 0, end: HUGE_PAGE, together: true });
+  for (let round = 1; round <= 300; round++) {
+    assertThrows(() => region.addMapping({ rangeInRegion: region.range, mappable: huge }), MappingError, "ENOMEM");
+    if (round % 100 === 0) await watch.lookTwice();
+  }
+  await watch.end();
 });
 
 kvmTest("another VM comes and goes without the guest noticing", async () => {
