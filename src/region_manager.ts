@@ -308,13 +308,17 @@ export class RegionManager implements Disposable {
   [Symbol.dispose](): void {
     if (this.#map.closed) return;
     const failures: unknown[] = [];
+    let isPoisoned = false;
     this.#map.close((state) => {
+      isPoisoned = state.poisoned.size > 0;
       const revoked = this.#locks.revokeAll();
       const kept = this.#clients === undefined ? revoked.kept : [...revoked.kept, ...this.#clients.close()];
       const context = { va: this.#va, quiesce: undefined, logger: this.#map.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
     // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
+    // So do addresses among which something else of the process lives now.
+    if (failures.length === 0 && isPoisoned) return;
     if (failures.length === 0) {
       // What a client has locked is its own to release.
       if (this.#clients !== undefined) return this.#clients.keepWhileLocked(this.#retained);

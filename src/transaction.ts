@@ -11,7 +11,7 @@ import type { Plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
 import type { Step } from "./core/steps.ts";
-import { piecesIn } from "./core/view.ts";
+import { piecesIn, unpoisoned } from "./core/view.ts";
 import { clear, isThenable, perform, performVa, rangeOf, type StepContext } from "./perform.ts";
 import type { Quiesce } from "./targets.ts";
 import { type TransactionFailure, undo } from "./undo.ts";
@@ -127,15 +127,13 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
   }
   // Addresses that are about to be unmapped as a whole need not be emptied first.
   if (context.va.disposed ?? false) return failures;
-  for (const { start, end, value } of piecesIn(state)) {
+  for (const { start, end, value } of unpoisoned(piecesIn(state), state)) {
     if (kept.some((span) => span.start < end && start < span.end)) continue;
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
   }
   // What an undo or a discard left behind is in no region's mappings any more.
-  for (const { start, end } of state.lost) {
-    if (!state.poisoned.overlaps(start, end)) {
-      attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value: null }] });
-    }
+  for (const { start, end } of unpoisoned([...state.lost], state)) {
+    attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value: null }] });
   }
   return failures;
 }

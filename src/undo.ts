@@ -107,7 +107,9 @@ class Undo {
       if (isThere(step)) this.#settle((other) => collide(other, step));
     } catch (error) {
       this.#notePoison(error);
-      this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      if (!(error instanceof ReservationLostError)) {
+        this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      }
       const cleared = step.kind !== "va" && isThere(step) && clear(step, this.#context);
       if (cleared) {
         this.#settle((other) => collide(other, step) && other.start === step.start && other.end === step.end);
@@ -136,33 +138,31 @@ class Undo {
 
   /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */
   #evacuate({ start, end }: Span): void {
-    const take = (step: Step) => {
-      let doubtful = false;
-      try {
-        perform(step, this.#context);
-      } catch (error) {
-        doubtful = true;
-        this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
-      }
-      for (const back of inverse(step)) this.#unrestored.push({ step: back, doubtful });
-    };
-    for (const partition of this.#old.partitions) {
-      for (const entry of partition.book.overlapping(start, end)) {
-        take({
-          kind: "partition",
-          partition,
-          start: entry.start,
-          end: entry.end,
-          from: entry.value,
-          to: null,
-          uncertain: false,
-        });
+    const { partitions, dmaTargets } = this.#old;
+    for (const partition of partitions) {
+      for (const { start: from, end: to, value } of partition.book.overlapping(start, end)) {
+        this.#take({ kind: "partition", partition, start: from, end: to, from: value, to: null, uncertain: false });
       }
     }
-    for (const dma of this.#old.dmaTargets) {
-      for (const entry of dma.book.overlapping(start, end)) {
-        take({ kind: "dma", dma, start: entry.start, end: entry.end, from: entry.value, to: null, uncertain: false });
+    for (const dma of dmaTargets) {
+      for (const { start: from, end: to, value } of dma.book.overlapping(start, end)) {
+        this.#take({ kind: "dma", dma, start: from, end: to, from: value, to: null, uncertain: false });
       }
     }
+  }
+
+  /** Takes one range away, unless it is gone already, and says that its target has lost it. */
+  #take(step: Step): void {
+    const isGone = this.#unrestored.some((entry) => isThere(entry.step) && collide(entry.step, step));
+    let cause: unknown = new Error("The host addresses behind it are lost");
+    let doubtful = false;
+    try {
+      if (!isGone) perform(step, this.#context);
+    } catch (error) {
+      doubtful = true;
+      cause = error;
+    }
+    this.#failures.push({ target: targetName(step), range: rangeOf(step), cause });
+    if (!isGone) { for (const back of inverse(step)) this.#unrestored.push({ step: back, doubtful }); }
   }
 }

@@ -11,7 +11,7 @@ import { clip, EVERYWHERE, parted, type Span } from "./span.ts";
 import type { State } from "./state.ts";
 import type { AttendStep } from "./steps.ts";
 import type { VaSteps } from "./va_steps.ts";
-import { pieceAt, piecesIn } from "./view.ts";
+import { pieceAt, piecesIn, unpoisoned } from "./view.ts";
 
 /** Pages that come in early go with the memory, wherever it is replaced, undo included. */
 export function prefetchSteps(
@@ -60,7 +60,7 @@ export function pushPins(
   }
   if (!stays) return { pinned, doubts: outside };
   for (const span of over) {
-    for (const { start, end } of piecesIn(next, span.start, span.end)) {
+    for (const { start, end } of unpoisoned(piecesIn(next, span.start, span.end), next)) {
       for (const gap of gapsIn(pinned, start, end)) push(gap, true);
       pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
     }

@@ -11,7 +11,7 @@ import { type RangeChanges, reconcile } from "./slots.ts";
 import { EVERYWHERE, parted, type Span } from "./span.ts";
 import type { DmaState, State } from "./state.ts";
 import type { Step } from "./steps.ts";
-import { type Piece, piecesIn } from "./view.ts";
+import { type Piece, piecesIn, unpoisoned } from "./view.ts";
 
 function isSameDma(a: Piece, b: Piece): boolean {
   if (a.writable !== b.writable || a.region.type !== b.region.type) return false;
@@ -37,7 +37,7 @@ export function planDmaTargets(old: State, next: State, spans: readonly Span[]):
     const over = was ? spans : EVERYWHERE;
     const wanted = over.flatMap(({ start, end }) => piecesIn(next, start, end));
     if (dma.needsFd) checkFiles(wanted);
-    const { gone, added, book } = reconcile(dma.book, wanted, over, isSameDma) ??
+    const { gone, added, book } = reconcile(dma.book, unpoisoned(wanted, next), over, isSameDma) ??
       { gone: [], added: [], book: dma.book };
     const { inside, outside } = parted(dma.doubts, over);
     plans.push({ dma, gone, added, book, stays: true, cleared: inside, doubts: outside });

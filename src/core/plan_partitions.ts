@@ -13,7 +13,7 @@ import type { PartitionState, State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Diff } from "./va_steps.ts";
-import { type Fragment, fragmentsIn } from "./view.ts";
+import { type Fragment, fragmentsIn, unpoisoned } from "./view.ts";
 
 /** What changes for one partition. */
 export interface PartitionPlan extends RangeChanges<Access> {
@@ -35,9 +35,9 @@ export function planPartitions(old: State, next: State, diffs: readonly Diff[]):
     const was = old.partitions === next.partitions || old.partitions.some(({ id }) => id === partition.id);
     const over = was ? diffs : EVERYWHERE;
     const wanted: Entry<Access>[] = [];
-    if (was) { for (const { after } of diffs) pushWantedAccess(wanted, next, after); }
-    else pushWantedAccess(wanted, next, fragmentsIn(next));
-    let changes = reconcile(book, wanted, over, isSameAccess);
+    if (was) { for (const { after } of diffs) pushWantedAccess(wanted, after); }
+    else pushWantedAccess(wanted, fragmentsIn(next));
+    let changes = reconcile(book, unpoisoned(wanted, next), over, isSameAccess);
     if (changes !== null && target.capacity !== undefined) {
       changes = fitCapacity(changes, target.capacity, isSameAccess);
     }
@@ -86,27 +86,17 @@ export function booked(
 }
 
 /** What a partition should hold over `fragments`: backed parts, or whole windows where holes fault. */
-function pushWantedAccess(wanted: Entry<Access>[], { poisoned }: State, fragments: readonly Fragment[]): void {
-  const push = (start: number, end: number, value: Access) => {
-    if (poisoned.size === 0) wanted.push({ start, end, value });
-    else wanted.push(...outsidePoison({ start, end, value }, poisoned));
-  };
+function pushWantedAccess(wanted: Entry<Access>[], fragments: readonly Fragment[]): void {
   for (const { start, end, region, params: { writable, executable }, mappings } of fragments) {
     if (region.holes === "fault") {
-      push(start, end, accessOf(writable, executable));
+      wanted.push({ start, end, value: accessOf(writable, executable) });
       continue;
     }
     for (const entry of mappings.overlapping(start, end)) {
       const access = accessOf(writable && entry.value.writable, executable);
-      push(Math.max(entry.start, start), Math.min(entry.end, end), access);
+      wanted.push({ start: Math.max(entry.start, start), end: Math.min(entry.end, end), value: access });
     }
   }
-}
-
-function outsidePoison(entry: Entry<Access>, poisoned: RangeMap<true>): Entry<Access>[] {
-  let left = RangeMap.EMPTY.set(entry.start, entry.end, entry.value as never) as RangeMap<Access>;
-  for (const { start, end } of poisoned.overlapping(entry.start, entry.end)) left = left.delete(start, end);
-  return [...left];
 }
 
 /** Appends the steps that take ranges away from a partition. */

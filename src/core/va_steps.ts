@@ -207,7 +207,8 @@ class Walk {
       if (poison !== undefined) stop = Math.min(stop, inPoison ? poison.end : poison.start);
       if (lost !== undefined) stop = Math.min(stop, inLost ? lost.end : lost.start);
       if (inPoison) {
-        if (newPiece !== null) {
+        // What was shown there when they were lost may go on being said to be there, for the sake of what is around it.
+        if (newPiece !== null && (oldPiece === null || !sameContents(oldPiece, newPiece))) {
           throw new MappingError(
             "The host addresses of this range were lost to another mapping of the process, use another GPA range",
             new MemoryRange(cursor, stop),

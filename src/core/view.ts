@@ -75,6 +75,21 @@ export function piecesIn(state: State, start: number = 0, end: number = Number.M
   return pieces;
 }
 
+/** The parts of `entries` whose host addresses are not lost for good. */
+export function unpoisoned<V>(entries: readonly Entry<V>[], { poisoned }: State): readonly Entry<V>[] {
+  if (poisoned.size === 0) return entries;
+  return entries.flatMap((entry) => {
+    const parts: Entry<V>[] = [];
+    let cursor = entry.start;
+    for (const { start, end } of poisoned.overlapping(entry.start, entry.end)) {
+      if (cursor < start) parts.push({ start: cursor, end: start, value: entry.value });
+      cursor = end;
+    }
+    if (cursor < entry.end) parts.push({ start: cursor, end: entry.end, value: entry.value });
+    return parts;
+  });
+}
+
 /** What backs the byte at `gpa`, as far as it reaches in both directions. */
 export function pieceAt(state: State, gpa: number): Entry<Piece> | undefined {
   const shown = state.visible.entryAt(gpa);
