@@ -32,6 +32,7 @@ import {
 import { applyPolicy } from "./memory_policy.ts";
 import { OpenFile } from "./open_file.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
+import { plainBytes } from "./plain_bytes.ts";
 import { writeProcessMemory } from "./process_memory.ts";
 
 /** How a memfd is made. */
@@ -246,13 +247,13 @@ export class Mappable implements Disposable {
    */
   read(offset: number, into: Uint8Array): void {
     const { file } = this;
-    checkTransfer(file, offset, into);
+    const plain = checkTransfer(file, offset, into);
     const { sys, errno } = libc();
-    for (let done = 0; done < into.length;) {
-      const rest = done === 0 ? into : into.subarray(done);
+    for (let done = 0; done < plain.length;) {
+      const rest = done === 0 ? plain : plain.subarray(done);
       const count = unwrap(
         // SAFETY: the kernel writes at most the length of the buffer it is given.
-        sys.pread(file.fd, asBytes(rest), BigInt(rest.length), BigInt(offset + done)),
+        sys.pread(file.fd, rest, BigInt(rest.length), BigInt(offset + done)),
         errno[0],
         "pread",
         () => `${file.label} at offset ${hex(offset + done)}`,
@@ -270,14 +271,14 @@ export class Mappable implements Disposable {
    */
   write(offset: number, bytes: Uint8Array): void {
     const { file } = this;
-    checkTransfer(file, offset, bytes);
-    if (file.hugetlb) return writeMapped(file, offset, bytes);
+    const plain = checkTransfer(file, offset, bytes);
+    if (file.hugetlb) return writeMapped(file, offset, plain);
     const { sys, errno } = libc();
-    for (let done = 0; done < bytes.length;) {
-      const rest = done === 0 ? bytes : bytes.subarray(done);
+    for (let done = 0; done < plain.length;) {
+      const rest = done === 0 ? plain : plain.subarray(done);
       const count = unwrap(
         // SAFETY: the kernel reads at most the length of the buffer it is given.
-        sys.pwrite(file.fd, asBytes(rest), BigInt(rest.length), BigInt(offset + done)),
+        sys.pwrite(file.fd, rest, BigInt(rest.length), BigInt(offset + done)),
         errno[0],
         "pwrite",
         () => `${file.label} at offset ${hex(offset + done)}`,
@@ -307,24 +308,21 @@ function checkHugepageSize(size: number): void {
   }
 }
 
-function checkTransfer(file: OpenFile, offset: number, bytes: Uint8Array): void {
+/** The bytes to transfer as a plain array, once they are known to lie within the file. */
+function checkTransfer(file: OpenFile, offset: number, bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   checkNumber(offset, "Offset");
-  if (!(bytes instanceof Uint8Array)) throw new TypeError("The bytes must be a Uint8Array");
-  file.checkBounds(offset, bytes.length);
-}
-
-// Deno's types leave shared memory out of what a call may be given; the calls take it all the same.
-function asBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  return bytes as Uint8Array<ArrayBuffer>;
+  const plain = plainBytes(bytes);
+  file.checkBounds(offset, plain.length);
+  return plain;
 }
 
 /** Writes through a mapping, by way of the kernel, since the file may have become too short by now. */
-function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array): void {
+function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array<ArrayBuffer>): void {
   if (bytes.length === 0) return;
   const start = offset - offset % file.pageSize;
   const end = Math.ceil((offset + bytes.length) / file.pageSize) * file.pageSize;
   using mapping = new FileMapping(file.fd, start, end - start, PROT_READ | PROT_WRITE, file.pageSize);
-  writeProcessMemory(mapping.address + offset - start, asBytes(bytes));
+  writeProcessMemory(mapping.address + offset - start, bytes);
 }
 
 /** Says which NUMA node the pages of a file come from. The policy stays with the file when the mapping goes. */

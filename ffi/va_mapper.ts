@@ -41,7 +41,7 @@ const LARGE_PAGE = 2 ** 21;
 
 /** How a reservation is made. */
 export interface ReserveOptions {
-  /** A power of two in bytes, at least 2 MiB, which is what it is when left out: the largest page size to be used. */
+  /** A power of two in bytes: the largest page size to be used. 2 MiB when it is less or left out. */
   alignment?: number;
 }
 
@@ -105,8 +105,9 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
    */
   static reserve(length: number, options: ReserveOptions = {}): VaMapper {
     const { alignment = LARGE_PAGE } = options;
-    if (alignment < LARGE_PAGE) throw new RangeError(`Alignment ${hex(alignment)} is below ${hex(LARGE_PAGE)}`);
-    return new VaMapper(new Reservation(length, alignment));
+    // What is aligned to more is aligned to less.
+    const isSmall = alignment >= 1 && alignment < LARGE_PAGE && Number.isInteger(Math.log2(alignment));
+    return new VaMapper(new Reservation(length, isSmall ? LARGE_PAGE : alignment));
   }
 
   /** Whether it has been disposed. Its holders go on using it. */

@@ -1,3 +1,4 @@
+import { lengthOf, plainBytes } from "../ffi/plain_bytes.ts";
 import { type AccessMap, checkFileSize, type Part, readFile, viaFile } from "./access_map.ts";
 import { GuestMemoryError, hex, MappingError } from "./core/errors.ts";
 import { checkNumber, MemoryRange } from "./core/memory_range.ts";
@@ -347,7 +348,7 @@ export class GuestMemory {
   #slowWrite(gpa: number, source: Uint8Array): void {
     const length = lengthOf(source);
     // A plain array, whatever the caller made of theirs: no code of theirs runs once the access has been checked.
-    const plain = new Uint8Array(source.buffer, source.byteOffset, length);
+    const plain = plainBytes(source);
     for (const { piece, start, end } of this.#check(gpa, length, true)) {
       const part = plain.subarray(start - gpa, end - gpa);
       if (piece.file === null) this.#hostBytes(start, end).set(part);
@@ -377,13 +378,3 @@ function checkValue(value: number): void {
 
 // The language's own, which an object of the caller's cannot replace: what it says must be what is checked and copied.
 const { set } = Uint8Array.prototype;
-const getLength: ((this: Uint8Array) => number) | undefined = Object.getOwnPropertyDescriptor(
-  Object.getPrototypeOf(Uint8Array.prototype),
-  "length",
-)?.get;
-
-/** How many bytes the caller's array really has. */
-function lengthOf(bytes: Uint8Array): number {
-  if (!(bytes instanceof Uint8Array)) throw new TypeError("The bytes must be a Uint8Array");
-  return getLength === undefined ? bytes.length : getLength.call(bytes);
-}

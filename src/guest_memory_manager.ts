@@ -1,4 +1,5 @@
 import { VaMapper } from "../ffi/va_mapper.ts";
+import { DisposedError } from "./core/errors.ts";
 import { checkAligned, checkNumber, MemoryRange } from "./core/memory_range.ts";
 import type { OverlapRule } from "./core/overlap.ts";
 import {
@@ -303,6 +304,7 @@ export class GuestMemoryManager implements Disposable {
    * @throws {RangeError} If the length is 0 or not page-aligned.
    */
   newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
+    if (this.regions.disposed) throw new DisposedError("The guest memory manager");
     const memory = new DeviceMemory(this.regions, name, length, options, (gone) => this.#devices.delete(gone));
     this.#devices.add(memory);
     return memory;

@@ -2,6 +2,7 @@ import type { RangeMap } from "./core/range_map.ts";
 import { fragments, type Region } from "./core/overlap.ts";
 import type { Mapping, RegionState, State } from "./core/state.ts";
 import { mappableOf } from "./file_backing.ts";
+import { nameOf } from "./perform.ts";
 
 /** One mapping of an inspected region. */
 export interface InspectMapping {
@@ -117,13 +118,13 @@ export function inspectState(
     length,
     regions: [...state.regions].map(({ value }) => inspectRegion(value, state)),
     partitions: state.partitions.map(({ target, offset, pin, book }) => ({
-      name: target.name ?? "partition",
+      name: nameOf(target, "partition"),
       offset,
       pin,
       ranges: [...book].map((entry) => ({ range: rangeText(entry), ...entry.value })),
     })),
     dmaTargets: state.dmaTargets.map(({ target, book }) => ({
-      name: (target as { name?: string }).name ?? "DMA target",
+      name: nameOf(target, "DMA target"),
       ranges: [...book].map((entry) => rangeText(entry)),
     })),
     locks: locks.map((entry) => ({ range: rangeText(entry), count: entry.value })),

@@ -79,7 +79,7 @@ export class LockKeeper implements AccessMap {
       );
     }
     for (const { value: region } of state.visible.overlapping(start, end)) {
-      if (this.#closing.has(region)) throw new DisposedError(`Region "${region.name}", which is being torn down,`);
+      if (this.#closing.has(region)) throw new DisposedError(`Region "${region.name}"`, "is being torn down");
     }
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }

@@ -1,3 +1,4 @@
+import { checkBoolean } from "./checks.ts";
 import { hex, MappingError } from "./core/errors.ts";
 import { checkAligned, MemoryRange, PAGE_SIZE } from "./core/memory_range.ts";
 import type { Region } from "./core/overlap.ts";
@@ -32,6 +33,7 @@ export function mappingOf(
   const { rangeInRegion, mappable, fileOffset = 0, writable = true, policy } = options;
   const { start, end } = rangeIn(region, rangeInRegion);
   checkAligned(fileOffset, "File offset");
+  checkBoolean(writable, "writable");
   if (policy !== undefined) checkPolicy(policy);
   if (mappable === "private") {
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
@@ -82,7 +84,10 @@ export function checkFile(
   }
 }
 
-function checkPolicy({ hostNumaNode }: MemoryPolicy): void {
+function checkPolicy(policy: MemoryPolicy): void {
+  if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
+  const { hostNumaNode, transparentHugepages } = policy;
+  if (transparentHugepages !== undefined) checkBoolean(transparentHugepages, "transparentHugepages");
   if (hostNumaNode === undefined) return;
   if (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023) {
     throw new RangeError(`Host NUMA node must be an integer from 0 to 1023, got ${hostNumaNode}`);

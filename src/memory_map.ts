@@ -8,6 +8,7 @@ import type { VaTarget } from "./core/targets.ts";
 import { closeUnused, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
+import { isThenable } from "./perform.ts";
 import { runTransaction, type TransactionContext } from "./transaction.ts";
 
 /** What is to become one request. */
@@ -264,7 +265,8 @@ export class MemoryMap {
       const wasBusy = this.#busy;
       this.#busy = true;
       try {
-        logger[level](msg, ...args);
+        const result: unknown = logger[level](msg, ...args);
+        if (isThenable(result)) Promise.resolve(result).catch(() => {});
       } catch {
         // Nobody is left to tell.
       } finally {

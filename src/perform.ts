@@ -103,8 +103,28 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
 /** What messages call the target of `step`. */
 export function targetName(step: Step): string {
   if (step.kind === "va") return "host memory";
-  if (step.kind === "dma") return (step.dma.target as DmaTarget).name ?? "DMA target";
-  return step.partition.target.name ?? "partition";
+  return step.kind === "dma"
+    ? nameOf(step.dma.target as DmaTarget, "DMA target")
+    : nameOf(step.partition.target, "partition");
+}
+
+/** The name of a target, whatever it does when asked: an undo goes on. */
+export function nameOf(target: { readonly name?: string }, otherwise: string): string {
+  try {
+    const { name } = target;
+    return typeof name === "string" ? name : otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** What a target threw, in words, whatever it is. */
+export function messageOf(error: unknown): string {
+  try {
+    return error instanceof Error ? `${error.message}` : String(error);
+  } catch {
+    return "it threw something that cannot be described";
+  }
 }
 
 /** What messages call the effect of `step`. */

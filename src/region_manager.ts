@@ -23,6 +23,7 @@ import { type Piece, piecesIn } from "./core/view.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "./lock_keeper.ts";
+import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "./checks.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "./memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
@@ -120,6 +121,8 @@ export class RegionManager implements Disposable {
     if (overlap !== "nested" && overlap !== "any") {
       throw new TypeError(`Overlap must be "nested" or "any", got ${JSON.stringify(overlap)}`);
     }
+    if (quiesce !== undefined && typeof quiesce !== "function") throw new TypeError("quiesce must be a function");
+    if (logger !== undefined) checkMethods(logger, "A logger", ["debug", "info", "warn", "error"]);
     if (served.has(va)) throw new TypeError("One VaMapper serves one RegionManager, reserve another");
     this.#retained = va.retain?.();
     served.add(va);
@@ -162,7 +165,9 @@ export class RegionManager implements Disposable {
     }
     if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
-    const region: Region = { id: this.#nextId++, name, range, priority, type, holes };
+    // A range of our own: the caller's could be changed behind the back of the type.
+    const own = new MemoryRange(range.start, range.end);
+    const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes };
     this.#map.check();
     this.#request("add", region, (state) => addRegion(state, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
@@ -179,6 +184,8 @@ export class RegionManager implements Disposable {
    */
   addPartition(partition: Partition, options: PartitionOptions = {}): Disposable {
     const { offset = 0, pin = false } = options;
+    checkPartition(partition);
+    checkBoolean(pin, "pin");
     if (!Number.isSafeInteger(offset) || offset % PAGE_SIZE !== 0) {
       throw new RangeError(`Partition offset must be a multiple of ${hex(PAGE_SIZE)}, got ${offset}`);
     }
@@ -187,8 +194,11 @@ export class RegionManager implements Disposable {
         `Guest memory of ${hex(this.#va.length)} bytes does not fit below ${hex(GPA_LIMIT)} at offset ${hex(offset)}`,
       );
     }
-    if (this.#map.current.partitions.some(({ target }) => target === partition)) {
-      throw new TypeError("The partition is attached already");
+    const { length } = this.#va;
+    if (this.#map.current.partitions.some((at) => at.target === partition && Math.abs(at.offset - offset) < length)) {
+      throw new TypeError(
+        `The partition is attached already, attach it again at least ${hex(length)} bytes away or not at all`,
+      );
     }
     const id = this.#nextId++;
     this.#map.check();
@@ -211,8 +221,9 @@ export class RegionManager implements Disposable {
    * undone.
    */
   addDmaTarget(target: DmaTarget, options: DmaTargetOptions = {}): Disposable {
+    checkDmaTarget(target);
     if (this.#map.current.dmaTargets.some((attached) => attached.target === target)) {
-      throw new TypeError("The DMA target is attached already");
+      throw new TypeError("The DMA target is attached already, dispose the handle of the first time to attach it anew");
     }
     const id = this.#nextId++;
     this.#map.check();
@@ -295,6 +306,7 @@ export class RegionManager implements Disposable {
 
   /** The memory map as plain data, safe for JSON. */
   inspect(): InspectNode {
+    if (this.#map.closed) throw new DisposedError("The region manager");
     this.#clients?.updateLocks();
     return inspectState(this.#map.committed, this.#va, this.#locks.entries());
   }
@@ -324,7 +336,8 @@ export class RegionManager implements Disposable {
       if (this.#clients !== undefined) return this.#clients.keepWhileLocked(this.#retained);
       return this.#retained?.[Symbol.dispose]();
     }
-    throw new MembackingError(`${failures.length} steps failed while the region manager was disposed`, {
+    const steps = failures.length === 1 ? "1 step" : `${failures.length} steps`;
+    throw new MembackingError(`${steps} failed while the region manager was disposed, see the cause`, {
       cause: new AggregateError(failures),
     });
   }
@@ -354,7 +367,14 @@ export class RegionManager implements Disposable {
   #mapRegion(region: Region, params: Partial<MapParams>): void {
     this.#checkLive(region);
     const { writable = true, executable = true, prefetch = false } = params;
-    this.#request("map", region, (state) => mapRegion(state, region, { writable, executable, prefetch }));
+    checkBoolean(writable, "writable");
+    checkBoolean(executable, "executable");
+    checkBoolean(prefetch, "prefetch");
+    this.#request(
+      "map",
+      region,
+      (state) => mapRegion(state, region, Object.freeze({ writable, executable, prefetch })),
+    );
   }
 
   #unmap(region: Region): void {

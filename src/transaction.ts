@@ -26,7 +26,7 @@ export interface TransactionContext extends StepContext {
  * Carries out `plan`, or nothing of it, and hands the state that is true then to `commit`, with whether it happened.
  *
  * @throws {MappingError} If a step failed.
- * @throws Whatever the quiesce hook throws; nothing has changed then, unless it is disposing the hold that throws.
+ * @throws Whatever the quiesce hook throws; nothing has changed then. A hold that cannot be released is logged.
  */
 export function runTransaction(
   plan: Plan,
@@ -44,8 +44,18 @@ function carryOutHeld(
   context: TransactionContext,
   commit: (state: State, happened: boolean) => void,
 ): void {
-  using _hold = quiesced(plan.torn, context);
-  carryOut(plan, old, context, commit);
+  const hold = quiesced(plan.torn, context);
+  try {
+    carryOut(plan, old, context, commit);
+  } finally {
+    // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
+    try {
+      const result: unknown = hold?.[Symbol.dispose]();
+      if (isThenable(result)) Promise.resolve(result).catch(() => {});
+    } catch (error) {
+      context.logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
+    }
+  }
 }
 
 function carryOut(

@@ -19,7 +19,7 @@ import { outOfStep, type Unrestored } from "./core/out_of_step.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
 import { inverse, type Step } from "./core/steps.ts";
-import { clear, describe, isThere, perform, rangeOf, type StepContext, targetName } from "./perform.ts";
+import { clear, describe, isThere, messageOf, perform, rangeOf, type StepContext, targetName } from "./perform.ts";
 
 /** A request that failed: what to tell the caller, and the state that is true now. */
 export interface TransactionFailure {
@@ -79,7 +79,7 @@ class Undo {
     const state = this.#unrestored.length + this.#poisoned.length === 0
       ? this.#old
       : outOfStep(this.#old, this.#unrestored, this.#poisoned);
-    const why = cause instanceof Error ? cause.message : String(cause);
+    const why = messageOf(cause);
     const left = this.#failures.length === 0
       ? "the request was undone"
       : `the request could not be undone on ${

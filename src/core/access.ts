@@ -1,10 +1,10 @@
 import type { Access } from "./targets.ts";
 
 const ACCESS: readonly Access[] = [
-  { writable: false, executable: false },
-  { writable: true, executable: false },
-  { writable: false, executable: true },
-  { writable: true, executable: true },
+  Object.freeze({ writable: false, executable: false }),
+  Object.freeze({ writable: true, executable: false }),
+  Object.freeze({ writable: false, executable: true }),
+  Object.freeze({ writable: true, executable: true }),
 ];
 
 /** One object per kind of access, so that equal means identical. */

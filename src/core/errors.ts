@@ -157,9 +157,9 @@ export class DisposedError extends MembackingError {
   /** The class name, which is also what a stack trace shows. */
   override name = "DisposedError";
 
-  /** Builds the error for the thing named, such as `Region "ram"`. */
-  constructor(what: string) {
-    super(`${what} has been disposed`);
+  /** Builds the error for the thing named, such as `Region "ram"`; `how` says what became of it. */
+  constructor(what: string, how: string = "has been disposed") {
+    super(`${what} ${how}`);
   }
 }
 

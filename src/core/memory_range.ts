@@ -54,8 +54,9 @@ export class MemoryRange {
     checkAligned(end, "Range end");
     if (end < start) throw new RangeError(`Range end ${hex(end)} is below its start ${hex(start)}`);
     if (end > GPA_LIMIT) throw new RangeError(`Range end ${hex(end)} is beyond ${hex(GPA_LIMIT)}`);
-    this.start = start;
-    this.end = end;
+    // Minus zero is zero.
+    this.start = start + 0;
+    this.end = end + 0;
   }
 
   /**
@@ -77,6 +78,7 @@ export class MemoryRange {
   static bounding(start: number, end: number): MemoryRange {
     checkNumber(start, "Range start");
     checkNumber(end, "Range end");
+    if (end < start) throw new RangeError(`Range end ${hex(end)} is below its start ${hex(start)}`);
     return new MemoryRange(start - start % PAGE_SIZE, Math.ceil(end / PAGE_SIZE) * PAGE_SIZE);
   }
 

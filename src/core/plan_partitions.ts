@@ -39,7 +39,7 @@ export function planPartitions(old: State, next: State, diffs: readonly Diff[]):
     else pushWantedAccess(wanted, fragmentsIn(next));
     let changes = reconcile(book, unpoisoned(wanted, next), over, isSameAccess);
     if (changes !== null && target.capacity !== undefined) {
-      changes = fitCapacity(changes, target.capacity, isSameAccess);
+      changes = fitCapacity(changes, target.capacity - heldElsewhere(partition, next, plans), isSameAccess);
     }
     const { gone, added, book: after } = changes ?? { gone: [], added: [], book };
     const { inside, outside } = parted(partition.doubts, over);
@@ -61,6 +61,16 @@ export function planPartitions(old: State, next: State, diffs: readonly Diff[]):
     });
   }
   return plans;
+}
+
+/** How many ranges a partition that is attached twice holds by its other attachments. */
+function heldElsewhere({ id, target }: PartitionState, next: State, planned: readonly PartitionPlan[]): number {
+  let count = 0;
+  for (const other of next.partitions) {
+    if (other.id === id || other.target !== target) continue;
+    count += (planned.find(({ partition }) => partition.id === other.id) ?? other).book.size;
+  }
+  return count;
 }
 
 /** The partitions with what they hold after the plan. */

@@ -48,13 +48,16 @@ export function planSingle(old: State, next: State, span: Span, spareMappings: n
   const va = vaStep(start, end, from, to);
   const wanted = wantedAccess(to);
   const { partitions } = old;
+  let ranges = 0;
+  if (partitions.length > 1) { for (const { book } of partitions) ranges += book.size + 1; }
   const steps: Step[] = [];
   let booked: PartitionState[] | null = null;
   let unmaps = 0;
   let live = false;
   for (let i = 0; i < partitions.length; i++) {
     const partition = partitions[i]!;
-    const held = rangeHeld(partition, start, end, wanted);
+    // A partition may be attached more than once: all together is more than it holds at most.
+    const held = rangeHeld(partition, start, end, wanted, partitions.length === 1 ? partition.book.size : ranges);
     if (held === null) return null;
     const keeps = held === wanted;
     if (keeps) live ||= va !== null && wanted !== undefined;
@@ -154,12 +157,13 @@ function rangeHeld(
   start: number,
   end: number,
   wanted: Access | undefined,
+  ranges: number,
 ): Access | undefined | null {
   if (pin || (target.disposed ?? false)) return null;
   const entry = book.entryAt(start);
   if (entry === undefined) {
     if (book.overlaps(start, end)) return null;
-    return wanted !== undefined && target.capacity !== undefined && book.size >= target.capacity ? null : undefined;
+    return wanted !== undefined && target.capacity !== undefined && ranges >= target.capacity ? null : undefined;
   }
   if (entry.end < end) return null;
   return entry.value === wanted || (entry.start === start && entry.end === end) ? entry.value : null;

@@ -61,10 +61,17 @@ Deno.test("a reservation of a bad length or alignment is refused", () => {
   for (const length of [0, -PAGE, 1, 4097, 1.5, NaN, Infinity, 2 ** 47 + PAGE, 2 ** 60]) {
     assertThrows(() => VaMapper.reserve(length), RangeError);
   }
-  for (const alignment of [0, 1, PAGE, 2 ** 20, 3 * 2 ** 20, 2 ** 22 + PAGE, NaN, -(2 ** 21)]) {
+  for (const alignment of [0, 0.5, 3 * PAGE, 3 * 2 ** 20, 2 ** 22 + PAGE, NaN, -(2 ** 21)]) {
     assertThrows(() => VaMapper.reserve(PAGE, { alignment }), RangeError, "lignment");
   }
   assertThrows(() => VaMapper.reserve("4096" as unknown as number), TypeError);
+});
+
+Deno.test("a reservation is aligned to large pages even where less was asked for", () => {
+  for (const alignment of [1, PAGE, 2 ** 20]) {
+    using va = VaMapper.reserve(PAGE, { alignment });
+    assertEquals(va.base % 2 ** 21, 0);
+  }
 });
 
 Deno.test("more address space than the host has is ENOMEM", () => {
