@@ -85,8 +85,8 @@ export class KvmVcpu implements Disposable {
   /**
    * Attaches to a vCPU that another thread of this process has shared. The descriptor is duplicated, so either side can
    * be disposed first; but the sharer must not be disposed before the other side has attached. Two threads must not
-   * `run` one vCPU at a time: the second waits for the first, inside the kernel. So does attaching, and reading or setting
-   * any register, while another thread runs it.
+   * `run` one vCPU at a time: the second waits for the first, inside the kernel. So does attaching, and reading or
+   * setting a register, while another thread runs it.
    *
    * Disposing the VM takes its memory away from the guest even while an attached vCPU runs.
    *
