@@ -1,6 +1,6 @@
 import type { RangeMap } from "./core/range_map.ts";
-import { fragments, type Region } from "./core/overlap.ts";
-import type { Mapping, RegionState, State } from "./core/state.ts";
+import { fragments, type Region, regionsIn } from "./core/overlap.ts";
+import { type Mapping, type RegionState, regionState, type State } from "./core/state.ts";
 import { mappableOf } from "./file_backing.ts";
 import { nameOf } from "./perform.ts";
 
@@ -116,7 +116,7 @@ export function inspectState(
   return {
     base,
     length,
-    regions: [...state.regions].map(({ value }) => inspectRegion(value, state)),
+    regions: regionsIn(state.layers).map((region) => inspectRegion(regionState(state, region), state)),
     partitions: state.partitions.map(({ target, offset, pin, book }) => ({
       name: nameOf(target, "partition"),
       offset,

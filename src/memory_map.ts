@@ -1,9 +1,9 @@
 import type { Mappable } from "../ffi/mappable.ts";
 import { DisposedError, ReentrancyError } from "./core/errors.ts";
-import type { Region } from "./core/overlap.ts";
+import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import { type Change, EMPTY_STATE, type Mapping, type PieceCount, type State } from "./core/state.ts";
+import { type Change, type Damage, emptyState, type Mapping, type PieceCount, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { closeUnused, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
@@ -24,14 +24,14 @@ interface Draft {
 }
 
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
-export type Watcher = (old: State, state: State, changed: readonly Span[]) => void;
+export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
 
 /** Keeps others off guest memory while it changes. */
 export interface MapGate {
   /** Returns once nobody else accesses guest memory; nobody will until `open`. Must not throw. */
   shut(): void;
   /** Lets them go on. What differs from `old`, if anything does, differs in `changed`. Must not throw. */
-  open(old: State, changed: readonly Span[]): void;
+  open(old: Damage, changed: readonly Span[]): void;
 }
 
 /** What the map acts through. */
@@ -63,7 +63,7 @@ export class MemoryMap {
   readonly #watchers = new Set<Watcher>();
   /** Set once there are clients in other threads. */
   gate: MapGate | null = null;
-  #state: State = EMPTY_STATE;
+  #state: State = emptyState();
   #draft: Draft | null = null;
   #busy = false;
   #closed = false;
@@ -204,10 +204,13 @@ export class MemoryMap {
     try {
       tearDown(this.#state);
     } finally {
-      for (const { value } of this.#state.regions) {
-        settleFiles([...value.mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
+      let { regions } = this.#state;
+      for (const region of regionsIn(this.#state.layers)) {
+        const mappings = regions.get(region)?.mappings ?? [];
+        settleFiles([...mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
+        regions = regions.with(region, undefined);
       }
-      this.#state = EMPTY_STATE;
+      this.#state = emptyState();
       this.#busy = false;
     }
   }
@@ -234,6 +237,7 @@ export class MemoryMap {
       if (planned.discards.length > 0) locks.check(planned.discards);
       runTransaction(planned, old, this.#context, (state, happened) => {
         this.#state = state;
+        if (state.regions !== old.regions) old.regions.retire();
         if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
         committed = happened;
         if (happened && change.pieces !== undefined) settleFiles(change.pieces);
@@ -255,7 +259,7 @@ export class MemoryMap {
     }
   }
 
-  #tell(old: State, changed: readonly Span[]): void {
+  #tell(old: View, changed: readonly Span[]): void {
     for (const watcher of this.#watchers) watcher(old, this.#state, changed);
   }
 

@@ -138,7 +138,7 @@ export class RegionManager implements Disposable {
       removeMappings: (region, range) => this.#removeMappings(region, range),
       remove: (region) => this.#remove(region),
       teardown: (region, signal) => this.#teardown(region, signal),
-      paramsOf: (region) => this.#map.current.regions.get(region.id)?.params ?? null,
+      paramsOf: (region) => this.#map.current.regions.get(region)?.params ?? null,
       visibleOf: (region) =>
         fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end)),
     };
@@ -167,7 +167,7 @@ export class RegionManager implements Disposable {
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
     // A range of our own: the caller's could be changed behind the back of the type.
     const own = new MemoryRange(range.start, range.end);
-    const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes };
+    const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes, latest: undefined };
     this.#map.check();
     this.#request("add", region, (state) => addRegion(state, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
@@ -357,7 +357,7 @@ export class RegionManager implements Disposable {
 
   #checkLive(region: Region): void {
     this.#map.check();
-    if (this.#map.current.regions.get(region.id) === undefined) throw new DisposedError(`Region "${region.name}"`);
+    if (this.#map.current.regions.get(region) === undefined) throw new DisposedError(`Region "${region.name}"`);
   }
 
   #request(what: string, region: Region | null, request: (state: State) => Change, added?: Mapping): void {
@@ -397,12 +397,12 @@ export class RegionManager implements Disposable {
   #remove(region: Region): void {
     if (this.#map.closed) return;
     this.#map.check();
-    if (this.#map.current.regions.get(region.id) === undefined) return;
+    if (this.#map.current.regions.get(region) === undefined) return;
     this.#request("remove", region, (state) => removeRegion(state, region));
   }
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#map.closed || this.#map.current.regions.get(region.id) === undefined) return;
+    if (this.#map.closed || this.#map.current.regions.get(region) === undefined) return;
     await this.#locks.drain(region, signal, () => this.#remove(region));
   }
 

@@ -1,7 +1,6 @@
 import type { Mappable } from "../ffi/mappable.ts";
 import type { Span } from "./core/span.ts";
-import type { State } from "./core/state.ts";
-import { fragmentsIn } from "./core/view.ts";
+import type { View } from "./core/overlap.ts";
 import { MemoryRange } from "./core/memory_range.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { RegionManager } from "./region_manager.ts";
@@ -86,9 +85,9 @@ export class ShareableRegions {
     return found;
   }
 
-  #onRequest(old: State, state: State, changed: readonly Span[]): void {
+  #onRequest(old: View, state: View, changed: readonly Span[]): void {
     const touchesRam = changed.some(({ start, end }) =>
-      [...fragmentsIn(old, start, end), ...fragmentsIn(state, start, end)].some(({ region }) => region.type === "ram")
+      [old, state].some(({ visible }) => visible.overlapping(start, end).some(({ value }) => value.type === "ram"))
     );
     // A listener may make requests: those end here as well, and the loop below tells of them in turn.
     if (!touchesRam || this.#telling) return;

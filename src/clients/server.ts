@@ -1,7 +1,7 @@
 import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/thread.ts";
 import type { Entry } from "../core/range_map.ts";
 import { normalize, type Span } from "../core/span.ts";
-import type { State } from "../core/state.ts";
+import type { Damage, State } from "../core/state.ts";
 import type { Region } from "../core/overlap.ts";
 import { fragments } from "../core/overlap.ts";
 import { type Piece, piecesIn } from "../core/view.ts";
@@ -95,7 +95,7 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   /** Shows clients the memory map as it is now, which may differ from the last one in `changed`, and lets them go on. */
-  open(old: State, changed: readonly Span[]): void {
+  open(old: Damage, changed: readonly Span[]): void {
     if (!this.#gate.isShut || this.#closed) return;
     const { lost } = this.#options.state();
     this.#publish(old.lost.size + lost.size === 0 ? changed : [...changed, ...old.lost, ...lost]);

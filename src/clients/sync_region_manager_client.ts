@@ -133,7 +133,7 @@ export class SyncRegionManagerClient implements Disposable {
   newRegion(options: RegionOptions): RegionHandle {
     const { name, range, priority, type = "ram", holes = "exit" } = options;
     const request = newRegionRequest(options);
-    const region = { id: 0, name, range, priority, type, holes };
+    const region = { id: 0, name, range, priority, type, holes, latest: undefined };
     const draft = this.#draft;
     if (draft !== null) region.id = -draft.created.push(region);
     const id = this.#change(request);

@@ -18,6 +18,7 @@ import { RegionOverlapError } from "./errors.ts";
 import type { MemoryRange } from "./memory_range.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, type Span } from "./span.ts";
+import type { RegionState } from "./state.ts";
 
 /** What is fixed about a region for as long as it lives. */
 export interface Region {
@@ -33,6 +34,8 @@ export interface Region {
   readonly type: "ram" | "device";
   /** What a guest access to an unbacked address does: leave as an MMIO exit, or fault. */
   readonly holes: "exit" | "fault";
+  /** Its newest state, which is the `RegionTable`'s own: ask that. */
+  latest: RegionState | undefined;
 }
 
 /** `"nested"`: of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
@@ -49,11 +52,12 @@ function oldest(group: Group): Region {
 function joined(group: Group | undefined, region: Region): Group {
   if (group === undefined) return region;
   const { id } = region;
-  if (group instanceof RangeMap) return group.set(id, id + 1, region);
+  if (group === region) return group;
+  if (group instanceof RangeMap) return group.get(id) === region ? group : group.set(id, id + 1, region);
   return RangeMap.of(group.id, group.id + 1, group).set(id, id + 1, region);
 }
 
-function parted(group: Group, { id }: Region): Group | undefined {
+function without(group: Group, { id }: Region): Group | undefined {
   if (!(group instanceof RangeMap)) return group.id === id ? undefined : group;
   const left = group.delete(id, id + 1);
   return left.size > 1 ? left : left.first()?.value;
@@ -81,22 +85,34 @@ export function addToLayers(layers: Layers, region: Region): Layers {
   if (layer?.priority !== priority) {
     return layers.toSpliced(index, 0, { priority, groups: RangeMap.of<Group>(start, end, region) });
   }
-  return layers.with(index, {
-    priority,
-    groups: layer.groups.set(start, end, joined(layer.groups.get(start), region)),
-  });
+  const old = layer.groups.get(start);
+  const group = joined(old, region);
+  return group === old ? layers : layers.with(index, { priority, groups: layer.groups.set(start, end, group) });
 }
 
-/** The layers without `region`, which is in them. */
+/** All regions in `layers`, oldest first. */
+export function regionsIn(layers: Layers): Region[] {
+  const regions: Region[] = [];
+  for (const { groups } of layers) {
+    for (const { value: group } of groups) {
+      if (group instanceof RangeMap) { for (const { value } of group) regions.push(value); }
+      else regions.push(group);
+    }
+  }
+  return regions.sort((a, b) => a.id - b.id);
+}
+
+/** The layers without `region`. */
 export function removeFromLayers(layers: Layers, region: Region): Layers {
   const { priority, range: { start, end } } = region;
   const index = layerIndex(layers, priority);
   const layer = layers[index];
   const group = layer?.groups.get(start);
   if (layer === undefined || group === undefined) return layers;
-  const left = parted(group, region);
+  const left = without(group, region);
+  if (left === group) return layers;
   const groups = left === undefined ? layer.groups.delete(start, end) : layer.groups.set(start, end, left);
-  return groups.size === 0 ? layers.toSpliced(index, 1) : layers.with(index, { priority, groups });
+  return groups.isEmpty ? layers.toSpliced(index, 1) : layers.with(index, { priority, groups });
 }
 
 /**
@@ -164,17 +180,31 @@ function winners(layers: Layers, priority: number, start: number, end: number): 
   return won.sort((a, b) => a.start - b.start);
 }
 
-/** A visible view, and where its winner is another one than before. */
-export interface Repainted {
+/** Who is shown where. */
+export interface View {
   /** The winner of each address. */
   readonly visible: RangeMap<Region>;
+  /**
+   * The mapped regions that have been beaten somewhere since they were mapped: nobody else can appear where another
+   * region goes. Most regions never are, which spares them the entry here.
+   */
+  readonly beaten: Layers;
+}
+
+/** A view, and where its winner is another one than before. */
+export interface Repainted extends View {
   /** Where the winner changed, in order. */
   readonly changed: readonly Span[];
 }
 
 /** The view once `region`, which was not mapped, is. */
-export function show(visible: RangeMap<Region>, region: Region): Repainted {
+export function show({ visible, beaten }: View, region: Region): Repainted {
   const { start, end } = region.range;
+  const others = visible.overlapping(start, end);
+  if (others.length === 0) {
+    return { visible: visible.set(start, end, region), beaten, changed: [{ start, end }] };
+  }
+  let losers = beaten;
   const changed: { start: number; end: number }[] = [];
   let cursor = start;
   const take = (to: number) => {
@@ -183,27 +213,30 @@ export function show(visible: RangeMap<Region>, region: Region): Repainted {
     if (last?.end === cursor) last.end = to;
     else changed.push({ start: cursor, end: to });
   };
-  for (const other of visible.overlapping(start, end)) {
-    if (!beats(other.value, region)) continue;
+  for (const other of others) {
+    const wins = beats(other.value, region);
+    losers = addToLayers(losers, wins ? region : other.value);
+    if (!wins) continue;
     take(other.start);
     cursor = other.end;
   }
   take(end);
   let painted = visible;
-  for (const span of changed) {
-    painted = painted.replace(span.start, span.end, [{ start: span.start, end: span.end, value: region }]);
-  }
-  return { visible: painted, changed };
+  for (const span of changed) painted = painted.set(span.start, span.end, region);
+  return { visible: painted, beaten: losers, changed };
 }
 
-/** The view once `region`, no longer in `layers` of mapped regions, gives way to the best beneath it. */
-export function hide(visible: RangeMap<Region>, layers: Layers, region: Region): Repainted {
+/** The view once `region` is mapped no longer and gives way to the best beneath it. */
+export function hide({ visible, beaten }: View, region: Region): Repainted {
   const changed = fragments(visible, region);
+  const left = removeFromLayers(beaten, region);
   let painted = visible;
   for (const { start, end } of changed) {
-    painted = painted.paint(start, end, winners(layers, region.priority, start, end), isSame);
+    painted = left.length === 0
+      ? painted.delete(start, end)
+      : painted.paint(start, end, winners(left, region.priority, start, end), isSame);
   }
-  return { visible: painted, changed };
+  return { visible: painted, beaten: left, changed };
 }
 
 /** Where `region` is shown inside `[start, end)`, by default anywhere. */
@@ -213,8 +246,11 @@ export function fragments(
   start: number = region.range.start,
   end: number = region.range.end,
 ): Span[] {
+  const entries = visible.overlapping(start, end);
+  const only = entries.length === 1 ? entries[0] : undefined;
+  if (only !== undefined) return only.value === region ? [clip(only, start, end)] : [];
   const found: Span[] = [];
-  for (const entry of visible.overlapping(start, end)) {
+  for (const entry of entries) {
     if (entry.value !== region) continue;
     found.push({ start: Math.max(entry.start, start), end: Math.min(entry.end, end) });
   }

@@ -88,8 +88,8 @@ export function plan(
   const state: State = {
     regions: next.regions,
     layers: next.layers,
-    mapped: next.mapped,
     visible: next.visible,
+    beaten: next.beaten,
     partitions: booked(next.partitions, told, pinned),
     dmaTargets: bookedDma(next.dmaTargets, dmas),
     vmas: va.vmas,

@@ -85,8 +85,8 @@ export function planSingle(old: State, next: State, span: Span, spareMappings: n
     state: booked === null && vmas === next.vmas ? next : {
       regions: next.regions,
       layers: next.layers,
-      mapped: next.mapped,
       visible: next.visible,
+      beaten: next.beaten,
       partitions: booked ?? partitions,
       dmaTargets: next.dmaTargets,
       vmas,
@@ -105,7 +105,7 @@ function soleIn(state: State, start: number, end: number): Sole | null {
   const shown = state.visible.entryAt(start);
   if (shown === undefined) return state.visible.overlaps(start, end) ? null : NOBODY;
   if (shown.end < end) return null;
-  const owner = state.regions.get(shown.value.id);
+  const owner = state.regions.get(shown.value);
   if (owner === undefined) return null;
   const { params, mappings } = owner;
   const entry = mappings.entryAt(start);

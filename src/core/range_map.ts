@@ -6,21 +6,28 @@
  * a mapping stores `fileOffset - gpa` and is right wherever it is cut.
  *
  * ```
- *   Inner   firsts [0, 0x9000, ...]        one first address per child
- *             |        |
- *   Leaf    starts  [0, 0x3000, 0x8000]    a column of its own, so that a search touches numbers only
- *           entries [0-0x2000 a, 0x3000-0x4000 b, 0x8000-0x9000 c]
+ *   inner   [5,  0, leaf,  0x9000, leaf]                       entries below, then a first address and a child each
+ *                    |
+ *   leaf    [0, 0x2000, a,  0x3000, 0x4000, b,  0x8000, ...]   start, end and value of each entry
  * ```
  *
- * A look-up costs O(log n), an edit O(log n + entries touched).
+ * A node is one array and nothing else: what an edit costs is what it allocates and how many places in memory it
+ * touches. A look-up costs O(log n), an edit O(log n + entries touched).
  *
  * @module
  */
 
-/** The most entries in a leaf and children in an inner node. Wider is flatter, narrower copies less per edit. */
-const WIDTH = 32;
+/** The most entries in a leaf, and children in an inner node. Wider is flatter, narrower copies less per edit. */
+const LEAF_WIDTH = 32;
+const INNER_WIDTH = 32;
 /** A node with fewer than this many is merged with a neighbour. */
-const NARROW = WIDTH / 4;
+const NARROW = 8;
+
+/** Cells per entry of a leaf. */
+const ENTRY = 3;
+/** Cells per child of an inner node, and before the first one. */
+const CHILD = 2;
+const COUNT = 1;
 
 /** One range and its value. */
 export interface Entry<V> {
@@ -32,316 +39,329 @@ export interface Entry<V> {
   readonly value: V;
 }
 
-class Leaf<V> {
-  constructor(readonly starts: readonly number[], readonly entries: readonly Entry<V>[]) {}
+/** The cells of a node. Whether it is a leaf is known from its height: leaves are at 0. */
+type Node = readonly unknown[];
+
+// SAFETY: of the casts below: they read the cells as the picture above says, and only this file makes nodes.
+
+/** How many entries there are in a node and below it. */
+function sizeOf(node: Node, height: number): number {
+  return height === 0 ? node.length / ENTRY : node[0] as number;
 }
 
-class Inner<V> {
-  constructor(
-    readonly firsts: readonly number[],
-    readonly children: readonly Node<V>[],
-    /** How many entries there are below. */
-    readonly size: number,
-  ) {}
+/** How many entries or children a node has itself. */
+function widthOf(node: Node, height: number): number {
+  return height === 0 ? node.length / ENTRY : (node.length - COUNT) / CHILD;
 }
 
-type Node<V> = Leaf<V> | Inner<V>;
-
-// Indices below come from the arrays' own lengths, so `!` holds: a range check per element would only hide the logic.
-
-function sizeOf<V>(node: Node<V>): number {
-  return node instanceof Leaf ? node.starts.length : node.size;
+function firstOf(node: Node, height: number): number {
+  return node[height === 0 ? 0 : COUNT] as number;
 }
 
-function widthOf<V>(node: Node<V>): number {
-  return node instanceof Leaf ? node.starts.length : node.children.length;
-}
-
-function firstOf<V>(node: Node<V>): number {
-  return node instanceof Leaf ? node.starts[0]! : node.firsts[0]!;
-}
-
-/** The index of the first number above `x` in an ascending array. */
-function upperBound(sorted: readonly number[], x: number): number {
+/** The cell of the last entry that starts at or before `x`; negative where there is none. */
+function entryCell(leaf: Node, x: number): number {
   let low = 0;
-  let high = sorted.length;
+  let high = leaf.length / ENTRY;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if (sorted[middle]! <= x) low = middle + 1;
+    if (leaf[middle * ENTRY] as number <= x) low = middle + 1;
     else high = middle;
   }
-  return low;
+  return (low - 1) * ENTRY;
 }
 
-/** The index of the child that holds the entry at or before `x`; the first child where there is none. */
-function childIndex<V>(node: Inner<V>, x: number): number {
-  const index = upperBound(node.firsts, x) - 1;
-  return index < 0 ? 0 : index;
-}
-
-/** Leaves of even width for `entries`, which are in order. */
-function leaves<V>(entries: readonly Entry<V>[]): Node<V>[] {
-  const count = entries.length;
-  if (count === 0) return [];
-  const parts = count <= WIDTH ? 1 : Math.ceil(count / (WIDTH * 0.75));
-  const nodes: Node<V>[] = [];
-  for (let part = 0; part < parts; part++) {
-    const slice = entries.slice(Math.floor(part * count / parts), Math.floor((part + 1) * count / parts));
-    nodes.push(new Leaf(slice.map(({ start }) => start), slice));
+/** The cell of the first address of the child to look for `x` in: of the last that is not above it, or of the first. */
+function childCell(inner: Node, x: number): number {
+  let low = 1;
+  let high = (inner.length - COUNT) / CHILD;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (inner[COUNT + middle * CHILD] as number <= x) low = middle + 1;
+    else high = middle;
   }
-  return nodes;
+  return COUNT + (low - 1) * CHILD;
 }
 
-function inners<V>(children: Node<V>[]): Node<V>[] {
-  const count = children.length;
-  if (count === 0) return [];
-  const parts = count <= WIDTH ? 1 : Math.ceil(count / (WIDTH * 0.75));
-  const nodes: Node<V>[] = [];
-  for (let part = 0; part < parts; part++) {
-    const slice = children.slice(Math.floor(part * count / parts), Math.floor((part + 1) * count / parts));
-    nodes.push(new Inner(slice.map(firstOf), slice, slice.reduce((size, child) => size + sizeOf(child), 0)));
-  }
-  return nodes;
+function childAt(inner: Node, cell: number): Node {
+  return inner[cell + 1] as Node;
 }
 
-/** Joins two neighbours of the same height, again as one or two nodes. */
-function join<V>(left: Node<V>, right: Node<V>): Node<V>[] {
-  if (left instanceof Leaf && right instanceof Leaf) {
-    return leaves([...left.entries, ...right.entries]);
-  }
-  return inners([...(left as Inner<V>).children, ...(right as Inner<V>).children]);
+/** The cell of the first entry that ends above `start`. */
+function firstTouched(leaf: Node, start: number): number {
+  const cell = entryCell(leaf, start);
+  return cell >= 0 && leaf[cell + 1] as number > start ? cell : cell + ENTRY;
 }
 
-/** A copy of `column` with `[from, to)` replaced by the first `count` of `a`, `b` and `c`. */
-function spliced<T>(column: readonly T[], from: number, to: number, count: number, a: T, b: T, c: T): T[] {
-  if (column.length > 8) {
-    if (count === 0) return column.toSpliced(from, to - from);
-    if (count === 1) return column.toSpliced(from, to - from, a);
-    return count === 2 ? column.toSpliced(from, to - from, a, b) : column.toSpliced(from, to - from, a, b, c);
-  }
-  // The built-in takes longer to start than to copy this little.
-  const copy: T[] = [];
-  for (let i = 0; i < from; i++) copy.push(column[i]!);
-  if (count > 0) copy.push(a);
-  if (count > 1) copy.push(b);
-  if (count > 2) copy.push(c);
-  for (let i = to; i < column.length; i++) copy.push(column[i]!);
+function entryOf<V>(leaf: Node, cell: number): Entry<V> {
+  return { start: leaf[cell] as number, end: leaf[cell + 1] as number, value: leaf[cell + 2] as V };
+}
+
+/** Stands for no value. */
+const NOTHING = Symbol("nothing");
+
+/**
+ * The short way for most edits: `[start, end)` becomes one entry or a gap, in one leaf that neither overflows nor
+ * becomes narrow.
+ *
+ * Copies the path to the leaf. The node itself where nothing changes; `null` where the long way has to be taken.
+ */
+function replaceInPlace(node: Node, height: number, start: number, end: number, value: unknown): Node | null {
+  if (height === 0) return replaceInLeaf(node, start, end, value);
+  const cell = childCell(node, start);
+  if (cell + CHILD < node.length && node[cell + CHILD] as number < end) return null;
+  const old = childAt(node, cell);
+  const child = replaceInPlace(old, height - 1, start, end, value);
+  if (child === old) return node;
+  if (child === null || widthOf(child, height - 1) < NARROW) return null;
+  const copy = node.slice();
+  copy[0] = node[0] as number + sizeOf(child, height - 1) - sizeOf(old, height - 1);
+  copy[cell] = firstOf(child, height - 1);
+  copy[cell + 1] = child;
   return copy;
 }
 
-/** The index of the first entry that ends above `start`. */
-function firstTouched<V>({ starts, entries }: Leaf<V>, start: number): number {
-  const index = upperBound(starts, start);
-  return index > 0 && entries[index - 1]!.end > start ? index - 1 : index;
+function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): Node | null {
+  const from = firstTouched(leaf, start);
+  let to = from;
+  while (to < leaf.length && leaf[to] as number < end) to += ENTRY;
+  if (to === from && value === NOTHING) return leaf;
+  if (to === from + ENTRY && value !== NOTHING && leaf[from] === start && leaf[from + 1] === end) {
+    const copy = leaf.slice();
+    copy[from + 2] = value;
+    return copy;
+  }
+  // What is left of the first entry touched, the new one, what is left of the last entry touched.
+  const leavesLeft = from < to && leaf[from] as number < start;
+  const leavesRight = from < to && leaf[to - 2] as number > end;
+  const added = (leavesLeft ? ENTRY : 0) + (value === NOTHING ? 0 : ENTRY) + (leavesRight ? ENTRY : 0);
+  const length = leaf.length - (to - from) + added;
+  if (length === 0 || length > LEAF_WIDTH * ENTRY) return null;
+  const copy: unknown[] = new Array(length);
+  for (let i = 0; i < from; i++) copy[i] = leaf[i];
+  let at = from;
+  if (leavesLeft) {
+    copy[at++] = leaf[from];
+    copy[at++] = start;
+    copy[at++] = leaf[from + 2];
+  }
+  if (value !== NOTHING) {
+    copy[at++] = start;
+    copy[at++] = end;
+    copy[at++] = value;
+  }
+  if (leavesRight) {
+    copy[at++] = end;
+    copy[at++] = leaf[to - 2];
+    copy[at++] = leaf[to - 1];
+  }
+  for (let i = to; i < leaf.length; i++) copy[at++] = leaf[i];
+  return copy;
 }
 
-/**
- * The short way for most edits: at most one piece, in one leaf that neither overflows nor becomes narrow.
- *
- * Copies the path to the leaf and shares the columns that stay as they are. The node itself where nothing changes;
- * `null` where the long way has to be taken.
- */
-function replaceInPlace<V>(node: Node<V>, start: number, end: number, piece: Entry<V> | undefined): Node<V> | null {
-  if (node instanceof Inner) {
-    const index = childIndex(node, start);
-    if (index + 1 < node.firsts.length && node.firsts[index + 1]! < end) return null;
-    const old = node.children[index]!;
-    const child = replaceInPlace(old, start, end, piece);
-    if (child === old) return node;
-    if (child === null || widthOf(child) < NARROW) return null;
-    const children = node.children.slice();
-    children[index] = child;
-    let { firsts } = node;
-    const first = firstOf(child);
-    if (first !== firsts[index]) {
-      const copy = firsts.slice();
-      copy[index] = first;
-      firsts = copy;
-    }
-    return new Inner(firsts, children, node.size + sizeOf(child) - sizeOf(old));
-  }
-  const { starts, entries } = node;
-  const from = firstTouched(node, start);
-  let to = from;
-  while (to < starts.length && starts[to]! < end) to++;
-  if (to === from && piece === undefined) return node;
-  const first = from < to ? entries[from]! : undefined;
-  if (to === from + 1 && piece !== undefined && first?.start === piece.start && first.end === piece.end) {
-    const copy = entries.slice();
-    copy[from] = piece;
-    return new Leaf(starts, copy);
-  }
-  // The new entries in order: what is left of the first touched one, the piece, what is left of the last one.
-  const last = from < to ? entries[to - 1]! : undefined;
-  const left = first !== undefined && first.start < start
-    ? { start: first.start, end: start, value: first.value }
-    : NONE;
-  const right = last !== undefined && last.end > end ? { start: end, end: last.end, value: last.value } : NONE;
-  const count = (left === NONE ? 0 : 1) + (piece === undefined ? 0 : 1) + (right === NONE ? 0 : 1);
-  const length = starts.length - (to - from) + count;
-  if (length === 0 || length > WIDTH) return null;
-  const middle = piece ?? right;
-  const a = left === NONE ? middle : left;
-  const b = left === NONE ? right : middle;
-  return new Leaf(
-    spliced(starts, from, to, count, a.start, b.start, right.start),
-    spliced<Entry<V>>(entries, from, to, count, a, b, right),
+/** Nodes of even width for `cells` of so many units of `unit` cells. */
+function parts(cells: readonly unknown[], unit: number, width: number): unknown[][] {
+  const count = cells.length / unit;
+  if (count === 0) return [];
+  const parts = count <= width ? 1 : Math.ceil(count / (width * 0.75));
+  return Array.from(
+    { length: parts },
+    (_, part) => cells.slice(Math.floor(part * count / parts) * unit, Math.floor((part + 1) * count / parts) * unit),
   );
 }
 
-const NO_PIECES: readonly never[] = [];
+/** Leaves for `cells`, which are in order. */
+function leaves(cells: readonly unknown[]): Node[] {
+  return parts(cells, ENTRY, LEAF_WIDTH);
+}
 
-/** Stands where `spliced` does not look. */
-const NONE: Entry<never> = { start: 0, end: 0, value: undefined as never };
+/** Inner nodes over `children`, which are `height` high. */
+function inners(children: readonly Node[], height: number): Node[] {
+  return parts(children, 1, INNER_WIDTH).map((some) => {
+    const node: unknown[] = [0];
+    let size = 0;
+    for (const child of some as Node[]) {
+      node.push(firstOf(child, height), child);
+      size += sizeOf(child, height);
+    }
+    node[0] = size;
+    return node;
+  });
+}
 
-function replaceInLeaf<V>({ entries }: Leaf<V>, start: number, end: number, pieces: readonly Entry<V>[]): Node<V>[] {
-  const result: Entry<V>[] = [];
-  for (const entry of entries) {
-    if (entry.start < start) result.push(entry.end <= start ? entry : { ...entry, end: start });
-  }
-  for (const piece of pieces) result.push(piece);
-  for (const entry of entries) {
-    if (entry.end > end) result.push(entry.start >= end ? entry : { ...entry, start: end });
-  }
-  return leaves(result);
+function childrenOf(inner: Node): Node[] {
+  return Array.from({ length: widthOf(inner, 1) }, (_, i) => childAt(inner, COUNT + i * CHILD));
+}
+
+/** Joins two neighbours of the same height, again as one or two nodes. */
+function join(left: Node, right: Node, height: number): Node[] {
+  return height === 0 ? leaves([...left, ...right]) : inners([...childrenOf(left), ...childrenOf(right)], height - 1);
 }
 
 /** The nodes, of the same height as `node`, that hold its entries with `[start, end)` replaced by `pieces`. */
-function replaceIn<V>(node: Node<V>, start: number, end: number, pieces: readonly Entry<V>[]): Node<V>[] {
-  if (node instanceof Leaf) return replaceInLeaf(node, start, end, pieces);
-  const first = childIndex(node, start);
-  const last = Math.max(first, lowerBound(node.firsts, end) - 1);
-  const replaced = replaceIn(node.children[first]!, start, end, pieces);
+function replaceIn<V>(
+  node: Node,
+  height: number,
+  start: number,
+  end: number,
+  pieces: readonly Entry<V>[],
+): Node[] {
+  if (height === 0) {
+    const cells: unknown[] = [];
+    collect<V>(node, 0, -Infinity, start, (from, to, value) => cells.push(from, Math.min(to, start), value));
+    for (const piece of pieces) cells.push(piece.start, piece.end, piece.value);
+    collect<V>(node, 0, end, Infinity, (from, to, value) => cells.push(Math.max(from, end), to, value));
+    return leaves(cells);
+  }
+  const children = childrenOf(node);
+  const first = (childCell(node, start) - COUNT) / CHILD;
+  const last = Math.max(first, (childCell(node, end - 1) - COUNT) / CHILD);
+  const replaced = replaceIn(children[first]!, height - 1, start, end, pieces);
   // An entry lies in one leaf, so what sticks out on the right of `end` is in the last child alone.
-  if (last > first) replaced.push(...replaceIn(node.children[last]!, start, end, []));
+  if (last > first) replaced.push(...replaceIn(children[last]!, height - 1, start, end, []));
 
-  const children = [...node.children.slice(0, first), ...replaced, ...node.children.slice(last + 1)];
+  children.splice(first, last + 1 - first, ...replaced);
   for (let i = Math.max(0, first - 1); i < children.length && i <= first + replaced.length; i++) {
-    if (children.length < 2 || widthOf(children[i]!) >= NARROW) continue;
+    if (children.length < 2 || widthOf(children[i]!, height - 1) >= NARROW) continue;
     const left = i + 1 < children.length ? i : i - 1;
-    children.splice(left, 2, ...join(children[left]!, children[left + 1]!));
+    children.splice(left, 2, ...join(children[left]!, children[left + 1]!, height - 1));
   }
-  return inners(children);
+  return inners(children, height - 1);
 }
 
-/** The index of the first number at or above `x` in an ascending array. */
-function lowerBound(sorted: readonly number[], x: number): number {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (sorted[middle]! < x) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-function collect<V>(node: Node<V>, start: number, end: number, into: Entry<V>[]): void {
-  if (node instanceof Leaf) {
-    const { entries } = node;
-    for (let i = firstTouched(node, start); i < entries.length && entries[i]!.start < end; i++) into.push(entries[i]!);
+/** Hands the entries that overlap `[start, end)` to `take`, in order. */
+function collect<V>(
+  node: Node,
+  height: number,
+  start: number,
+  end: number,
+  take: (start: number, end: number, value: V) => void,
+): void {
+  if (height === 0) {
+    for (let i = firstTouched(node, start); i < node.length && node[i] as number < end; i += ENTRY) {
+      take(node[i] as number, node[i + 1] as number, node[i + 2] as V);
+    }
     return;
   }
-  for (let i = childIndex(node, start); i < node.children.length && node.firsts[i]! < end; i++) {
-    collect(node.children[i]!, start, end, into);
+  for (let i = childCell(node, start); i < node.length && node[i] as number < end; i += CHILD) {
+    collect(childAt(node, i), height - 1, start, end, take);
   }
 }
+
+const NO_ENTRIES: readonly never[] = [];
 
 /** An immutable, ordered map from disjoint half-open ranges of numbers to values. */
 export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The map without entries, of any value type. */
-  static readonly EMPTY: RangeMap<never> = new RangeMap<never>(new Leaf<never>([], []));
+  static readonly EMPTY: RangeMap<never> = new RangeMap<never>([], 0);
 
-  readonly #root: Node<V>;
+  readonly #root: Node;
+  readonly #height: number;
 
   /** The map with one entry. */
   static of<V>(start: number, end: number, value: V): RangeMap<V> {
-    return new RangeMap(new Leaf<V>([start], [{ start, end, value }]));
+    return new RangeMap([start, end, value], 0);
   }
 
-  private constructor(root: Node<V>) {
+  private constructor(root: Node, height: number) {
     this.#root = root;
+    this.#height = height;
   }
 
   /** How many entries there are. */
   get size(): number {
-    return sizeOf(this.#root);
+    return sizeOf(this.#root, this.#height);
+  }
+
+  /** Whether there is no entry. */
+  get isEmpty(): boolean {
+    return this.#root.length === 0;
+  }
+
+  /** The leaf to look for `address` in. */
+  #leafAt(address: number): Node {
+    let node = this.#root;
+    for (let height = this.#height; height > 0; height--) node = childAt(node, childCell(node, address));
+    return node;
   }
 
   /** The entry that holds `address`. */
   entryAt(address: number): Entry<V> | undefined {
-    let node = this.#root;
-    while (node instanceof Inner) node = node.children[childIndex(node, address)]!;
-    const index = upperBound(node.starts, address) - 1;
-    if (index < 0) return undefined;
-    const entry = node.entries[index]!;
-    return entry.end > address ? entry : undefined;
+    const leaf = this.#leafAt(address);
+    const cell = entryCell(leaf, address);
+    return cell >= 0 && leaf[cell + 1] as number > address ? entryOf(leaf, cell) : undefined;
   }
 
   /** The value at `address`. */
   get(address: number): V | undefined {
-    return this.entryAt(address)?.value;
+    const leaf = this.#leafAt(address);
+    const cell = entryCell(leaf, address);
+    return cell >= 0 && leaf[cell + 1] as number > address ? leaf[cell + 2] as V : undefined;
   }
 
   /** Whether an entry overlaps `[start, end)`. */
   overlaps(start: number, end: number): boolean {
-    let node = this.#root;
     // The last entry that starts below `end` is the only candidate: entries are disjoint, so their ends ascend too.
-    while (node instanceof Inner) {
-      const index = lowerBound(node.firsts, end) - 1;
-      if (index < 0) return false;
-      node = node.children[index]!;
-    }
-    const i = lowerBound(node.starts, end) - 1;
-    return i >= 0 && node.entries[i]!.end > start;
+    const leaf = this.#leafAt(end - 1);
+    const cell = entryCell(leaf, end - 1);
+    return cell >= 0 && leaf[cell + 1] as number > start;
   }
 
   /** The entries that overlap `[start, end)`, whole and in order. */
-  overlapping(start: number, end: number): Entry<V>[] {
+  overlapping(start: number, end: number): readonly Entry<V>[] {
+    const leaf = this.#leafAt(start);
+    const cell = firstTouched(leaf, start);
+    const next = cell + ENTRY;
+    if (next < leaf.length ? leaf[next] as number >= end : this.#height === 0) {
+      // Most often there is one at most. An array that grows takes room for many more.
+      return cell < leaf.length && leaf[cell] as number < end ? [entryOf(leaf, cell)] : NO_ENTRIES;
+    }
     const entries: Entry<V>[] = [];
-    collect(this.#root, start, end, entries);
+    collect<V>(this.#root, this.#height, start, end, (start, end, value) => entries.push({ start, end, value }));
     return entries;
   }
 
   /** The first entry of all. */
   first(): Entry<V> | undefined {
-    let node = this.#root;
-    while (node instanceof Inner) node = node.children[0]!;
-    return node.entries.length === 0 ? undefined : node.entries[0];
+    const leaf = this.#leafAt(-Infinity);
+    return leaf.length === 0 ? undefined : entryOf(leaf, 0);
   }
 
   /** The last entry that starts below `end`. */
   lastBelow(end: number): Entry<V> | undefined {
-    let node = this.#root;
-    while (node instanceof Inner) node = node.children[Math.max(0, lowerBound(node.firsts, end) - 1)]!;
-    const i = lowerBound(node.starts, end) - 1;
-    return i < 0 ? undefined : node.entries[i];
+    const leaf = this.#leafAt(end - 1);
+    const cell = entryCell(leaf, end - 1);
+    return cell < 0 ? undefined : entryOf(leaf, cell);
   }
 
   /** A map in which `[start, end)` holds `value`; what it overlaps is cut or gone. */
   set(start: number, end: number, value: V): RangeMap<V> {
-    const piece = { start, end, value };
-    const edited = replaceInPlace(this.#root, start, end, piece);
-    return edited !== null ? new RangeMap(edited) : this.replace(start, end, [piece]);
+    const edited = replaceInPlace(this.#root, this.#height, start, end, value);
+    return edited !== null ? new RangeMap(edited, this.#height) : this.#rebuilt(start, end, [{ start, end, value }]);
   }
 
   /** A map without anything in `[start, end)`; what reaches out of it is cut. */
   delete(start: number, end: number): RangeMap<V> {
-    return this.replace(start, end, NO_PIECES);
+    const edited = replaceInPlace(this.#root, this.#height, start, end, NOTHING);
+    if (edited === this.#root) return this;
+    return edited !== null ? new RangeMap(edited, this.#height) : this.#rebuilt(start, end, NO_ENTRIES);
   }
 
   /** A map in which `[start, end)` holds just `pieces`, which lie inside it, in order and disjoint. */
   replace(start: number, end: number, pieces: readonly Entry<V>[]): RangeMap<V> {
-    if (pieces.length < 2) {
-      const edited = replaceInPlace(this.#root, start, end, pieces[0]);
-      if (edited !== null) return edited === this.#root ? this : new RangeMap(edited);
-    }
-    let nodes = replaceIn(this.#root, start, end, pieces);
-    while (nodes.length > 1) nodes = inners(nodes);
+    const only = pieces[0];
+    if (only === undefined) return this.delete(start, end);
+    if (pieces.length === 1 && only.start === start && only.end === end) return this.set(start, end, only.value);
+    return this.#rebuilt(start, end, pieces);
+  }
+
+  #rebuilt(start: number, end: number, pieces: readonly Entry<V>[]): RangeMap<V> {
+    let height = this.#height;
+    let nodes = replaceIn(this.#root, height, start, end, pieces);
+    for (; nodes.length > 1; height++) nodes = inners(nodes, height);
     let root = nodes[0];
     if (root === undefined) return RangeMap.EMPTY;
-    while (root instanceof Inner && root.children.length === 1) root = root.children[0]!;
-    return new RangeMap(root);
+    for (; height > 0 && widthOf(root, height) === 1; height--) root = childAt(root, COUNT);
+    return new RangeMap(root, height);
   }
 
   /** As `replace`, but pieces that continue a neighbour with the same value become one entry with it. */

@@ -15,10 +15,14 @@ import {
   hide,
   type Layers,
   type OverlapRule,
+  type Region,
   removeFromLayers,
+  type Repainted,
+  show,
+  type View,
 } from "./overlap.ts";
-import { type Region, show } from "./overlap.ts";
 import { RangeMap } from "./range_map.ts";
+import { RegionTable } from "./region_table.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
 import type { Piece } from "./view.ts";
@@ -99,23 +103,9 @@ export interface DmaState {
   readonly doubts: readonly Span[];
 }
 
-/** The memory map at one moment. */
-export interface State {
-  /** Regions by id. */
-  readonly regions: RangeMap<RegionState>;
-  /** All regions, for the overlap rule. */
-  readonly layers: Layers;
-  /** The mapped ones, for who is visible. */
-  readonly mapped: Layers;
-  /** Who wins each address. */
-  readonly visible: RangeMap<Region>;
-  /** The partitions attached. */
-  readonly partitions: readonly PartitionState[];
-  /** The DMA targets attached. */
-  readonly dmaTargets: readonly DmaState[];
-  /** How many kernel mappings host memory takes, the reservation's own remainder included. */
-  readonly vmas: number;
-  /** Where host memory is not what the regions say, because an undo failed. */
+/** What earlier undos could not restore. */
+export interface Damage {
+  /** Where host memory is not what the regions say. */
   readonly lost: RangeMap<true>;
   /** Host addresses that are gone for good: something else may live there. */
   readonly poisoned: RangeMap<true>;
@@ -123,19 +113,35 @@ export interface State {
   readonly stale: RangeMap<true>;
 }
 
-/** The map without regions or targets. */
-export const EMPTY_STATE: State = {
-  regions: RangeMap.EMPTY,
-  layers: [],
-  mapped: [],
-  visible: RangeMap.EMPTY,
-  partitions: [],
-  dmaTargets: [],
-  vmas: 1,
-  lost: RangeMap.EMPTY,
-  poisoned: RangeMap.EMPTY,
-  stale: RangeMap.EMPTY,
-};
+/** The memory map at one moment. */
+export interface State extends View, Damage {
+  /** What can change about each region. */
+  readonly regions: RegionTable;
+  /** All regions, for the overlap rule. */
+  readonly layers: Layers;
+  /** The partitions attached. */
+  readonly partitions: readonly PartitionState[];
+  /** The DMA targets attached. */
+  readonly dmaTargets: readonly DmaState[];
+  /** How many kernel mappings host memory takes, the reservation's own remainder included. */
+  readonly vmas: number;
+}
+
+/** A map without regions or targets. */
+export function emptyState(): State {
+  return {
+    regions: new RegionTable(),
+    layers: [],
+    visible: RangeMap.EMPTY,
+    beaten: [],
+    partitions: [],
+    dmaTargets: [],
+    vmas: 1,
+    lost: RangeMap.EMPTY,
+    poisoned: RangeMap.EMPTY,
+    stale: RangeMap.EMPTY,
+  };
+}
 
 /** The next state, and where what is visible or what backs it may differ from the last one. */
 export interface Change {
@@ -158,12 +164,11 @@ export interface PieceCount {
 const NOWHERE: readonly Span[] = [];
 
 function withRegion(state: State, next: RegionState): State {
-  const { id } = next.region;
   return {
-    regions: state.regions.set(id, id + 1, next),
+    regions: state.regions.with(next.region, next),
     layers: state.layers,
-    mapped: state.mapped,
     visible: state.visible,
+    beaten: state.beaten,
     partitions: state.partitions,
     dmaTargets: state.dmaTargets,
     vmas: state.vmas,
@@ -173,9 +178,27 @@ function withRegion(state: State, next: RegionState): State {
   };
 }
 
+function repainted(state: State, { visible, beaten, changed }: Repainted, next: RegionState): Change {
+  return {
+    state: {
+      regions: state.regions.with(next.region, next),
+      layers: state.layers,
+      visible,
+      beaten,
+      partitions: state.partitions,
+      dmaTargets: state.dmaTargets,
+      vmas: state.vmas,
+      lost: state.lost,
+      poisoned: state.poisoned,
+      stale: state.stale,
+    },
+    changed,
+  };
+}
+
 /** The region's state; the caller holds a live handle, so it is there. */
 export function regionState(state: State, region: Region): RegionState {
-  const found = state.regions.get(region.id);
+  const found = state.regions.get(region);
   if (found === undefined) throw new Error(`Region ${region.id} is not in the state`);
   return found;
 }
@@ -199,25 +222,21 @@ export function mapRegion(state: State, region: Region, params: MapParams): Chan
     if (sameParams(old.params, params)) return { state, changed: NOWHERE };
     return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
   }
-  const { visible, changed } = show(state.visible, region);
-  const mapped = addToLayers(state.mapped, region);
-  return { state: { ...withRegion(state, { ...old, params }), mapped, visible }, changed };
+  return repainted(state, show(state, region), { region, params, mappings: old.mappings });
 }
 
 /** Unmaps a region, which keeps its mappings. */
 export function unmapRegion(state: State, region: Region): Change {
   const old = regionState(state, region);
   if (old.params === null) return { state, changed: NOWHERE };
-  const mapped = removeFromLayers(state.mapped, region);
-  const { visible, changed } = hide(state.visible, mapped, region);
-  return { state: { ...withRegion(state, { ...old, params: null }), mapped, visible }, changed };
+  return repainted(state, hide(state, region), { region, params: null, mappings: old.mappings });
 }
 
 /** Removes a region and its mappings. */
 export function removeRegion(state: State, region: Region): Change {
   const { state: hidden, changed } = unmapRegion(state, region);
   const pieces = [...regionState(state, region).mappings].map(({ value: mapping }) => ({ mapping, by: -1 }));
-  const regions = hidden.regions.delete(region.id, region.id + 1);
+  const regions = hidden.regions.with(region, undefined);
   return { state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) }, changed, pieces };
 }
 

@@ -284,7 +284,7 @@ class Walk {
   /** Private memory lives only in its mapping, so it may go only together with its mapping. */
   #checkDiscard(start: number, end: number, piece: Piece): void {
     const { region, mapping } = piece;
-    const owner = this.#next.regions.get(region.id);
+    const owner = this.#next.regions.get(region);
     for (const entry of owner?.mappings.overlapping(start, end) ?? []) {
       if (entry.value !== mapping) continue;
       throw new MappingError(

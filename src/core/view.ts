@@ -42,7 +42,7 @@ export function fragmentsIn(state: State, start: number = 0, end: number = Numbe
   const fragments: Fragment[] = [];
   for (const entry of state.visible.overlapping(start, end)) {
     const region = entry.value;
-    const owner = state.regions.get(region.id);
+    const owner = state.regions.get(region);
     if (owner === undefined || owner.params === null) continue;
     fragments.push({
       start: entry.start < start ? start : entry.start,
@@ -94,7 +94,7 @@ export function unpoisoned<V>(entries: readonly Entry<V>[], { poisoned }: State)
 export function pieceAt(state: State, gpa: number): Entry<Piece> | undefined {
   const shown = state.visible.entryAt(gpa);
   if (shown === undefined) return undefined;
-  const owner = state.regions.get(shown.value.id);
+  const owner = state.regions.get(shown.value);
   if (owner === undefined || owner.params === null) return undefined;
   const entry = owner.mappings.entryAt(gpa);
   if (entry === undefined) return undefined;
