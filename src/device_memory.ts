@@ -4,7 +4,7 @@ import { checkAligned, checkNumber, MemoryRange } from "./core/memory_range.ts";
 import { RangeMap } from "./core/range_map.ts";
 import type { Mapping, PieceCount } from "./core/state.ts";
 import { closeUnused, FileBacking, mappableOf, settleFiles } from "./file_backing.ts";
-import { checkFile } from "./mapping_options.ts";
+import { checkFile, checkPages } from "./mapping_options.ts";
 import type { RegionHandle } from "./region_handle.ts";
 import type { RegionOptions } from "./region_manager.ts";
 
@@ -145,7 +145,8 @@ export class DeviceMemory implements Disposable {
     checkAligned(fileOffset, "File offset");
     if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
     if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
-    checkFile(mappable, fileOffset, range, writable, [["Offset", offset]]);
+    checkFile(mappable, fileOffset, range.start, range.end, writable);
+    checkPages(mappable, fileOffset, range, { Offset: offset });
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
       const backing = new FileBacking(mappable.clone());

@@ -5,7 +5,7 @@ import { DisposedError, MappingError, MembackingError, MemoryLockedError } from 
 import { LockTable } from "./core/lock_table.ts";
 import { MemoryRange } from "./core/memory_range.ts";
 import { fragments, type Region } from "./core/overlap.ts";
-import type { Step } from "./core/steps.ts";
+import type { Plan } from "./core/plan.ts";
 import type { Entry } from "./core/range_map.ts";
 import type { Span } from "./core/span.ts";
 import type { State } from "./core/state.ts";
@@ -98,13 +98,13 @@ export class LockKeeper implements AccessMap {
   }
 
   /**
-   * Throws if a step would change host memory that is locked.
+   * Throws if a step of the plan would change host memory that is locked.
    *
    * @throws {MemoryLockedError} Naming the lock.
    */
-  check(steps: readonly Step[]): void {
+  check({ steps, discards }: Plan): void {
     if (this.#table.isEmpty) return;
-    for (const step of steps) {
+    for (const step of [...steps, ...discards]) {
       if (step.kind !== "va") continue;
       const conflict = this.#table.conflict(step.start, step.end);
       if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));

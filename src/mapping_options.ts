@@ -39,7 +39,10 @@ export function mappingOf(
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
     return { mapping: { backing: null, delta: 0, writable, policy }, start, end };
   }
-  checkFile(mappable, fileOffset, { start, end }, writable, [["GPA", start], ["Host address", va.base]]);
+  checkFile(mappable, fileOffset, start, end, writable);
+  if (mappable.pageSize > PAGE_SIZE) {
+    checkPages(mappable, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
+  }
   return {
     mapping: { backing: new FileBacking(mappable.clone()), delta: fileOffset - start, writable, policy },
     start,
@@ -48,21 +51,22 @@ export function mappingOf(
 }
 
 /**
- * Throws unless a part of `mappable` can be mapped to `span`, of which `addresses` must agree with its pages.
+ * Throws unless bytes `[fileOffset, fileOffset + end - start)` of `mappable` can be mapped.
  *
- * @throws {MappingError} If the file is too short, not writable, or of larger pages.
+ * @throws {MappingError} If the file is too short or not writable.
  */
 export function checkFile(
   mappable: Mappable,
   fileOffset: number,
-  { start, end }: Span,
+  start: number,
+  end: number,
   writable: boolean,
-  addresses: readonly (readonly [what: string, value: number])[],
 ): void {
   if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
-  const { size, pageSize } = mappable;
+  const { size } = mappable;
   const length = end - start;
-  if (fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
+  // The last page of a file may be cut short.
+  if (fileOffset + length > size && fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
     throw new MappingError(
       `The file is ${hex(size)} bytes long and too short for ${hex(length)} bytes from offset ${hex(fileOffset)}`,
       new MemoryRange(start, end),
@@ -74,8 +78,21 @@ export function checkFile(
       new MemoryRange(start, end),
     );
   }
-  if (pageSize <= PAGE_SIZE) return;
-  for (const [what, value] of [...addresses, ["Length", length], ["File offset", fileOffset]] as const) {
+}
+
+/**
+ * Throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of the file's page size.
+ *
+ * @throws {MappingError} Naming what is not.
+ */
+export function checkPages(
+  mappable: Mappable,
+  fileOffset: number,
+  { start, end }: Span,
+  addresses: Readonly<Record<string, number>>,
+): void {
+  const { pageSize } = mappable;
+  for (const [what, value] of Object.entries({ ...addresses, Length: end - start, "File offset": fileOffset })) {
     if (value % pageSize === 0) continue;
     throw new MappingError(
       `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,

@@ -1,7 +1,7 @@
 import type { Mappable } from "../ffi/mappable.ts";
 import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import { type Region, regionsIn, type View } from "./core/overlap.ts";
-import { plan } from "./core/plan.ts";
+import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
 import { type Change, type Damage, emptyState, type Mapping, type PieceCount, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
@@ -9,7 +9,7 @@ import { closeUnused, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
 import { isThenable } from "./perform.ts";
-import { runTransaction, type TransactionContext } from "./transaction.ts";
+import { quiesced, release, runSteps, settledState, type TransactionContext } from "./transaction.ts";
 
 /** What is to become one request. */
 interface Draft {
@@ -49,8 +49,8 @@ const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
  * The memory map as it is now, and the one way to change it.
  *
  * ```
- *   request(state) -> next state -> plan -> lock check -> transaction -> commit
- *                  \________ a batch repeats this part ___ then goes on once
+ *   state -> change -> plan -> lock check -> steps, or undo -> commit
+ *          \____ a batch repeats this part, then goes on once
  * ```
  *
  * Requests are served one at a time: whoever calls back while one is carried out gets a `ReentrancyError`.
@@ -107,47 +107,21 @@ export class MemoryMap {
   }
 
   /**
-   * Makes one request: on its own, or as a part of the batch it is made in. `region` is the region it is about, and
-   * `added` a mapping whose file is the map's to close.
+   * Makes one request out of what it changes about `current`: on its own, or as a part of the batch it is made in.
+   * `region` is the region it is about, and `added` a mapping whose file is the map's to close.
    */
-  request(
-    what: string,
-    region: Region | null,
-    locks: LockKeeper,
-    request: (state: State) => Change,
-    added?: Mapping,
-  ): void {
+  request(what: string, region: Region | null, locks: LockKeeper, change: Change, added?: Mapping): void {
     const draft = this.#draft;
-    let change: Change;
-    try {
-      change = request(draft === null ? this.#state : draft.state);
-    } catch (error) {
-      if (added !== undefined) closeUnused(added);
-      throw error;
-    }
+    const changed = region === null || this.#state.stale.isEmpty
+      ? change.changed
+      : [...change.changed, ...this.#state.stale.overlapping(region.range.start, region.range.end)];
     if (draft === null) {
-      if (region !== null && this.#state.stale.size > 0) {
-        change = { ...change, changed: [...change.changed, ...this.#staleIn(region)] };
-      }
-      return this.#commit(what, region, locks, change, added);
+      return this.#commit(what, region, locks, changed === change.changed ? change : { ...change, changed }, added);
     }
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
-    for (const span of change.changed) draft.changed.push(span);
-    if (region !== null) draft.changed.push(...this.#staleIn(region));
+    for (const span of changed) draft.changed.push(span);
     for (const count of change.pieces ?? []) draft.pieces.push(count);
-  }
-
-  /** What an earlier undo left out of step is looked at again by the next request about the region over it. */
-  #staleIn({ range }: Region): Span[] {
-    const { stale } = this.#state;
-    if (stale.size === 0) return [];
-    return stale.overlapping(range.start, range.end).map(({ start, end }) => ({
-      start,
-      end,
-      before: null,
-      after: null,
-    }));
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -230,18 +204,12 @@ export class MemoryMap {
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
-      const spare = this.#va.spareMappings ?? Infinity;
-      const planned = plan(old, change.state, change.changed, spare);
+      const planned = plan(old, change.state, change.changed, this.#va.spareMappings ?? Infinity);
       if (this.gate !== null) this.gate.shut();
-      locks.check(planned.steps);
-      if (planned.discards.length > 0) locks.check(planned.discards);
-      runTransaction(planned, old, this.#context, (state, happened) => {
-        this.#state = state;
-        if (state.regions !== old.regions) old.regions.retire();
-        if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
-        committed = happened;
-        if (happened && change.pieces !== undefined) settleFiles(change.pieces);
-      });
+      locks.check(planned);
+      if (planned.torn.length === 0) this.#carryOut(planned, change);
+      else this.#carryOutHeld(planned, change);
+      committed = true;
       if (this.#logger !== SILENT) {
         this.#logger.debug(region === null ? what : `${what}: region "${region.name}" ${region.range}`, {
           steps: planned.steps.length,
@@ -256,6 +224,27 @@ export class MemoryMap {
         settle(draft.settled, committed);
       }
       if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, change.changed);
+    }
+  }
+
+  #carryOut(planned: Plan, change: Change): void {
+    const old = this.#state;
+    const failure = runSteps(planned.steps, old, this.#context);
+    const state = failure !== null ? failure.state : settledState(planned, this.#context);
+    this.#state = state;
+    if (state.regions !== old.regions) old.regions.retire();
+    if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
+    if (failure !== null) throw failure.error;
+    if (change.pieces !== undefined) settleFiles(change.pieces);
+  }
+
+  #carryOutHeld(planned: Plan, change: Change): void {
+    const hold = quiesced(planned.torn, this.#context);
+    try {
+      this.#carryOut(planned, change);
+    } finally {
+      // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
+      release(hold, this.#context);
     }
   }
 

@@ -24,6 +24,7 @@ import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "./lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "./checks.ts";
+import { closeUnused } from "./file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "./memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
@@ -169,7 +170,7 @@ export class RegionManager implements Disposable {
     const own = new MemoryRange(range.start, range.end);
     const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes, latest: undefined };
     this.#map.check();
-    this.#request("add", region, (state) => addRegion(state, region, this.#overlap));
+    this.#request("add", region, addRegion(this.#map.current, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
   }
 
@@ -202,10 +203,8 @@ export class RegionManager implements Disposable {
     }
     const id = this.#nextId++;
     this.#map.check();
-    this.#request("add a partition", null, (state) => ({
-      state: addPartition(state, { id, target: partition, offset, pin }),
-      changed: [],
-    }));
+    const state = addPartition(this.#map.current, { id, target: partition, offset, pin });
+    this.#request("add a partition", null, { state, changed: [] });
     const isAttached = (state: State) => state.partitions.some((attached) => attached.id === id);
     return this.#attachment("remove a partition", isAttached, (state) => ({
       ...state,
@@ -227,10 +226,8 @@ export class RegionManager implements Disposable {
     }
     const id = this.#nextId++;
     this.#map.check();
-    this.#request("add a DMA target", null, (state) => ({
-      state: addDmaTarget(state, { id, target, needsFd: options.needsFd ?? false }),
-      changed: [],
-    }));
+    const state = addDmaTarget(this.#map.current, { id, target, needsFd: options.needsFd ?? false });
+    this.#request("add a DMA target", null, { state, changed: [] });
     const isAttached = (state: State) => state.dmaTargets.some((attached) => attached.id === id);
     return this.#attachment("remove a DMA target", isAttached, (state) => ({
       ...state,
@@ -355,50 +352,56 @@ export class RegionManager implements Disposable {
     return clients;
   }
 
-  #checkLive(region: Region): void {
+  /**
+   * The state to start from, once it is clear that the region exists and a request may be made. Options may run code of
+   * the caller's when they are read, so this is asked before and after.
+   */
+  #stateWith(region: Region, added?: Mapping): State {
     this.#map.check();
-    if (this.#map.current.regions.get(region) === undefined) throw new DisposedError(`Region "${region.name}"`);
+    const state = this.#map.current;
+    if (state.regions.get(region) === undefined) {
+      if (added !== undefined) closeUnused(added);
+      throw new DisposedError(`Region "${region.name}"`);
+    }
+    return state;
   }
 
-  #request(what: string, region: Region | null, request: (state: State) => Change, added?: Mapping): void {
-    this.#map.request(what, region, this.#locks, request, added);
+  #request(what: string, region: Region | null, change: Change, added?: Mapping): void {
+    this.#map.request(what, region, this.#locks, change, added);
   }
 
   #mapRegion(region: Region, params: Partial<MapParams>): void {
-    this.#checkLive(region);
+    this.#stateWith(region);
     const { writable = true, executable = true, prefetch = false } = params;
     checkBoolean(writable, "writable");
     checkBoolean(executable, "executable");
     checkBoolean(prefetch, "prefetch");
-    this.#request(
-      "map",
-      region,
-      (state) => mapRegion(state, region, Object.freeze({ writable, executable, prefetch })),
-    );
+    const frozen = Object.freeze({ writable, executable, prefetch });
+    this.#request("map", region, mapRegion(this.#stateWith(region), region, frozen));
   }
 
   #unmap(region: Region): void {
-    this.#checkLive(region);
-    this.#request("unmap", region, (state) => unmapRegion(state, region));
+    this.#request("unmap", region, unmapRegion(this.#stateWith(region), region));
   }
 
   #addMapping(region: Region, options: MappingOptions): void {
-    this.#checkLive(region);
+    this.#stateWith(region);
     const { mapping, start, end } = mappingOf(region, options, this.#va);
-    this.#request("add mapping", region, (state) => setMapping(state, region, start, end, mapping), mapping);
+    const state = this.#stateWith(region, mapping);
+    this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
-    this.#checkLive(region);
+    this.#stateWith(region);
     const { start, end } = rangeIn(region, rangeInRegion);
-    this.#request("remove mappings", region, (state) => setMapping(state, region, start, end, null));
+    this.#request("remove mappings", region, setMapping(this.#stateWith(region), region, start, end, null));
   }
 
   #remove(region: Region): void {
     if (this.#map.closed) return;
     this.#map.check();
-    if (this.#map.current.regions.get(region) === undefined) return;
-    this.#request("remove", region, (state) => removeRegion(state, region));
+    const state = this.#map.current;
+    if (state.regions.get(region) !== undefined) this.#request("remove", region, removeRegion(state, region));
   }
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
@@ -411,8 +414,8 @@ export class RegionManager implements Disposable {
       [Symbol.dispose]: () => {
         if (this.#map.closed) return;
         this.#map.check();
-        if (!isAttached(this.#map.current)) return;
-        this.#request(what, null, (state) => ({ state: without(state), changed: [] }));
+        const state = this.#map.current;
+        if (isAttached(state)) this.#request(what, null, { state: without(state), changed: [] });
       },
     };
   }

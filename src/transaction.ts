@@ -1,5 +1,5 @@
 /**
- * Runs the steps of a plan, all or none of them.
+ * The parts of a transaction: hold vCPUs, run the steps of a plan, all or none of them, and let go.
  *
  * @module
  */
@@ -22,58 +22,27 @@ export interface TransactionContext extends StepContext {
   readonly quiesce: Quiesce | undefined;
 }
 
-/**
- * Carries out `plan`, or nothing of it, and hands the state that is true then to `commit`, with whether it happened.
- *
- * @throws {MappingError} If a step failed.
- * @throws Whatever the quiesce hook throws; nothing has changed then. A hold that cannot be released is logged.
- */
-export function runTransaction(
-  plan: Plan,
-  old: State,
-  context: TransactionContext,
-  commit: (state: State, happened: boolean) => void,
-): void {
-  if (plan.torn.length === 0) carryOut(plan, old, context, commit);
-  else carryOutHeld(plan, old, context, commit);
-}
-
-function carryOutHeld(
-  plan: Plan,
-  old: State,
-  context: TransactionContext,
-  commit: (state: State, happened: boolean) => void,
-): void {
-  const hold = quiesced(plan.torn, context);
+/** Carries out all of `steps`, or none: `null` where they are done, else what came of undoing them. */
+export function runSteps(steps: readonly Step[], old: State, context: TransactionContext): TransactionFailure | null {
+  let next = 0;
   try {
-    carryOut(plan, old, context, commit);
-  } finally {
-    // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
-    try {
-      const result: unknown = hold?.[Symbol.dispose]();
-      if (isThenable(result)) Promise.resolve(result).catch(() => {});
-    } catch (error) {
-      context.logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
+    for (; next < steps.length; next++) {
+      const step = steps[next]!;
+      if (step.kind !== "va" && step.uncertain) clear(step, context);
+      else perform(step, context);
     }
+    return null;
+  } catch (cause) {
+    return undo(steps, next, cause, old, context);
   }
 }
 
-function carryOut(
-  plan: Plan,
-  old: State,
-  context: TransactionContext,
-  commit: (state: State, happened: boolean) => void,
-): void {
-  const failure = runSteps(plan.steps, old, context);
-  if (failure !== null) {
-    commit(failure.state, false);
-    throw failure.error;
-  }
-  commit(plan.discards.length === 0 ? plan.state : discard(plan, context), true);
-}
-
-/** Gives private memory up. What the kernel does not take back stays until the next request over it. */
-function discard({ state, discards }: Plan, context: TransactionContext): State {
+/**
+ * The state after all steps of a plan: gives up the private memory that is to go. What the kernel does not take back
+ * stays until the next request over it.
+ */
+export function settledState({ state, discards }: Plan, context: TransactionContext): State {
+  if (discards.length === 0) return state;
   const kept: Unrestored[] = [];
   const poisoned: Span[] = [];
   for (const step of discards) {
@@ -88,7 +57,12 @@ function discard({ state, discards }: Plan, context: TransactionContext): State 
   return kept.length === 0 ? state : outOfStep(state, kept, poisoned);
 }
 
-function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContext): Disposable | undefined {
+/**
+ * Holds vCPUs off `ranges` until `release`.
+ *
+ * @throws Whatever the quiesce hook throws.
+ */
+export function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContext): Disposable | undefined {
   if (quiesce === undefined) return undefined;
   const hold = quiesce({ ranges });
   if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
@@ -96,6 +70,16 @@ function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContex
     throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
   }
   return hold;
+}
+
+/** Lets vCPUs go on. A hold that cannot be released is logged. */
+export function release(hold: Disposable | undefined, { logger }: TransactionContext): void {
+  try {
+    const result: unknown = hold?.[Symbol.dispose]();
+    if (isThenable(result)) Promise.resolve(result).catch(() => {});
+  } catch (error) {
+    logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
+  }
 }
 
 /**
@@ -146,18 +130,4 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
     attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value: null }] });
   }
   return failures;
-}
-
-function runSteps(steps: readonly Step[], old: State, context: TransactionContext): TransactionFailure | null {
-  let next = 0;
-  try {
-    for (; next < steps.length; next++) {
-      const step = steps[next]!;
-      if (step.kind !== "va" && step.uncertain) clear(step, context);
-      else perform(step, context);
-    }
-    return null;
-  } catch (cause) {
-    return undo(steps, next, cause, old, context);
-  }
 }

@@ -246,11 +246,10 @@ export function fragments(
   start: number = region.range.start,
   end: number = region.range.end,
 ): Span[] {
-  const entries = visible.overlapping(start, end);
-  const only = entries.length === 1 ? entries[0] : undefined;
-  if (only !== undefined) return only.value === region ? [clip(only, start, end)] : [];
+  const first = visible.entryAt(start);
+  if (first !== undefined && first.value === region && first.end >= end) return [{ start, end }];
   const found: Span[] = [];
-  for (const entry of entries) {
+  for (const entry of visible.overlapping(start, end)) {
     if (entry.value !== region) continue;
     found.push({ start: Math.max(entry.start, start), end: Math.min(entry.end, end) });
   }

@@ -21,7 +21,7 @@ import {
   show,
   type View,
 } from "./overlap.ts";
-import { RangeMap } from "./range_map.ts";
+import { type Entry, RangeMap } from "./range_map.ts";
 import { RegionTable } from "./region_table.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
@@ -246,16 +246,27 @@ export function setMapping(state: State, region: Region, start: number, end: num
   const touched = before.overlapping(start, end);
   if (mapping === null && touched.length === 0) return { state, changed: NOWHERE };
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
-  const pieces: PieceCount[] = [];
-  if (mapping !== null) pieces.push({ mapping, by: 1 });
-  for (const entry of touched) {
-    // Cut in the middle it is two entries, cut at an end still one.
-    const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
-    if (by !== 0) pieces.push({ mapping: entry.value, by });
-  }
+  const pieces = touched.length === 0 && mapping !== null
+    ? [{ mapping, by: 1 }]
+    : pieceCounts(touched, start, end, mapping);
   const next = withRegion(state, { region, params, mappings });
   if (params === null) return { state: next, changed: NOWHERE, pieces };
   return { state: next, changed: fragments(state.visible, region, start, end), pieces };
+}
+
+function pieceCounts(
+  touched: readonly Entry<Mapping>[],
+  start: number,
+  end: number,
+  mapping: Mapping | null,
+): readonly PieceCount[] {
+  const pieces = touched.map((entry) => ({
+    mapping: entry.value,
+    // Cut in the middle it is two entries, cut at an end still one.
+    by: (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1,
+  }));
+  if (mapping !== null) pieces.push({ mapping, by: 1 });
+  return pieces;
 }
 
 /** Attaches a partition that has been told of nothing yet. */
