@@ -60,8 +60,9 @@ export function plan(
   changed: readonly Span[],
   spareMappings: number,
 ): Plan {
-  if (changed.length === 1) {
-    const short = planSingle(old, next, changed[0]!, spareMappings);
+  const [only] = changed;
+  if (only !== undefined && changed.length === 1) {
+    const short = planSingle(old, next, only.start, only.end, spareMappings);
     if (short !== null) return short;
   }
   const diffs = diffsOf(old, next, changed);

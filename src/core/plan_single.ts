@@ -12,107 +12,113 @@
 import { accessOf } from "./access.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Plan } from "./plan.ts";
-import type { Entry, RangeMap } from "./range_map.ts";
-import type { Span } from "./span.ts";
-import type { MapParams, Mapping, PartitionState, State } from "./state.ts";
+import type { RangeMap } from "./range_map.ts";
+import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Region } from "./overlap.ts";
+import type { VaStep } from "./va_steps.ts";
 import { type Piece, pieceAt } from "./view.ts";
 
 const NOTHING: readonly never[] = [];
 
-/** What shows throughout a span: a region or nobody, and in it one mapping or a hole. */
+/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
 interface Sole {
-  readonly shown: Entry<Region> | null;
+  /** The fragment it is a part of; the span itself where there is no region. */
+  readonly start: number;
+  readonly end: number;
+  readonly region: Region | null;
   readonly params: MapParams | null;
   readonly mappings: RangeMap<Mapping> | null;
   readonly mapping: Mapping | null;
 }
 
-const NOBODY: Sole = { shown: null, params: null, mappings: null, mapping: null };
-
-/** The plan for a change over `span` alone, or `null` where it is not that simple. */
-export function planSingle(old: State, next: State, span: Span, spareMappings: number): Plan | null {
+/** The plan for a change over `[start, end)` alone, or `null` where it is not that simple. */
+export function planSingle(old: State, next: State, start: number, end: number, spareMappings: number): Plan | null {
   if (old.dmaTargets.length + next.dmaTargets.length > 0 || old.partitions !== next.partitions) return null;
-  if (old.lost.size + old.poisoned.size + old.stale.size > 0) return null;
-  const { start, end } = span;
+  if (!old.lost.isEmpty || !old.poisoned.isEmpty || !old.stale.isEmpty) return null;
   const from = soleIn(old, start, end);
-  const to = from === null ? null : soleIn(next, start, end);
-  if (from === null || to === null) return null;
-  if (from.params?.prefetch === true || to.params?.prefetch === true) return null;
+  if (from === null) return null;
+  const to = old.visible === next.visible && from.region !== null
+    ? soleOf(next, from.region, from.start, from.end, start, end)
+    : soleIn(next, start, end);
+  if (to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
   if (!isPlain(from.mapping) || !isPlain(to.mapping)) return null;
-  const vmas = old.vmas + growth(old, start, end, from, to);
-  if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings) return null;
 
   const va = vaStep(start, end, from, to);
+  const vmas = va === null ? old.vmas : old.vmas + growth(old, start, end, from, to);
+  if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings) return null;
   const wanted = wantedAccess(to);
-  const { partitions } = old;
-  let ranges = 0;
-  if (partitions.length > 1) { for (const { book } of partitions) ranges += book.size + 1; }
-  const steps: Step[] = [];
-  let booked: PartitionState[] | null = null;
-  let unmaps = 0;
-  let live = false;
-  for (let i = 0; i < partitions.length; i++) {
-    const partition = partitions[i]!;
-    // A partition may be attached more than once: all together is more than it holds at most.
-    const held = rangeHeld(partition, start, end, wanted, partitions.length === 1 ? partition.book.size : ranges);
-    if (held === null) return null;
-    const keeps = held === wanted;
-    if (keeps) live ||= va !== null && wanted !== undefined;
-    else if (held !== undefined) {
-      steps.push({ kind: "partition", partition, start, end, from: held, to: null, uncertain: false });
-      unmaps++;
-    }
-    if (!keeps) {
-      booked ??= partitions.slice();
-      const book = wanted === undefined ? partition.book.delete(start, end) : partition.book.set(start, end, wanted);
-      booked[i] = { ...partition, book };
-    }
+  const held = rangesHeld(old.partitions, start, end, wanted);
+  if (held === null) return null;
+  if (held === KEPT) {
+    const state = vmas === next.vmas ? next : withTargets(next, next.partitions, vmas);
+    return { state, steps: va === null ? NOTHING : [va], discards: NOTHING, torn: NOTHING };
   }
-  if (va !== null) steps.push(va);
-  if (booked !== null && wanted !== undefined) {
-    for (let i = 0; i < partitions.length; i++) {
-      const partition = partitions[i]!;
-      if (booked[i] === partition) continue;
-      steps.push({ kind: "partition", partition, start, end, from: null, to: wanted, uncertain: false });
+
+  const unmaps: Step[] = [];
+  const maps: Step[] = [];
+  let isLive = false;
+  const partitions = old.partitions.map((partition, i) => {
+    const access = held[i];
+    if (access === wanted) {
+      isLive ||= va !== null && wanted !== undefined;
+      return partition;
     }
-  }
-  const seen = steps.length - (va !== null && !live ? 1 : 0);
-  const isTorn = seen > 1 && (unmaps > 0 || live);
+    if (access !== undefined) {
+      unmaps.push({ kind: "partition", partition, start, end, from: access, to: null, uncertain: false });
+    }
+    if (wanted === undefined) return { ...partition, book: partition.book.delete(start, end) };
+    maps.push({ kind: "partition", partition, start, end, from: null, to: wanted, uncertain: false });
+    return { ...partition, book: partition.book.set(start, end, wanted) };
+  });
+  const seen = unmaps.length + maps.length + (isLive ? 1 : 0);
   return {
-    state: booked === null && vmas === next.vmas ? next : {
-      regions: next.regions,
-      layers: next.layers,
-      visible: next.visible,
-      beaten: next.beaten,
-      partitions: booked ?? partitions,
-      dmaTargets: next.dmaTargets,
-      vmas,
-      lost: next.lost,
-      poisoned: next.poisoned,
-      stale: next.stale,
-    },
-    steps,
+    state: withTargets(next, partitions, vmas),
+    steps: va === null ? [...unmaps, ...maps] : [...unmaps, va, ...maps],
     discards: NOTHING,
-    torn: isTorn ? [new MemoryRange(start, end)] : NOTHING,
+    torn: seen > 1 && (unmaps.length > 0 || isLive) ? [new MemoryRange(start, end)] : NOTHING,
+  };
+}
+
+function withTargets(next: State, partitions: readonly PartitionState[], vmas: number): State {
+  return {
+    regions: next.regions,
+    layers: next.layers,
+    visible: next.visible,
+    beaten: next.beaten,
+    partitions,
+    dmaTargets: next.dmaTargets,
+    vmas,
+    lost: next.lost,
+    poisoned: next.poisoned,
+    stale: next.stale,
   };
 }
 
 /** What shows throughout `[start, end)`; `null` where it is more than one thing. */
 function soleIn(state: State, start: number, end: number): Sole | null {
   const shown = state.visible.entryAt(start);
-  if (shown === undefined) return state.visible.overlaps(start, end) ? null : NOBODY;
-  if (shown.end < end) return null;
-  const owner = state.regions.get(shown.value);
-  if (owner === undefined) return null;
+  if (shown !== undefined) return soleOf(state, shown.value, shown.start, shown.end, start, end);
+  if (state.visible.overlaps(start, end)) return null;
+  return { start, end, region: null, params: null, mappings: null, mapping: null };
+}
+
+/** The same where `region` shows at `[first, last)` and `start` lies in that. */
+function soleOf(
+  state: State,
+  region: Region,
+  first: number,
+  last: number,
+  start: number,
+  end: number,
+): Sole | null {
+  const owner = state.regions.get(region);
+  if (last < end || owner === undefined) return null;
   const { params, mappings } = owner;
   const entry = mappings.entryAt(start);
-  if (entry === undefined) {
-    return mappings.overlaps(start, end) ? null : { shown, params, mappings, mapping: null };
-  }
-  return entry.end < end ? null : { shown, params, mappings, mapping: entry.value };
+  if (entry === undefined ? mappings.overlaps(start, end) : entry.end < end) return null;
+  return { start: first, end: last, region, params, mappings, mapping: entry === undefined ? null : entry.value };
 }
 
 /** A hole, or a mapping that is neither private memory nor of huge pages nor of anything that may fail late. */
@@ -122,15 +128,15 @@ function isPlain(mapping: Mapping | null): boolean {
   return backing !== null && backing.pageSize === 4096 && !backing.mayFailLate;
 }
 
-function pieceOf({ shown, params, mapping }: Sole): Piece | null {
-  if (shown === null || params === null || mapping === null) return null;
-  return { mapping, region: shown.value, params, writable: params.writable && mapping.writable };
+function pieceOf({ region, params, mapping }: Sole): Piece | null {
+  if (region === null || params === null || mapping === null) return null;
+  return { mapping, region, params, writable: params.writable && mapping.writable };
 }
 
-function vaStep(start: number, end: number, from: Sole, to: Sole): Step | null {
+function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep | null {
+  if (from.mapping === null && to.mapping === null) return null;
   const old = pieceOf(from);
   const piece = pieceOf(to);
-  if (old === null && piece === null) return null;
   let action: "map" | "protect" | "remove" = piece === null ? "remove" : "map";
   if (old !== null && piece !== null && isSameMemory(old.mapping, piece.mapping)) {
     if (old.writable === piece.writable) return null;
@@ -139,50 +145,67 @@ function vaStep(start: number, end: number, from: Sole, to: Sole): Step | null {
   return { kind: "va", start, end, action, to: piece, from: [{ start, end, value: old }] };
 }
 
-function isSameMemory(a: Mapping, b: Mapping): boolean {
-  return a === b ||
-    (a.backing !== null && a.backing.file === b.backing?.file && a.delta === b.delta && a.policy === b.policy);
-}
-
 /** What partitions should have there, `undefined` for nothing. */
-function wantedAccess({ shown, params, mapping }: Sole): Access | undefined {
-  if (shown === null || params === null) return undefined;
-  if (shown.value.holes === "fault") return accessOf(params.writable, params.executable);
+function wantedAccess({ region, params, mapping }: Sole): Access | undefined {
+  if (region === null || params === null) return undefined;
+  if (region.holes === "fault") return accessOf(params.writable, params.executable);
   return mapping === null ? undefined : accessOf(params.writable && mapping.writable, params.executable);
 }
 
-/** What the partition has there, `undefined` for nothing; `null` where its ranges do not match the span. */
-function rangeHeld(
-  { target, pin, book }: PartitionState,
+/** Every partition holds what it should: nothing to tell it. */
+const KEPT: readonly (Access | undefined)[] = [];
+
+/** What each partition has there, `undefined` for nothing; `null` where the ranges of one do not match the span. */
+function rangesHeld(
+  partitions: readonly PartitionState[],
   start: number,
   end: number,
   wanted: Access | undefined,
-  ranges: number,
-): Access | undefined | null {
-  if (pin || (target.disposed ?? false)) return null;
-  const entry = book.entryAt(start);
-  if (entry === undefined) {
-    if (book.overlaps(start, end)) return null;
-    return wanted !== undefined && target.capacity !== undefined && ranges >= target.capacity ? null : undefined;
+): readonly (Access | undefined)[] | null {
+  if (partitions.length === 0) return KEPT;
+  const held: (Access | undefined)[] = [];
+  let keep = true;
+  // A partition may be attached more than once: all together is more than it holds at most.
+  let ranges = 0;
+  for (const { book } of partitions) ranges += book.size;
+  for (const { target, pin, book } of partitions) {
+    if (pin || (target.disposed ?? false)) return null;
+    const entry = book.entryAt(start);
+    if (entry === undefined) {
+      if (book.overlaps(start, end)) return null;
+      if (wanted !== undefined && target.capacity !== undefined && ranges + partitions.length > target.capacity) {
+        return null;
+      }
+    } else if (entry.end < end || (entry.value !== wanted && (entry.start !== start || entry.end !== end))) {
+      return null;
+    }
+    keep &&= entry?.value === wanted;
+    held.push(entry?.value);
   }
-  if (entry.end < end) return null;
-  return entry.value === wanted || (entry.start === start && entry.end === end) ? entry.value : null;
+  return keep ? KEPT : held;
 }
 
 /** How many kernel mappings more there are afterwards. */
 function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
-  const { shown, mappings, params } = from;
-  const inside = shown !== null && mappings !== null;
-  const left = inside && start > shown.start ? null : pieceAt(old, start - 1)?.value ?? null;
-  const right = inside && end < shown.end ? null : pieceAt(old, end)?.value ?? null;
-  const leftMapping = inside && start > shown.start
-    ? mappings.entryAt(start - 1)?.value ?? null
-    : left?.mapping ?? null;
-  const rightMapping = inside && end < shown.end ? mappings.entryAt(end)?.value ?? null : right?.mapping ?? null;
-  const leftParams = left?.params ?? params;
-  const rightParams = right?.params ?? params;
-  return edge(leftMapping, leftParams, to.mapping, to.params) + edge(to.mapping, to.params, rightMapping, rightParams) -
-    edge(leftMapping, leftParams, from.mapping, params) - edge(from.mapping, params, rightMapping, rightParams);
+  const { mappings, params } = from;
+  let left: Mapping | null;
+  let leftParams = params;
+  if (mappings !== null && start > from.start) left = mappings.get(start - 1) ?? null;
+  else {
+    const piece = pieceAt(old, start - 1)?.value;
+    left = piece?.mapping ?? null;
+    leftParams = piece?.params ?? null;
+  }
+  let right: Mapping | null;
+  let rightParams = params;
+  if (mappings !== null && end < from.end) right = mappings.get(end) ?? null;
+  else {
+    const piece = pieceAt(old, end)?.value;
+    right = piece?.mapping ?? null;
+    rightParams = piece?.params ?? null;
+  }
+  return edge(left, leftParams, to.mapping, to.params) + edge(to.mapping, to.params, right, rightParams) -
+    edge(left, leftParams, from.mapping, params) - edge(from.mapping, params, right, rightParams);
 }
 
 /** 0 where one kernel mapping holds both neighbours, else 1. */

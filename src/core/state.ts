@@ -59,6 +59,12 @@ export interface Mapping {
   readonly policy: MemoryPolicy | undefined;
 }
 
+/** Whether two mappings are the same memory, whatever their protection. Private memory is the same only as itself. */
+export function isSameMemory(a: Mapping, b: Mapping): boolean {
+  return a === b ||
+    (a.backing !== null && a.backing.file === b.backing?.file && a.delta === b.delta && a.policy === b.policy);
+}
+
 /** What can change about a region. */
 export interface RegionState {
   /** What cannot. */

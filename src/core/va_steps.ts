@@ -17,7 +17,7 @@ import { hex, MappingError } from "./errors.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Entry } from "./range_map.ts";
 import type { Span } from "./span.ts";
-import type { State } from "./state.ts";
+import { isSameMemory, type State } from "./state.ts";
 import { type Fragment, type Piece, pieceAt, pushPieces } from "./view.ts";
 
 /** A span to compare, with who shows there before and after, in order and cut to it. */
@@ -68,21 +68,13 @@ interface OpenStep {
 }
 
 /** Whether two pieces are the same memory with the same host protection: no step is needed between them. */
-function sameMemory(a: Piece, b: Piece): boolean {
-  return a.writable === b.writable && sameContents(a, b);
-}
-
-/** Whether two pieces are the same memory, whatever its protection. */
-function sameContents(a: Piece, b: Piece): boolean {
-  if (a.mapping === b.mapping) return true;
-  const [x, y] = [a.mapping, b.mapping];
-  return x.backing !== null && y.backing !== null && x.backing.file === y.backing.file && x.delta === y.delta &&
-    x.policy === y.policy;
+function isSamePiece(a: Piece, b: Piece): boolean {
+  return a.writable === b.writable && isSameMemory(a.mapping, b.mapping);
 }
 
 /** Whether one kernel mapping can hold both where they touch; private pieces merge only with themselves. */
 function mergeable(a: Piece | null, b: Piece | null): boolean {
-  return a === b || (a !== null && b !== null && sameMemory(a, b));
+  return a === b || (a !== null && b !== null && isSamePiece(a, b));
 }
 
 /**
@@ -208,7 +200,7 @@ class Walk {
       if (lost !== undefined) stop = Math.min(stop, inLost ? lost.end : lost.start);
       if (inPoison) {
         // What was shown there when they were lost may go on being said to be there, for the sake of what is around it.
-        if (newPiece !== null && (oldPiece === null || !sameContents(oldPiece, newPiece))) {
+        if (newPiece !== null && (oldPiece === null || !isSameMemory(oldPiece.mapping, newPiece.mapping))) {
           throw new MappingError(
             "The host addresses of this range were lost to another mapping of the process, use another GPA range",
             new MemoryRange(cursor, stop),
@@ -243,7 +235,7 @@ class Walk {
     } else if (oldPiece === null) {
       this.#checkCut(start, end, newPiece);
       this.#add("map", start, end, null, newPiece);
-    } else if (sameContents(oldPiece, newPiece)) {
+    } else if (isSameMemory(oldPiece.mapping, newPiece.mapping)) {
       if (oldPiece.writable === newPiece.writable) this.#flush();
       else this.#add("protect", start, end, oldPiece, newPiece);
     } else {
@@ -315,7 +307,7 @@ function removal(start: number, end: number, from: Piece): VaStep {
 function continues(open: OpenStep, start: number, holes: readonly Entry<null>[], to: Piece | null): boolean {
   if (open.to === null || to === null) return (holes.at(-1)?.end ?? open.end) === start;
   if (open.end !== start) return false;
-  return open.action === "protect" ? open.to.writable === to.writable : sameMemory(open.to, to);
+  return open.action === "protect" ? open.to.writable === to.writable : isSamePiece(open.to, to);
 }
 
 /** The steps that bring back what `step` changed: each earlier piece and hole of its range. */
