@@ -246,8 +246,7 @@ export function fragments(
   start: number = region.range.start,
   end: number = region.range.end,
 ): Span[] {
-  const first = visible.entryAt(start);
-  if (first !== undefined && first.value === region && first.end >= end) return [{ start, end }];
+  if (visible.throughout(start, end) === region) return [{ start, end }];
   const found: Span[] = [];
   for (const entry of visible.overlapping(start, end)) {
     if (entry.value !== region) continue;

@@ -18,15 +18,12 @@ import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Region } from "./overlap.ts";
 import type { VaStep } from "./va_steps.ts";
-import { type Piece, pieceAt } from "./view.ts";
+import type { Piece } from "./view.ts";
 
 const NOTHING: readonly never[] = [];
 
 /** What shows throughout a span: one mapping or hole of a region, or nobody's. */
 interface Sole {
-  /** The fragment it is a part of; the span itself where there is no region. */
-  readonly start: number;
-  readonly end: number;
   readonly region: Region | null;
   readonly params: MapParams | null;
   readonly mappings: RangeMap<Mapping> | null;
@@ -40,7 +37,7 @@ export function planSingle(old: State, next: State, start: number, end: number, 
   const from = soleIn(old, start, end);
   if (from === null) return null;
   const to = old.visible === next.visible && from.region !== null
-    ? soleOf(next, from.region, from.start, from.end, start, end)
+    ? soleOf(next, from.region, start, end)
     : soleIn(next, start, end);
   if (to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
   if (!isPlain(from.mapping) || !isPlain(to.mapping)) return null;
@@ -98,27 +95,20 @@ function withTargets(next: State, partitions: readonly PartitionState[], vmas: n
 
 /** What shows throughout `[start, end)`; `null` where it is more than one thing. */
 function soleIn(state: State, start: number, end: number): Sole | null {
-  const shown = state.visible.entryAt(start);
-  if (shown !== undefined) return soleOf(state, shown.value, shown.start, shown.end, start, end);
-  if (state.visible.overlaps(start, end)) return null;
-  return { start, end, region: null, params: null, mappings: null, mapping: null };
+  const region = state.visible.throughout(start, end);
+  if (region === undefined) return null;
+  return region === null ? NOBODY : soleOf(state, region, start, end);
 }
 
-/** The same where `region` shows at `[first, last)` and `start` lies in that. */
-function soleOf(
-  state: State,
-  region: Region,
-  first: number,
-  last: number,
-  start: number,
-  end: number,
-): Sole | null {
+const NOBODY: Sole = { region: null, params: null, mappings: null, mapping: null };
+
+/** The same where `region` shows throughout. */
+function soleOf(state: State, region: Region, start: number, end: number): Sole | null {
   const owner = state.regions.get(region);
-  if (last < end || owner === undefined) return null;
+  if (owner === undefined) return null;
   const { params, mappings } = owner;
-  const entry = mappings.entryAt(start);
-  if (entry === undefined ? mappings.overlaps(start, end) : entry.end < end) return null;
-  return { start: first, end: last, region, params, mappings, mapping: entry === undefined ? null : entry.value };
+  const mapping = mappings.throughout(start, end);
+  return mapping === undefined ? null : { region, params, mappings, mapping };
 }
 
 /** A hole, or a mapping that is neither private memory nor of huge pages nor of anything that may fail late. */
@@ -187,31 +177,25 @@ function rangesHeld(
 
 /** How many kernel mappings more there are afterwards. */
 function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
-  const { mappings, params } = from;
-  let left: Mapping | null;
-  let leftParams = params;
-  if (mappings !== null && start > from.start) left = mappings.get(start - 1) ?? null;
-  else {
-    const piece = pieceAt(old, start - 1)?.value;
-    left = piece?.mapping ?? null;
-    leftParams = piece?.params ?? null;
-  }
-  let right: Mapping | null;
-  let rightParams = params;
-  if (mappings !== null && end < from.end) right = mappings.get(end) ?? null;
-  else {
-    const piece = pieceAt(old, end)?.value;
-    right = piece?.mapping ?? null;
-    rightParams = piece?.params ?? null;
-  }
-  return edge(left, leftParams, to.mapping, to.params) + edge(to.mapping, to.params, right, rightParams) -
-    edge(left, leftParams, from.mapping, params) - edge(from.mapping, params, right, rightParams);
+  const left = soleAt(old, start - 1, from);
+  const right = soleAt(old, end, from);
+  return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);
+}
+
+/** What shows at one address beside the span, where most often the region of the span goes on. */
+function soleAt(state: State, gpa: number, { region, params, mappings }: Sole): Sole {
+  const shown = state.visible.get(gpa);
+  if (shown === undefined) return NOBODY;
+  if (shown === region) return { region, params, mappings, mapping: mappings?.get(gpa) ?? null };
+  const owner = state.regions.get(shown);
+  if (owner === undefined) return NOBODY;
+  return { region: shown, params: owner.params, mappings: owner.mappings, mapping: owner.mappings.get(gpa) ?? null };
 }
 
 /** 0 where one kernel mapping holds both neighbours, else 1. */
-function edge(a: Mapping | null, aParams: MapParams | null, b: Mapping | null, bParams: MapParams | null): 0 | 1 {
-  if (a === null || b === null) return a === b ? 0 : 1;
-  const aWritable = a.writable && (aParams?.writable ?? false);
-  const bWritable = b.writable && (bParams?.writable ?? false);
-  return aWritable === bWritable && isSameMemory(a, b) ? 0 : 1;
+function edge(a: Sole, b: Sole): 0 | 1 {
+  if (a.mapping === null || b.mapping === null) return a.mapping === b.mapping ? 0 : 1;
+  const aWritable = a.mapping.writable && a.params?.writable === true;
+  const bWritable = b.mapping.writable && b.params?.writable === true;
+  return aWritable === bWritable && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
 }

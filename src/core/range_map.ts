@@ -298,6 +298,18 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     return cell >= 0 && leaf[cell + 1] as number > address ? leaf[cell + 2] as V : undefined;
   }
 
+  /** What `[start, end)` is throughout: the value of one entry, `null` for a gap; `undefined` where it is not one thing. */
+  throughout(start: number, end: number): V | null | undefined {
+    const leaf = this.#leafAt(start);
+    const cell = entryCell(leaf, start);
+    if (cell >= 0 && leaf[cell + 1] as number > start) {
+      return leaf[cell + 1] as number >= end ? leaf[cell + 2] as V : undefined;
+    }
+    const next = cell + ENTRY;
+    if (next < leaf.length) return leaf[next] as number >= end ? null : undefined;
+    return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
+  }
+
   /** Whether an entry overlaps `[start, end)`. */
   overlaps(start: number, end: number): boolean {
     // The last entry that starts below `end` is the only candidate: entries are disjoint, so their ends ascend too.
