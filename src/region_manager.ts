@@ -13,6 +13,7 @@ import {
   type MapParams,
   type Mapping,
   mapRegion,
+  paramsOf,
   removeRegion,
   setMapping,
   type State,
@@ -376,8 +377,8 @@ export class RegionManager implements Disposable {
     checkBoolean(writable, "writable");
     checkBoolean(executable, "executable");
     checkBoolean(prefetch, "prefetch");
-    const frozen = Object.freeze({ writable, executable, prefetch });
-    this.#request("map", region, mapRegion(this.#stateWith(region), region, frozen));
+    const change = mapRegion(this.#stateWith(region), region, paramsOf(writable, executable, prefetch));
+    this.#request("map", region, change);
   }
 
   #unmap(region: Region): void {

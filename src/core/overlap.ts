@@ -73,8 +73,9 @@ interface Layer {
 export type Layers = readonly Layer[];
 
 function layerIndex(layers: Layers, priority: number): number {
-  const index = layers.findIndex((layer) => layer.priority <= priority);
-  return index < 0 ? layers.length : index;
+  let index = 0;
+  while (index < layers.length && layers[index]!.priority > priority) index++;
+  return index;
 }
 
 /** The layers with `region` in them. */
@@ -153,6 +154,17 @@ function beats(a: Region, b: Region): boolean {
 
 const isSame = (a: Region, b: Region) => a === b;
 
+/** The one winner of all of `[start, end)` among layers of at most `priority`, `null` for none; `undefined` for several. */
+function winnerThroughout(layers: Layers, priority: number, start: number, end: number): Region | null | undefined {
+  for (const layer of layers) {
+    if (layer.priority > priority) continue;
+    const group = layer.groups.throughout(start, end);
+    if (group === undefined) return undefined;
+    if (group !== null) return oldest(group);
+  }
+  return null;
+}
+
 /** The winners of `[start, end)` among layers of at most `priority`; nothing where there is no region. */
 function winners(layers: Layers, priority: number, start: number, end: number): Entry<Region>[] {
   const won: Entry<Region>[] = [];
@@ -200,9 +212,12 @@ export interface Repainted extends View {
 /** The view once `region`, which was not mapped, is. */
 export function show({ visible, beaten }: View, region: Region): Repainted {
   const { start, end } = region.range;
-  const others = visible.overlapping(start, end);
-  if (others.length === 0) {
-    return { visible: visible.set(start, end, region), beaten, changed: [{ start, end }] };
+  const only = visible.throughout(start, end);
+  if (only === null) return { visible: visible.set(start, end, region), beaten, changed: [{ start, end }] };
+  if (only !== undefined) {
+    return beats(only, region)
+      ? { visible, beaten: addToLayers(beaten, region), changed: [] }
+      : { visible: visible.set(start, end, region), beaten: addToLayers(beaten, only), changed: [{ start, end }] };
   }
   let losers = beaten;
   const changed: { start: number; end: number }[] = [];
@@ -213,7 +228,7 @@ export function show({ visible, beaten }: View, region: Region): Repainted {
     if (last?.end === cursor) last.end = to;
     else changed.push({ start: cursor, end: to });
   };
-  for (const other of others) {
+  for (const other of visible.overlapping(start, end)) {
     const wins = beats(other.value, region);
     losers = addToLayers(losers, wins ? region : other.value);
     if (!wins) continue;
@@ -232,8 +247,11 @@ export function hide({ visible, beaten }: View, region: Region): Repainted {
   const left = removeFromLayers(beaten, region);
   let painted = visible;
   for (const { start, end } of changed) {
-    painted = left.length === 0
+    const only = winnerThroughout(left, region.priority, start, end);
+    painted = only === null
       ? painted.delete(start, end)
+      : only !== undefined && only.range.start === start && only.range.end === end
+      ? painted.set(start, end, only)
       : painted.paint(start, end, winners(left, region.priority, start, end), isSame);
   }
   return { visible: painted, beaten: left, changed };

@@ -216,16 +216,23 @@ export function addRegion(state: State, region: Region, rule: OverlapRule): Chan
   return { state: { ...added, layers: addToLayers(state.layers, region) }, changed: NOWHERE };
 }
 
-/** Whether two sets of params say the same. */
-export function sameParams(a: MapParams, b: MapParams): boolean {
-  return a.writable === b.writable && a.executable === b.executable && a.prefetch === b.prefetch;
+const PARAMS: readonly MapParams[] = Array.from({ length: 8 }, (_, bits) =>
+  Object.freeze({
+    writable: (bits & 1) !== 0,
+    executable: (bits & 2) !== 0,
+    prefetch: (bits & 4) !== 0,
+  }));
+
+/** The params that say so. The same ones are the same object. */
+export function paramsOf(writable: boolean, executable: boolean, prefetch: boolean): MapParams {
+  return PARAMS[(writable ? 1 : 0) + (executable ? 2 : 0) + (prefetch ? 4 : 0)]!;
 }
 
-/** Maps a region, or changes how it is mapped. */
+/** Maps a region, or changes how it is mapped. `params` are from `paramsOf`. */
 export function mapRegion(state: State, region: Region, params: MapParams): Change {
   const old = regionState(state, region);
   if (old.params !== null) {
-    if (sameParams(old.params, params)) return { state, changed: NOWHERE };
+    if (old.params === params) return { state, changed: NOWHERE };
     return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
   }
   return repainted(state, show(state, region), { region, params, mappings: old.mappings });
