@@ -149,11 +149,14 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   ): void {
     this.#check(start, end);
     const prot = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    if (mappable !== null && mappable.mayFailLate) {
-      return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
+    let flags = RESERVE_FLAGS | MAP_FIXED;
+    let fd = -1;
+    if (mappable !== null) {
+      const { file } = mappable;
+      if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
+      flags = MAP_SHARED | MAP_FIXED;
+      fd = file.fd;
     }
-    const flags = mappable === null ? RESERVE_FLAGS | MAP_FIXED : MAP_SHARED | MAP_FIXED;
-    const fd = mappable === null ? -1 : mappable.fd;
     const { sys, errno } = libc();
     const at = BigInt(this.base + start);
     const offset = fileOffset === 0 ? 0n : BigInt(fileOffset);

@@ -145,11 +145,12 @@ export class DeviceMemory implements Disposable {
     checkAligned(fileOffset, "File offset");
     if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
     if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
-    checkFile(mappable, fileOffset, range.start, range.end, writable);
-    checkPages(mappable, fileOffset, range, { Offset: offset });
+    const { file } = mappable;
+    checkFile(file, fileOffset, range.start, range.end, writable);
+    checkPages(file, fileOffset, range, { Offset: offset });
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
-      const backing = new FileBacking(mappable.clone());
+      const backing = new FileBacking(mappable.clone(), file);
       this.#edit(range, { backing, delta: fileOffset - offset, writable, policy: undefined });
     });
   }

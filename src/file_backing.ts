@@ -1,4 +1,5 @@
 import type { Mappable } from "../ffi/mappable.ts";
+import type { OpenFile } from "../ffi/open_file.ts";
 import type { Backing, Mapping, PieceCount } from "./core/state.ts";
 
 /**
@@ -9,17 +10,17 @@ import type { Backing, Mapping, PieceCount } from "./core/state.ts";
  */
 export class FileBacking implements Backing {
   readonly mappable: Mappable;
-  readonly file: object;
+  readonly file: OpenFile;
   readonly pageSize: number;
   readonly mayFailLate: boolean;
   pieces = 0;
 
-  /** Takes over `mappable`. */
-  constructor(mappable: Mappable) {
+  /** Takes over `mappable`, a handle of `file`. */
+  constructor(mappable: Mappable, file: OpenFile) {
     this.mappable = mappable;
-    this.file = mappable.file;
-    this.pageSize = mappable.pageSize;
-    this.mayFailLate = mappable.mayFailLate;
+    this.file = file;
+    this.pageSize = file.pageSize;
+    this.mayFailLate = file.mayFailLate;
   }
 }
 

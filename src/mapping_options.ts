@@ -6,6 +6,7 @@ import type { Span } from "./core/span.ts";
 import type { Mapping } from "./core/state.ts";
 import type { MemoryPolicy, VaTarget } from "./core/targets.ts";
 import { Mappable } from "../ffi/mappable.ts";
+import type { OpenFile } from "../ffi/open_file.ts";
 import { FileBacking } from "./file_backing.ts";
 import type { MappingOptions } from "./region_handle.ts";
 
@@ -39,31 +40,30 @@ export function mappingOf(
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
     return { mapping: { backing: null, delta: 0, writable, policy }, start, end };
   }
-  checkFile(mappable, fileOffset, start, end, writable);
-  if (mappable.pageSize > PAGE_SIZE) {
-    checkPages(mappable, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
-  }
+  if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
+  const { file } = mappable;
+  checkFile(file, fileOffset, start, end, writable);
+  if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
   return {
-    mapping: { backing: new FileBacking(mappable.clone()), delta: fileOffset - start, writable, policy },
+    mapping: { backing: new FileBacking(mappable.clone(), file), delta: fileOffset - start, writable, policy },
     start,
     end,
   };
 }
 
 /**
- * Throws unless bytes `[fileOffset, fileOffset + end - start)` of `mappable` can be mapped.
+ * Throws unless bytes `[fileOffset, fileOffset + end - start)` of `file` can be mapped.
  *
  * @throws {MappingError} If the file is too short or not writable.
  */
 export function checkFile(
-  mappable: Mappable,
+  file: OpenFile,
   fileOffset: number,
   start: number,
   end: number,
   writable: boolean,
 ): void {
-  if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
-  const { size } = mappable;
+  const { size } = file;
   const length = end - start;
   // The last page of a file may be cut short.
   if (fileOffset + length > size && fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
@@ -72,7 +72,7 @@ export function checkFile(
       new MemoryRange(start, end),
     );
   }
-  if (writable && !mappable.writable) {
+  if (writable && !file.writable) {
     throw new MappingError(
       "The file is not writable, open it for writing or pass writable: false",
       new MemoryRange(start, end),
@@ -86,12 +86,12 @@ export function checkFile(
  * @throws {MappingError} Naming what is not.
  */
 export function checkPages(
-  mappable: Mappable,
+  file: OpenFile,
   fileOffset: number,
   { start, end }: Span,
   addresses: Readonly<Record<string, number>>,
 ): void {
-  const { pageSize } = mappable;
+  const { pageSize } = file;
   for (const [what, value] of Object.entries({ ...addresses, Length: end - start, "File offset": fileOffset })) {
     if (value % pageSize === 0) continue;
     throw new MappingError(

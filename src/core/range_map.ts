@@ -61,7 +61,7 @@ function firstOf(node: Node, height: number): number {
 /** The cell of the last entry that starts at or before `x`; negative where there is none. */
 function entryCell(leaf: Node, x: number): number {
   let low = 0;
-  let high = leaf.length / ENTRY;
+  let high = (leaf.length / ENTRY) | 0; // An integer already, which the engine cannot know.
   while (low < high) {
     const middle = (low + high) >>> 1;
     if (leaf[middle * ENTRY] as number <= x) low = middle + 1;
@@ -73,7 +73,7 @@ function entryCell(leaf: Node, x: number): number {
 /** The cell of the first address of the child to look for `x` in: of the last that is not above it, or of the first. */
 function childCell(inner: Node, x: number): number {
   let low = 1;
-  let high = (inner.length - COUNT) / CHILD;
+  let high = ((inner.length - COUNT) / CHILD) | 0;
   while (low < high) {
     const middle = (low + high) >>> 1;
     if (inner[COUNT + middle * CHILD] as number <= x) low = middle + 1;

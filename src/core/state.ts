@@ -277,13 +277,17 @@ function pieceCounts(
     const gone = { mapping: entry.value, by: -1 };
     return mapping === null ? [gone] : [gone, { mapping, by: 1 }];
   }
-  const pieces = before.overlapping(start, end).map((entry) => ({
+  const pieces = cutCounts(before, start, end);
+  if (mapping !== null) pieces.push({ mapping, by: 1 });
+  return pieces;
+}
+
+function cutCounts(before: RangeMap<Mapping>, start: number, end: number): PieceCount[] {
+  return before.overlapping(start, end).map((entry) => ({
     mapping: entry.value,
     // Cut in the middle it is two entries, cut at an end still one.
     by: (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1,
   }));
-  if (mapping !== null) pieces.push({ mapping, by: 1 });
-  return pieces;
 }
 
 /** Attaches a partition that has been told of nothing yet. */
