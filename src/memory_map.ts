@@ -218,7 +218,7 @@ export class MemoryMap {
     } finally {
       if (this.gate !== null) this.gate.open(old, change.changed);
       this.#busy = false;
-      if (added !== undefined) closeUnused(added);
+      if (added !== undefined && !committed) closeUnused(added);
       if (draft !== undefined) {
         abandon(draft);
         settle(draft.settled, committed);

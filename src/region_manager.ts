@@ -354,8 +354,8 @@ export class RegionManager implements Disposable {
   }
 
   /**
-   * The state to start from, once it is clear that the region exists and a request may be made. Options may run code of
-   * the caller's when they are read, so this is asked before and after.
+   * The state to start from, once it is clear that the region exists and a request may be made. Asked after options
+   * have been read, since that may run code of the caller's.
    */
   #stateWith(region: Region, added?: Mapping): State {
     this.#map.check();
@@ -372,7 +372,6 @@ export class RegionManager implements Disposable {
   }
 
   #mapRegion(region: Region, params: Partial<MapParams>): void {
-    this.#stateWith(region);
     const { writable = true, executable = true, prefetch = false } = params;
     checkBoolean(writable, "writable");
     checkBoolean(executable, "executable");
@@ -386,14 +385,12 @@ export class RegionManager implements Disposable {
   }
 
   #addMapping(region: Region, options: MappingOptions): void {
-    this.#stateWith(region);
     const { mapping, start, end } = mappingOf(region, options, this.#va);
     const state = this.#stateWith(region, mapping);
     this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
-    this.#stateWith(region);
     const { start, end } = rangeIn(region, rangeInRegion);
     this.#request("remove mappings", region, setMapping(this.#stateWith(region), region, start, end, null));
   }

@@ -46,26 +46,26 @@ export function planSingle(old: State, next: State, start: number, end: number, 
   const vmas = va === null ? old.vmas : old.vmas + growth(old, start, end, from, to);
   if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings) return null;
   const wanted = wantedAccess(to);
-  const held = rangesHeld(old.partitions, start, end, wanted);
-  if (held === null) return null;
-  if (held === KEPT) {
+  if (keepsAll(old.partitions, start, end, wanted)) {
     const state = vmas === next.vmas ? next : withTargets(next, next.partitions, vmas);
     return { state, steps: va === null ? NOTHING : [va], discards: NOTHING, torn: NOTHING };
   }
+  const held = rangesHeld(old.partitions, start, end, wanted);
+  if (held === null) return null;
 
   const unmaps: Step[] = [];
   const maps: Step[] = [];
   let isLive = false;
   const partitions = old.partitions.map((partition, i) => {
-    const access = held[i];
+    const access = held[i]!;
     if (access === wanted) {
-      isLive ||= va !== null && wanted !== undefined;
+      isLive ||= va !== null && wanted !== null;
       return partition;
     }
-    if (access !== undefined) {
+    if (access !== null) {
       unmaps.push({ kind: "partition", partition, start, end, from: access, to: null, uncertain: false });
     }
-    if (wanted === undefined) return { ...partition, book: partition.book.delete(start, end) };
+    if (wanted === null) return { ...partition, book: partition.book.delete(start, end) };
     maps.push({ kind: "partition", partition, start, end, from: null, to: wanted, uncertain: false });
     return { ...partition, book: partition.book.set(start, end, wanted) };
   });
@@ -135,44 +135,45 @@ function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep | null
   return { kind: "va", start, end, action, to: piece, from: [{ start, end, value: old }] };
 }
 
-/** What partitions should have there, `undefined` for nothing. */
-function wantedAccess({ region, params, mapping }: Sole): Access | undefined {
-  if (region === null || params === null) return undefined;
+/** What partitions should have there, `null` for nothing. */
+function wantedAccess({ region, params, mapping }: Sole): Access | null {
+  if (region === null || params === null) return null;
   if (region.holes === "fault") return accessOf(params.writable, params.executable);
-  return mapping === null ? undefined : accessOf(params.writable && mapping.writable, params.executable);
+  return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
 }
 
-/** Every partition holds what it should: nothing to tell it. */
-const KEPT: readonly (Access | undefined)[] = [];
+/** Whether every partition has what it should, so that there is nothing to tell. */
+function keepsAll(partitions: readonly PartitionState[], start: number, end: number, wanted: Access | null): boolean {
+  for (const { target, pin, book } of partitions) {
+    if (pin || (target.disposed ?? false) || book.throughout(start, end) !== wanted) return false;
+  }
+  return true;
+}
 
-/** What each partition has there, `undefined` for nothing; `null` where the ranges of one do not match the span. */
+/** What each partition has there, `null` for nothing; `null` at all where the ranges of one do not match the span. */
 function rangesHeld(
   partitions: readonly PartitionState[],
   start: number,
   end: number,
-  wanted: Access | undefined,
-): readonly (Access | undefined)[] | null {
-  if (partitions.length === 0) return KEPT;
-  const held: (Access | undefined)[] = [];
-  let keep = true;
+  wanted: Access | null,
+): readonly (Access | null)[] | null {
+  const held: (Access | null)[] = [];
   // A partition may be attached more than once: all together is more than it holds at most.
-  let ranges = 0;
+  let ranges = partitions.length;
   for (const { book } of partitions) ranges += book.size;
   for (const { target, pin, book } of partitions) {
     if (pin || (target.disposed ?? false)) return null;
-    const entry = book.entryAt(start);
-    if (entry === undefined) {
-      if (book.overlaps(start, end)) return null;
-      if (wanted !== undefined && target.capacity !== undefined && ranges + partitions.length > target.capacity) {
-        return null;
-      }
-    } else if (entry.end < end || (entry.value !== wanted && (entry.start !== start || entry.end !== end))) {
-      return null;
+    const access = book.throughout(start, end);
+    if (access === undefined) return null;
+    if (access === null) {
+      if (wanted !== null && target.capacity !== undefined && ranges > target.capacity) return null;
+    } else if (access !== wanted) {
+      const entry = book.entryAt(start);
+      if (entry?.start !== start || entry.end !== end) return null;
     }
-    keep &&= entry?.value === wanted;
-    held.push(entry?.value);
+    held.push(access);
   }
-  return keep ? KEPT : held;
+  return held;
 }
 
 /** How many kernel mappings more there are afterwards. */

@@ -21,7 +21,7 @@ import {
   show,
   type View,
 } from "./overlap.ts";
-import { RangeMap } from "./range_map.ts";
+import { type Entry, RangeMap } from "./range_map.ts";
 import { RegionTable } from "./region_table.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
@@ -256,38 +256,29 @@ export function removeRegion(state: State, region: Region): Change {
 /** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
 export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
   const { params, mappings: before } = regionState(state, region);
-  if (mapping === null && !before.overlaps(start, end)) return { state, changed: NOWHERE };
+  const old = before.throughout(start, end);
+  if (old === null && mapping === null) return { state, changed: NOWHERE };
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
-  const pieces = pieceCounts(before, start, end, mapping);
+  const pieces = pieceCounts(old === null ? [] : before.overlapping(start, end), start, end, mapping);
   const next = withRegion(state, { region, params, mappings });
   if (params === null) return { state: next, changed: NOWHERE, pieces };
   return { state: next, changed: fragments(state.visible, region, start, end), pieces };
 }
 
 function pieceCounts(
-  before: RangeMap<Mapping>,
+  touched: readonly Entry<Mapping>[],
   start: number,
   end: number,
   mapping: Mapping | null,
 ): readonly PieceCount[] {
-  const old = before.throughout(start, end);
-  if (old === null) return mapping === null ? [] : [{ mapping, by: 1 }];
-  const entry = old === undefined ? undefined : before.entryAt(start);
-  if (entry !== undefined && entry.start === start && entry.end === end) {
-    const gone = { mapping: entry.value, by: -1 };
-    return mapping === null ? [gone] : [gone, { mapping, by: 1 }];
-  }
-  const pieces = cutCounts(before, start, end);
-  if (mapping !== null) pieces.push({ mapping, by: 1 });
-  return pieces;
-}
-
-function cutCounts(before: RangeMap<Mapping>, start: number, end: number): PieceCount[] {
-  return before.overlapping(start, end).map((entry) => ({
-    mapping: entry.value,
+  const counts: PieceCount[] = mapping === null ? [] : [{ mapping, by: 1 }];
+  for (let i = 0; i < touched.length; i++) {
+    const entry = touched[i]!;
     // Cut in the middle it is two entries, cut at an end still one.
-    by: (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1,
-  }));
+    const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
+    counts.push({ mapping: entry.value, by });
+  }
+  return counts;
 }
 
 /** Attaches a partition that has been told of nothing yet. */
