@@ -53,28 +53,35 @@ export function planSingle(old: State, next: State, start: number, end: number, 
   const held = rangesHeld(old.partitions, start, end, wanted);
   if (held === null) return null;
 
-  const unmaps: Step[] = [];
-  const maps: Step[] = [];
+  const steps: Step[] = [];
+  const partitions = old.partitions.slice();
   let isLive = false;
-  const partitions = old.partitions.map((partition, i) => {
+  for (let i = 0; i < held.length; i++) {
+    const partition = partitions[i]!;
     const access = held[i]!;
     if (access === wanted) {
       isLive ||= va !== null && wanted !== null;
-      return partition;
+      continue;
     }
     if (access !== null) {
-      unmaps.push({ kind: "partition", partition, start, end, from: access, to: null, uncertain: false });
+      steps.push({ kind: "partition", partition, start, end, from: access, to: null, uncertain: false });
     }
-    if (wanted === null) return { ...partition, book: partition.book.delete(start, end) };
-    maps.push({ kind: "partition", partition, start, end, from: null, to: wanted, uncertain: false });
-    return { ...partition, book: partition.book.set(start, end, wanted) };
-  });
-  const seen = unmaps.length + maps.length + (isLive ? 1 : 0);
+    const { book } = partition;
+    partitions[i] = withBook(partition, wanted === null ? book.delete(start, end) : book.set(start, end, wanted));
+  }
+  const unmaps = steps.length;
+  if (va !== null) steps.push(va);
+  for (let i = 0; i < held.length; i++) {
+    const partition = old.partitions[i]!;
+    if (wanted === null || held[i] === wanted) continue;
+    steps.push({ kind: "partition", partition, start, end, from: null, to: wanted, uncertain: false });
+  }
+  const seen = steps.length - (va !== null && !isLive ? 1 : 0);
   return {
     state: withTargets(next, partitions, vmas),
-    steps: va === null ? [...unmaps, ...maps] : [...unmaps, va, ...maps],
+    steps,
     discards: NOTHING,
-    torn: seen > 1 && (unmaps.length > 0 || isLive) ? [new MemoryRange(start, end)] : NOTHING,
+    torn: seen > 1 && (unmaps > 0 || isLive) ? [new MemoryRange(start, end)] : NOTHING,
   };
 }
 
@@ -91,6 +98,10 @@ function withTargets(next: State, partitions: readonly PartitionState[], vmas: n
     poisoned: next.poisoned,
     stale: next.stale,
   };
+}
+
+function withBook({ id, target, offset, pin, pinned, doubts, pinDoubts }: PartitionState, book: RangeMap<Access>) {
+  return { id, target, offset, pin, book, pinned, doubts, pinDoubts };
 }
 
 /** What shows throughout `[start, end)`; `null` where it is more than one thing. */
