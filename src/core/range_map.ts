@@ -328,8 +328,13 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
       return cell < leaf.length && leaf[cell] as number < end ? [entryOf(leaf, cell)] : NO_ENTRIES;
     }
     const entries: Entry<V>[] = [];
-    collect<V>(this.#root, this.#height, start, end, (start, end, value) => entries.push({ start, end, value }));
+    this.visit(start, end, (start, end, value) => entries.push({ start, end, value }));
     return entries;
+  }
+
+  /** Hands the entries that overlap `[start, end)` to `take`, whole and in order. */
+  visit(start: number, end: number, take: (start: number, end: number, value: V) => void): void {
+    collect(this.#root, this.#height, start, end, take);
   }
 
   /** The first entry of all. */

@@ -256,9 +256,12 @@ class Walk {
     const open = this.#open;
     const value = { start, end, value: from };
     if (open !== null && open.action === action && continues(open, start, this.#holes, to)) {
-      open.from.push(...this.#holes, value);
+      if (this.#holes.length > 0) {
+        open.from.push(...this.#holes);
+        this.#holes = [];
+      }
+      open.from.push(value);
       open.end = end;
-      this.#holes = [];
       return;
     }
     this.#flush();
@@ -270,7 +273,7 @@ class Walk {
     if (open === null) return;
     (open.action === "remove" ? this.removals : this.replacements).push(open);
     this.#open = null;
-    this.#holes = [];
+    if (this.#holes.length > 0) this.#holes = [];
   }
 
   /** Private memory lives only in its mapping, so it may go only together with its mapping. */

@@ -58,14 +58,13 @@ export function fragmentsIn(state: State, start: number = 0, end: number = Numbe
 /** The pieces of one fragment, cut to it. */
 export function pushPieces(pieces: Entry<Piece>[], fragment: Fragment): void {
   const { start, end, region, params } = fragment;
-  for (const entry of fragment.mappings.overlapping(start, end)) {
-    const mapping = entry.value;
+  fragment.mappings.visit(start, end, (first, last, mapping) => {
     pieces.push({
-      start: entry.start < start ? start : entry.start,
-      end: entry.end > end ? end : entry.end,
+      start: first < start ? start : first,
+      end: last > end ? end : last,
       value: { mapping, region, params, writable: params.writable && mapping.writable },
     });
-  }
+  });
 }
 
 /** What backs `[start, end)`, by default everything there is, cut to it, in order. Holes are left out. */
