@@ -60,13 +60,13 @@ export type { MapParams } from "./src/core/state.ts";
 export type { Access, MemoryPolicy, Partition, VaTarget } from "./src/core/targets.ts";
 export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets.ts";
 export { type MappingOptions, RegionHandle } from "./src/region_handle.ts";
-export {
-  type DmaTargetOptions,
-  type PartitionOptions,
-  RegionManager,
-  type RegionManagerOptions,
-  type RegionOptions,
-} from "./src/region_manager.ts";
+export { RegionManager } from "./src/region_manager.ts";
+export type {
+  DmaTargetOptions,
+  PartitionOptions,
+  RegionManagerOptions,
+  RegionOptions,
+} from "./src/region_manager_options.ts";
 export {
   type AttachOptions,
   GuestMemoryManager,

@@ -6,7 +6,7 @@ import type { Mapping, PieceCount } from "./core/state.ts";
 import { closeUnused, FileBacking, mappableOf, settleFiles } from "./file_backing.ts";
 import { checkFile, checkPages } from "./mapping_options.ts";
 import type { RegionHandle } from "./region_handle.ts";
-import type { RegionOptions } from "./region_manager.ts";
+import type { RegionOptions } from "./region_manager_options.ts";
 
 /** The priority of device memory: anything else hides it. */
 const DEVICE_PRIORITY = 0;

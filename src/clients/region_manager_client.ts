@@ -2,7 +2,7 @@ import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/mappable.ts"
 import { DisposedError } from "../core/errors.ts";
 import type { GuestMemory } from "../guest_memory.ts";
 import type { InspectNode } from "../inspect.ts";
-import type { RegionOptions } from "../region_manager.ts";
+import type { RegionOptions } from "../region_manager_options.ts";
 import { ClientRegionHandle } from "./client_region_handle.ts";
 import { Connection } from "./connection.ts";
 import { buildError, type Json } from "./error_data.ts";

@@ -8,7 +8,7 @@ import { Mappable } from "../../ffi/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { MapParams } from "../core/state.ts";
 import type { MappingOptions } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager.ts";
+import type { RegionOptions } from "../region_manager_options.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "./error_data.ts";
 import type { ChangeRequest, Ends } from "./protocol.ts";

@@ -10,7 +10,7 @@ import type { InspectNode } from "../inspect.ts";
 import type { LockKeeper } from "../lock_keeper.ts";
 import type { MapGate } from "../memory_map.ts";
 import type { RegionHandle } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager.ts";
+import type { RegionOptions } from "../region_manager_options.ts";
 import type { Logger } from "../targets.ts";
 import { Gate, type Reader } from "./gate.ts";
 import { LockMirror, newLockTable } from "./lock_slots.ts";

@@ -5,7 +5,7 @@ import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import type { InspectNode } from "../inspect.ts";
 import type { MappingOptions, RegionHandle } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager.ts";
+import type { RegionOptions } from "../region_manager_options.ts";
 import type { Logger } from "../targets.ts";
 import { type Json, packError } from "./error_data.ts";
 import type { Reader } from "./gate.ts";

@@ -5,7 +5,7 @@ import { DeviceMemory, type DeviceMemoryOptions } from "../device_memory.ts";
 import type { GuestMemory } from "../guest_memory.ts";
 import type { InspectNode } from "../inspect.ts";
 import { RegionHandle, type RegionRequests } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager.ts";
+import type { RegionOptions } from "../region_manager_options.ts";
 import { Connection } from "./connection.ts";
 import type { Json } from "./error_data.ts";
 import type { ChangeRequest, Request } from "./protocol.ts";

@@ -57,7 +57,7 @@ function joined(group: Group | undefined, region: Region): Group {
   return RangeMap.of(group.id, group.id + 1, group).set(id, id + 1, region);
 }
 
-function without(group: Group, { id }: Region): Group | undefined {
+function groupWithout(group: Group, { id }: Region): Group | undefined {
   if (!(group instanceof RangeMap)) return group.id === id ? undefined : group;
   const left = group.delete(id, id + 1);
   return left.size > 1 ? left : left.first()?.value;
@@ -110,7 +110,7 @@ export function removeFromLayers(layers: Layers, region: Region): Layers {
   const layer = layers[index];
   const group = layer?.groups.get(start);
   if (layer === undefined || group === undefined) return layers;
-  const left = without(group, region);
+  const left = groupWithout(group, region);
   if (left === group) return layers;
   const groups = left === undefined ? layer.groups.delete(start, end) : layer.groups.set(start, end, left);
   return groups.isEmpty ? layers.toSpliced(index, 1) : layers.with(index, { priority, groups });

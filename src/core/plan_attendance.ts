@@ -7,7 +7,7 @@
 
 import type { PartitionPlan } from "./plan_partitions.ts";
 import { RangeMap } from "./range_map.ts";
-import { clip, EVERYWHERE, parted, type Span } from "./span.ts";
+import { clip, EVERYWHERE, gaps, parted, type Span } from "./span.ts";
 import type { State } from "./state.ts";
 import type { AttendStep } from "./steps.ts";
 import type { VaSteps } from "./va_steps.ts";
@@ -61,7 +61,7 @@ export function pushPins(
   if (!stays) return { pinned, doubts: outside };
   for (const span of over) {
     for (const { start, end } of unpoisoned(piecesIn(next, span.start, span.end), next)) {
-      for (const gap of gapsIn(pinned, start, end)) push(gap, true);
+      for (const gap of gaps(start, end, pinned.overlapping(start, end))) push(gap, true);
       pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
     }
   }
@@ -69,18 +69,6 @@ export function pushPins(
 }
 
 const isSamePin = () => true;
-
-/** The parts of `[start, end)` that `map` says nothing of. */
-function gapsIn(map: RangeMap<true>, start: number, end: number): Span[] {
-  const gaps: Span[] = [];
-  let cursor = start;
-  for (const entry of map.overlapping(start, end)) {
-    if (cursor < entry.start) gaps.push({ start: cursor, end: entry.start });
-    cursor = entry.end;
-  }
-  if (cursor < end) gaps.push({ start: cursor, end });
-  return gaps;
-}
 
 function pushPrefetches(
   steps: AttendStep[],

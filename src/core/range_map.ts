@@ -17,6 +17,16 @@
  * @module
  */
 
+/** One range and its value. */
+export interface Entry<V> {
+  /** The first address. */
+  readonly start: number;
+  /** One past the last address. */
+  readonly end: number;
+  /** What the range maps to. */
+  readonly value: V;
+}
+
 /** The most entries in a leaf, and children in an inner node. Wider is flatter, narrower copies less per edit. */
 const LEAF_WIDTH = 32;
 const INNER_WIDTH = 32;
@@ -28,16 +38,6 @@ const ENTRY = 3;
 /** Cells per child of an inner node, and before the first one. */
 const CHILD = 2;
 const COUNT = 1;
-
-/** One range and its value. */
-export interface Entry<V> {
-  /** The first address. */
-  readonly start: number;
-  /** One past the last address. */
-  readonly end: number;
-  /** What the range maps to. */
-  readonly value: V;
-}
 
 /** The cells of a node. Whether it is a leaf is known from its height: leaves are at 0. */
 type Node = readonly unknown[];
@@ -301,13 +301,10 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   /** What `[start, end)` is throughout: the value of one entry, `null` for a gap; `undefined` where it is not one thing. */
   throughout(start: number, end: number): V | null | undefined {
     const leaf = this.#leafAt(start);
-    const cell = entryCell(leaf, start);
-    if (cell >= 0 && leaf[cell + 1] as number > start) {
-      return leaf[cell + 1] as number >= end ? leaf[cell + 2] as V : undefined;
-    }
-    const next = cell + ENTRY;
-    if (next < leaf.length) return leaf[next] as number >= end ? null : undefined;
-    return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
+    const cell = firstTouched(leaf, start);
+    if (cell >= leaf.length) return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
+    if (leaf[cell] as number > start) return leaf[cell] as number < end ? undefined : null;
+    return leaf[cell + 1] as number < end ? undefined : leaf[cell + 2] as V;
   }
 
   /** Whether an entry overlaps `[start, end)`. */
@@ -322,19 +319,13 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   overlapping(start: number, end: number): readonly Entry<V>[] {
     const leaf = this.#leafAt(start);
     const cell = firstTouched(leaf, start);
-    const next = cell + ENTRY;
-    if (next < leaf.length ? leaf[next] as number >= end : this.#height === 0) {
-      // Most often there is one at most. An array that grows takes room for many more.
-      return cell < leaf.length && leaf[cell] as number < end ? [entryOf(leaf, cell)] : NO_ENTRIES;
-    }
+    // Most often there is one at most. An array that grows takes room for many more.
+    if (cell >= leaf.length ? this.#height === 0 : leaf[cell] as number >= end) return NO_ENTRIES;
+    if (cell < leaf.length && leaf[cell + 1] as number >= end) return [entryOf(leaf, cell)];
     const entries: Entry<V>[] = [];
-    this.visit(start, end, (start, end, value) => entries.push({ start, end, value }));
-    return entries;
-  }
-
-  /** Hands the entries that overlap `[start, end)` to `take`, whole and in order. */
-  visit(start: number, end: number, take: (start: number, end: number, value: V) => void): void {
+    const take = (start: number, end: number, value: V) => entries.push({ start, end, value });
     collect(this.#root, this.#height, start, end, take);
+    return entries;
   }
 
   /** The first entry of all. */

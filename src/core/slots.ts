@@ -21,7 +21,7 @@
 
 import { LimitError } from "./errors.ts";
 import type { Entry, RangeMap } from "./range_map.ts";
-import { clip, type Span } from "./span.ts";
+import { gaps, type Span } from "./span.ts";
 
 /** What to tell one target. */
 export interface RangeChanges<V> {
@@ -89,7 +89,10 @@ export function reconcile<V>(
     (keeps ? kept : gone).push(entry);
   }
   const added = uncovered(wanted, kept);
-  for (const entry of gone) added.push(...outside(entry, changed));
+  for (const { start, end, value } of gone) {
+    // Outside of the changed spans they want what they had.
+    for (const gap of gaps(start, end, changed)) added.push({ ...gap, value });
+  }
   if (gone.length === 0 && added.length === 0) return null;
   added.sort((a, b) => a.start - b.start);
 
@@ -126,20 +129,6 @@ function uncovered<V>(wanted: readonly Entry<V>[], kept: readonly Entry<V>[]): E
     if (cursor < end) open.push({ start: cursor, end, value });
   }
   return open;
-}
-
-/** The parts of `entry` outside every changed span: they want what they had. */
-function outside<V>(entry: Entry<V>, changed: readonly Span[]): Entry<V>[] {
-  const parts: Entry<V>[] = [];
-  let cursor = entry.start;
-  for (const span of changed) {
-    if (span.end <= cursor) continue;
-    if (span.start >= entry.end) break;
-    if (cursor < span.start) parts.push({ start: cursor, end: span.start, value: entry.value });
-    cursor = span.end;
-  }
-  if (cursor < entry.end) parts.push(clip(entry, cursor, entry.end));
-  return parts;
 }
 
 /**

@@ -24,6 +24,20 @@ export function normalize(spans: readonly Span[]): readonly Span[] {
   return merged;
 }
 
+/** The parts of `[start, end)` that none of `others` covers, which are in order. */
+export function gaps(start: number, end: number, others: readonly Span[]): Span[] {
+  const found: Span[] = [];
+  let cursor = start;
+  for (const other of others) {
+    if (other.end <= cursor) continue;
+    if (other.start >= end) break;
+    if (cursor < other.start) found.push({ start: cursor, end: other.start });
+    cursor = other.end;
+  }
+  if (cursor < end) found.push({ start: cursor, end });
+  return found;
+}
+
 /** The spans among `some` that overlap one of `others`, which are ordered; and the rest. */
 export function parted(
   some: readonly Span[],

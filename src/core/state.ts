@@ -17,7 +17,6 @@ import {
   type OverlapRule,
   type Region,
   removeFromLayers,
-  type Repainted,
   show,
   type View,
 } from "./overlap.ts";
@@ -169,36 +168,19 @@ export interface PieceCount {
 
 const NOWHERE: readonly Span[] = [];
 
-function withRegion(state: State, next: RegionState): State {
+/** The state with another one of a region, and with what it is then to see. */
+function withRegion(state: State, next: RegionState, { visible, beaten }: View): State {
   return {
     regions: state.regions.with(next.region, next),
     layers: state.layers,
-    visible: state.visible,
-    beaten: state.beaten,
+    visible,
+    beaten,
     partitions: state.partitions,
     dmaTargets: state.dmaTargets,
     vmas: state.vmas,
     lost: state.lost,
     poisoned: state.poisoned,
     stale: state.stale,
-  };
-}
-
-function repainted(state: State, { visible, beaten, changed }: Repainted, next: RegionState): Change {
-  return {
-    state: {
-      regions: state.regions.with(next.region, next),
-      layers: state.layers,
-      visible,
-      beaten,
-      partitions: state.partitions,
-      dmaTargets: state.dmaTargets,
-      vmas: state.vmas,
-      lost: state.lost,
-      poisoned: state.poisoned,
-      stale: state.stale,
-    },
-    changed,
   };
 }
 
@@ -212,7 +194,7 @@ export function regionState(state: State, region: Region): RegionState {
 /** Adds an unmapped region without mappings. */
 export function addRegion(state: State, region: Region, rule: OverlapRule): Change {
   checkOverlap(state.layers, region, rule);
-  const added = withRegion(state, { region, params: null, mappings: RangeMap.EMPTY });
+  const added = withRegion(state, { region, params: null, mappings: RangeMap.EMPTY }, state);
   return { state: { ...added, layers: addToLayers(state.layers, region) }, changed: NOWHERE };
 }
 
@@ -233,16 +215,18 @@ export function mapRegion(state: State, region: Region, params: MapParams): Chan
   const old = regionState(state, region);
   if (old.params !== null) {
     if (old.params === params) return { state, changed: NOWHERE };
-    return { state: withRegion(state, { ...old, params }), changed: fragments(state.visible, region) };
+    return { state: withRegion(state, { ...old, params }, state), changed: fragments(state.visible, region) };
   }
-  return repainted(state, show(state, region), { region, params, mappings: old.mappings });
+  const view = show(state, region);
+  return { state: withRegion(state, { region, params, mappings: old.mappings }, view), changed: view.changed };
 }
 
 /** Unmaps a region, which keeps its mappings. */
 export function unmapRegion(state: State, region: Region): Change {
   const old = regionState(state, region);
   if (old.params === null) return { state, changed: NOWHERE };
-  return repainted(state, hide(state, region), { region, params: null, mappings: old.mappings });
+  const view = hide(state, region);
+  return { state: withRegion(state, { region, params: null, mappings: old.mappings }, view), changed: view.changed };
 }
 
 /** Removes a region and its mappings. */
@@ -260,7 +244,7 @@ export function setMapping(state: State, region: Region, start: number, end: num
   if (old === null && mapping === null) return { state, changed: NOWHERE };
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
   const pieces = pieceCounts(old === null ? [] : before.overlapping(start, end), start, end, mapping);
-  const next = withRegion(state, { region, params, mappings });
+  const next = withRegion(state, { region, params, mappings }, state);
   if (params === null) return { state: next, changed: NOWHERE, pieces };
   return { state: next, changed: fragments(state.visible, region, start, end), pieces };
 }

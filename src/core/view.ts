@@ -7,8 +7,8 @@
  */
 
 import type { Region } from "./overlap.ts";
-import type { Entry } from "./range_map.ts";
-import type { RangeMap } from "./range_map.ts";
+import type { Entry, RangeMap } from "./range_map.ts";
+import { gaps } from "./span.ts";
 import type { MapParams, Mapping, State } from "./state.ts";
 
 /** A mapping as it is shown. */
@@ -58,13 +58,13 @@ export function fragmentsIn(state: State, start: number = 0, end: number = Numbe
 /** The pieces of one fragment, cut to it. */
 export function pushPieces(pieces: Entry<Piece>[], fragment: Fragment): void {
   const { start, end, region, params } = fragment;
-  fragment.mappings.visit(start, end, (first, last, mapping) => {
+  for (const { start: first, end: last, value: mapping } of fragment.mappings.overlapping(start, end)) {
     pieces.push({
       start: first < start ? start : first,
       end: last > end ? end : last,
       value: { mapping, region, params, writable: params.writable && mapping.writable },
     });
-  });
+  }
 }
 
 /** What backs `[start, end)`, by default everything there is, cut to it, in order. Holes are left out. */
@@ -77,16 +77,9 @@ export function piecesIn(state: State, start: number = 0, end: number = Number.M
 /** The parts of `entries` whose host addresses are not lost for good. */
 export function unpoisoned<V>(entries: readonly Entry<V>[], { poisoned }: State): readonly Entry<V>[] {
   if (poisoned.size === 0) return entries;
-  return entries.flatMap((entry) => {
-    const parts: Entry<V>[] = [];
-    let cursor = entry.start;
-    for (const { start, end } of poisoned.overlapping(entry.start, entry.end)) {
-      if (cursor < start) parts.push({ start: cursor, end: start, value: entry.value });
-      cursor = end;
-    }
-    if (cursor < entry.end) parts.push({ start: cursor, end: entry.end, value: entry.value });
-    return parts;
-  });
+  return entries.flatMap(({ start, end, value }) =>
+    gaps(start, end, poisoned.overlapping(start, end)).map((gap) => ({ ...gap, value }))
+  );
 }
 
 /** What backs the byte at `gpa`, as far as it reaches in both directions. */
