@@ -2,8 +2,8 @@ import { Mappable } from "../ffi/mappable.ts";
 import { DisposedError, hex } from "./core/errors.ts";
 import { checkAligned, checkNumber, MemoryRange } from "./core/memory_range.ts";
 import { RangeMap } from "./core/range_map.ts";
-import type { Mapping, PieceCount } from "./core/state.ts";
-import { closeUnused, FileBacking, mappableOf, settleFiles } from "./file_backing.ts";
+import { type Mapping, touchedIn } from "./core/state.ts";
+import { closeFile, FileBacking, mappableOf, settleFiles } from "./file_backing.ts";
 import { checkFile, checkPages } from "./mapping_options.ts";
 import type { RegionHandle } from "./region_handle.ts";
 import type { RegionOptions } from "./region_manager_options.ts";
@@ -302,16 +302,12 @@ export class DeviceMemory implements Disposable {
   /** Notes what is mapped, for as long as the request under way does not fail. */
   #edit({ start, end }: MemoryRange, mapping: Mapping | null): void {
     const old = this.#mappings;
-    const counts: PieceCount[] = mapping === null ? [] : [{ mapping, by: 1 }];
-    for (const entry of old.overlapping(start, end)) {
-      const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
-      counts.push({ mapping: entry.value, by });
-    }
+    const touched = touchedIn(old, start, end);
     this.#mappings = mapping === null ? old.delete(start, end) : old.set(start, end, mapping);
     this.#regions.whenSettled((committed) => {
-      if (committed) return settleFiles(counts);
+      if (committed) return settleFiles(touched);
       this.#mappings = old;
-      if (mapping !== null) closeUnused(mapping);
+      if (mapping !== null) closeFile(mapping);
     });
   }
 }

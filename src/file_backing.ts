@@ -1,19 +1,19 @@
 import type { Mappable } from "../ffi/mappable.ts";
 import type { OpenFile } from "../ffi/open_file.ts";
-import type { Backing, Mapping, PieceCount } from "./core/state.ts";
+import type { Backing, Mapping, Touched } from "./core/state.ts";
 
 /**
  * The manager's own handle of the file behind a mapping, shared by all pieces that the mapping has been cut into.
  *
- * The core passes it through untouched. `pieces` counts how many entries of how many regions refer to it; the last
- * one that goes closes the handle.
+ * The core passes it through untouched. `pieces` counts the entries that refer to it, one to begin with; the last one
+ * that goes closes the handle.
  */
 export class FileBacking implements Backing {
   readonly mappable: Mappable;
   readonly file: OpenFile;
   readonly pageSize: number;
   readonly mayFailLate: boolean;
-  pieces = 0;
+  pieces = 1;
 
   /** Takes over `mappable`, a handle of `file`. */
   constructor(mappable: Mappable, file: OpenFile) {
@@ -30,20 +30,18 @@ export function mappableOf(mapping: Mapping): Mappable | null {
   return mapping.backing === null ? null : (mapping.backing as FileBacking).mappable;
 }
 
-/** Counts the pieces that a request added and took away, and closes the files whose last piece went. */
-export function settleFiles(counts: readonly PieceCount[]): void {
-  // All counts first: a batch may take the last piece of a mapping away before it adds another.
-  for (const { mapping, by } of counts) {
-    if (mapping.backing !== null) (mapping.backing as FileBacking).pieces += by;
+/** Counts the pieces that a request made of mappings and took away, and closes the files whose last piece went. */
+export function settleFiles({ gone, split }: Touched): void {
+  // What was cut first: a batch may cut a mapping and then take one part away.
+  for (const { backing } of split) {
+    if (backing !== null) (backing as FileBacking).pieces++;
   }
-  for (const { mapping, by } of counts) {
-    if (by <= 0) closeUnused(mapping);
+  for (const mapping of gone) {
+    if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
   }
 }
 
-/** Closes the file of a mapping that no region uses. */
-export function closeUnused(mapping: Mapping): void {
-  if (mapping.backing === null) return;
-  const backing = mapping.backing as FileBacking;
-  if (backing.pieces === 0) backing.mappable[Symbol.dispose]();
+/** Closes the file of a mapping that no region has. */
+export function closeFile(mapping: Mapping): void {
+  mappableOf(mapping)?.[Symbol.dispose]();
 }

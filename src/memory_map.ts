@@ -3,9 +3,9 @@ import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import { type Change, type Damage, emptyState, type Mapping, type PieceCount, type State } from "./core/state.ts";
+import { type Change, type Damage, emptyState, type Mapping, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
-import { closeUnused, settleFiles } from "./file_backing.ts";
+import { closeFile, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
 import { isThenable } from "./perform.ts";
@@ -15,8 +15,8 @@ import { quiesced, release, runSteps, settledState, type TransactionContext } fr
 interface Draft {
   state: State;
   readonly changed: Span[];
-  /** The mappings that came and went, for counting the files in use. */
-  readonly pieces: PieceCount[];
+  /** What became of the mappings that were there. */
+  readonly touched: { readonly gone: Mapping[]; readonly split: Mapping[] };
   /** The mappings it brought along, with handles of files of their own. */
   readonly added: Mapping[];
   /** Who wants to know whether it came true. */
@@ -121,7 +121,8 @@ export class MemoryMap {
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
     for (const span of changed) draft.changed.push(span);
-    for (const count of change.pieces ?? []) draft.pieces.push(count);
+    for (const mapping of change.touched?.gone ?? []) draft.touched.gone.push(mapping);
+    for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -132,7 +133,9 @@ export class MemoryMap {
     const mark = {
       state: draft.state,
       changed: draft.changed.length,
-      pieces: draft.pieces.length,
+      gone: draft.touched.gone.length,
+      split: draft.touched.split.length,
+      added: draft.added.length,
       settled: draft.settled.length,
     };
     this.#draft = draft;
@@ -146,9 +149,10 @@ export class MemoryMap {
     } catch (error) {
       draft.state = mark.state;
       draft.changed.length = mark.changed;
-      draft.pieces.length = mark.pieces;
+      draft.touched.gone.length = mark.gone;
+      draft.touched.split.length = mark.split;
+      for (const mapping of draft.added.splice(mark.added)) closeFile(mapping);
       settle(draft.settled.splice(mark.settled), false);
-      if (outer === null) abandon(draft);
       throw error;
     } finally {
       this.#draft = outer;
@@ -181,7 +185,7 @@ export class MemoryMap {
       let { regions } = this.#state;
       for (const region of regionsIn(this.#state.layers)) {
         const mappings = regions.get(region)?.mappings ?? [];
-        settleFiles([...mappings].map(({ value: mapping }) => ({ mapping, by: -1 })));
+        settleFiles({ gone: [...mappings].map(({ value }) => value), split: [] });
         regions = regions.with(region, undefined);
       }
       this.#state = emptyState();
@@ -218,9 +222,9 @@ export class MemoryMap {
     } finally {
       if (this.gate !== null) this.gate.open(old, change.changed);
       this.#busy = false;
-      if (added !== undefined && !committed) closeUnused(added);
+      if (added !== undefined && !committed) closeFile(added);
       if (draft !== undefined) {
-        abandon(draft);
+        if (!committed) { for (const mapping of draft.added) closeFile(mapping); }
         settle(draft.settled, committed);
       }
       if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, change.changed);
@@ -235,7 +239,7 @@ export class MemoryMap {
     if (state.regions !== old.regions) old.regions.retire();
     if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
     if (failure !== null) throw failure.error;
-    if (change.pieces !== undefined) settleFiles(change.pieces);
+    if (change.touched !== undefined) settleFiles(change.touched);
   }
 
   #carryOutHeld(planned: Plan, change: Change): void {
@@ -271,15 +275,10 @@ export class MemoryMap {
 }
 
 function newDraft(state: State): Draft {
-  return { state, changed: [], pieces: [], added: [], settled: [] };
+  return { state, changed: [], touched: { gone: [], split: [] }, added: [], settled: [] };
 }
 
 /** Tells those who wait; what failed is taken back from the last to the first. */
 function settle(waiting: readonly ((committed: boolean) => void)[], committed: boolean): void {
   for (const settled of committed ? waiting : waiting.toReversed()) settled(committed);
-}
-
-/** Closes the files a draft brought along and no region uses: all of them after a failure. */
-function abandon(draft: Draft): void {
-  for (const mapping of draft.added) closeUnused(mapping);
 }

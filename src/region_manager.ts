@@ -25,7 +25,7 @@ import { GuestMemory } from "./guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "./lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "./checks.ts";
-import { closeUnused } from "./file_backing.ts";
+import { closeFile } from "./file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "./memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
@@ -325,7 +325,7 @@ export class RegionManager implements Disposable {
     this.#map.check();
     const state = this.#map.current;
     if (state.regions.get(region) === undefined) {
-      if (added !== undefined) closeUnused(added);
+      if (added !== undefined) closeFile(added);
       throw new DisposedError(`Region "${region.name}"`);
     }
     return state;

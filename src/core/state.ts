@@ -20,7 +20,7 @@ import {
   show,
   type View,
 } from "./overlap.ts";
-import { type Entry, RangeMap } from "./range_map.ts";
+import { RangeMap } from "./range_map.ts";
 import { RegionTable } from "./region_table.ts";
 import type { Span } from "./span.ts";
 import type { Access, MemoryPolicy, Partition } from "./targets.ts";
@@ -154,16 +154,16 @@ export interface Change {
   readonly state: State;
   /** Where to compare. */
   readonly changed: readonly Span[];
-  /** The mappings that the request added or took away, for counting the files in use. */
-  readonly pieces?: readonly PieceCount[];
+  /** What became of the mappings that were there, for counting the files in use. */
+  readonly touched?: Touched;
 }
 
-/** How many entries of regions' mappings refer to `mapping` more than before. */
-export interface PieceCount {
-  /** The mapping. */
-  readonly mapping: Mapping;
-  /** More entries, or fewer. */
-  readonly by: number;
+/** What a request does to the entries of regions' mappings. */
+export interface Touched {
+  /** The mappings that lose an entry, once for each. */
+  readonly gone: readonly Mapping[];
+  /** The mappings of which one entry became two. */
+  readonly split: readonly Mapping[];
 }
 
 const NOWHERE: readonly Span[] = [];
@@ -232,9 +232,13 @@ export function unmapRegion(state: State, region: Region): Change {
 /** Removes a region and its mappings. */
 export function removeRegion(state: State, region: Region): Change {
   const { state: hidden, changed } = unmapRegion(state, region);
-  const pieces = [...regionState(state, region).mappings].map(({ value: mapping }) => ({ mapping, by: -1 }));
+  const gone = [...regionState(state, region).mappings].map(({ value }) => value);
   const regions = hidden.regions.with(region, undefined);
-  return { state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) }, changed, pieces };
+  return {
+    state: { ...hidden, regions, layers: removeFromLayers(hidden.layers, region) },
+    changed,
+    touched: { gone, split: [] },
+  };
 }
 
 /** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
@@ -243,26 +247,24 @@ export function setMapping(state: State, region: Region, start: number, end: num
   const old = before.throughout(start, end);
   if (old === null && mapping === null) return { state, changed: NOWHERE };
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
-  const pieces = pieceCounts(old === null ? [] : before.overlapping(start, end), start, end, mapping);
+  const touched = old === null ? UNTOUCHED : touchedIn(before, start, end);
   const next = withRegion(state, { region, params, mappings }, state);
-  if (params === null) return { state: next, changed: NOWHERE, pieces };
-  return { state: next, changed: fragments(state.visible, region, start, end), pieces };
+  if (params === null) return { state: next, changed: NOWHERE, touched };
+  return { state: next, changed: fragments(state.visible, region, start, end), touched };
 }
 
-function pieceCounts(
-  touched: readonly Entry<Mapping>[],
-  start: number,
-  end: number,
-  mapping: Mapping | null,
-): readonly PieceCount[] {
-  const counts: PieceCount[] = mapping === null ? [] : [{ mapping, by: 1 }];
-  for (let i = 0; i < touched.length; i++) {
-    const entry = touched[i]!;
-    // Cut in the middle it is two entries, cut at an end still one.
-    const by = (entry.start < start ? 1 : 0) + (entry.end > end ? 1 : 0) - 1;
-    counts.push({ mapping: entry.value, by });
+const UNTOUCHED: Touched = { gone: [], split: [] };
+
+/** What giving `[start, end)` to another mapping does to the entries of `mappings`. */
+export function touchedIn(mappings: RangeMap<Mapping>, start: number, end: number): Touched {
+  const first = mappings.entryAt(start);
+  if (first !== undefined && first.end >= end) {
+    // One that is cut at one end stays one.
+    if (first.start < start) return first.end > end ? { gone: [], split: [first.value] } : UNTOUCHED;
+    return first.end > end ? UNTOUCHED : { gone: [first.value], split: [] };
   }
-  return counts;
+  const inside = mappings.overlapping(start, end).filter((entry) => entry.start >= start && entry.end <= end);
+  return { gone: inside.map(({ value }) => value), split: [] };
 }
 
 /** Attaches a partition that has been told of nothing yet. */
