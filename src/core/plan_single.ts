@@ -189,6 +189,14 @@ function rangesHeld(
 
 /** How many kernel mappings more there are afterwards. */
 function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
+  const { region, mappings } = from;
+  if (
+    region !== null && mappings !== null && old.visible.throughout(start - 1, end + 1) === region &&
+    mappings.get(start - 1) === undefined && mappings.get(end) === undefined
+  ) {
+    // Holes on both sides, the usual case in a window: there is nothing to merge with.
+    return (to.mapping === null ? 0 : 2) - (from.mapping === null ? 0 : 2);
+  }
   const left = soleAt(old, start - 1, from);
   const right = soleAt(old, end, from);
   return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);
