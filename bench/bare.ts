@@ -34,6 +34,7 @@ import { hostView, revokeView } from "../ffi/view.ts";
 import {
   accessAt,
   AT,
+  COPIES,
   FILE_SIZE,
   KIB,
   MIB,
@@ -249,7 +250,7 @@ function ram(machine: Machine): Bench {
   });
 }
 
-function access(machine: Machine, direction: "read" | "write", size: number, far = false): Bench {
+function access(machine: Machine, direction: "read" | "write", size: number, far: boolean): Bench {
   const part = new Part(machine, REGION, FILE_SIZE);
   part.map(0n);
   const buffer = hostView(hva(REGION), FILE_SIZE);
@@ -322,16 +323,9 @@ export const BARE: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "window-64": (machine) => region64(machine, 1),
   "protect": readOnly,
   "ram-512m": ram,
-  "read-4": (machine) => access(machine, "read", 4),
-  "read-64": (machine) => access(machine, "read", 64),
-  "read-4k": (machine) => access(machine, "read", 4 * KIB),
-  "read-4k-far": (machine) => access(machine, "read", 4 * KIB, true),
-  "read-1m-far": (machine) => access(machine, "read", MIB, true),
-  "write-4": (machine) => access(machine, "write", 4),
-  "write-64": (machine) => access(machine, "write", 64),
-  "write-4k": (machine) => access(machine, "write", 4 * KIB),
-  "write-4k-far": (machine) => access(machine, "write", 4 * KIB, true),
-  "write-1m-far": (machine) => access(machine, "write", MIB, true),
+  ...Object.fromEntries(
+    Object.entries(COPIES).map(([name, how]) => [name, (machine: Machine) => access(machine, ...how)]),
+  ),
   "lock": lock,
   "lock-1000": lock,
   "exits": exits,

@@ -10,6 +10,7 @@ import {
   type GuestMemory,
   Mappable,
   MemoryRange,
+  type RegionHandle,
   RegionManager,
   RegionManagerClient,
   SyncRegionManagerClient,
@@ -107,24 +108,30 @@ let sink = 0;
 const REGION = MemoryRange.of(RAM, 0x10_000);
 const PART = new MemoryRange(0, 0x1000);
 
+/** Requests by a handle that waits for them. */
+async function requests(region: RegionHandle, file: Mappable, effort: Effort): Promise<Record<string, number>> {
+  return {
+    "ask": await measure((count) => {
+      for (let i = 0; i < count; i++) sink ^= region.mapParams === null ? 0 : 1;
+    }, effort),
+    "map-unmap": await measure((count) => {
+      for (let i = 0; i < count; i++) {
+        region.addMapping({ rangeInRegion: PART, mappable: file });
+        region.removeMappings(PART);
+      }
+    }, effort),
+  };
+}
+
 async function inWorker({ port, sync, effort }: Job): Promise<Record<string, number>> {
-  const figures: Record<string, number> = {};
   if (sync) {
     using client = await SyncRegionManagerClient.connect(port);
     const region = client.newRegion({ name: "bench", range: REGION, priority: 0 });
     using file = client.memfd("bench", REGION.length);
     region.map();
-    figures.ask = await measure((count) => {
-      for (let i = 0; i < count; i++) sink ^= region.mapParams === null ? 0 : 1;
-    }, effort);
-    figures["map-unmap"] = await measure((count) => {
-      for (let i = 0; i < count; i++) {
-        region.addMapping({ rangeInRegion: PART, mappable: file });
-        region.removeMappings(PART);
-      }
-    }, effort);
-    return figures;
+    return await requests(region, file, effort);
   }
+  const figures: Record<string, number> = {};
   using client = await RegionManagerClient.connect(port);
   for (const [name, { run }] of Object.entries(ACCESSES)) {
     figures[name] = await measure((count) => run(client.memory, count), effort);
@@ -172,16 +179,7 @@ async function owned(regions: RegionManager, effort: Effort): Promise<Record<str
   using region = regions.newRegion({ name: "bench", range: REGION, priority: 0 });
   using file = Mappable.memfd("bench", REGION.length);
   region.map();
-  figures.ask = await measure((count) => {
-    for (let i = 0; i < count; i++) sink ^= region.mapParams === null ? 0 : 1;
-  }, effort);
-  figures["map-unmap"] = await measure((count) => {
-    for (let i = 0; i < count; i++) {
-      region.addMapping({ rangeInRegion: PART, mappable: file });
-      region.removeMappings(PART);
-    }
-  }, effort);
-  return figures;
+  return { ...figures, ...await requests(region, file, effort) };
 }
 
 /** A manager with some memory that has been touched. */

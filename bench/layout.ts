@@ -33,3 +33,17 @@ export const ACCESSES = 1000;
 export const PORT_LOOP: Uint8Array<ArrayBuffer> = new Uint8Array([0xe6, 0x10, 0xeb, 0xfc]);
 export const CODE = 0x1000;
 export const GUEST_SIZE = 64 * KIB;
+
+/** The rows that copy to and from guest memory: direction, bytes, and whether all over the file or in cache. */
+export const COPIES: Readonly<Record<string, readonly ["read" | "write", size: number, far: boolean]>> = {
+  "read-4": ["read", 4, false],
+  "read-64": ["read", 64, false],
+  "read-4k": ["read", 4 * KIB, false],
+  "read-4k-far": ["read", 4 * KIB, true],
+  "read-1m-far": ["read", MIB, true],
+  "write-4": ["write", 4, false],
+  "write-64": ["write", 64, false],
+  "write-4k": ["write", 4 * KIB, false],
+  "write-4k-far": ["write", 4 * KIB, true],
+  "write-1m-far": ["write", MIB, true],
+};

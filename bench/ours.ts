@@ -10,6 +10,7 @@ import {
   accessAt,
   AT,
   CODE,
+  COPIES,
   FILE_SIZE,
   GUEST_SIZE,
   KIB,
@@ -167,7 +168,7 @@ function touched(machine: Machine): Rig {
   return rig;
 }
 
-function access(machine: Machine, direction: "read" | "write", size: number, far = false): Bench {
+function access(machine: Machine, direction: "read" | "write", size: number, far: boolean): Bench {
   const rig = touched(machine);
   const { memory } = rig.regions;
   const bytes = new Uint8Array(size).fill(1);
@@ -240,16 +241,9 @@ export const OURS: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "window-64": (machine) => mapUnmapRegion(machine, REGION, 64, "fault"),
   "protect": readOnly,
   "ram-512m": ram,
-  "read-4": (machine) => access(machine, "read", 4),
-  "read-64": (machine) => access(machine, "read", 64),
-  "read-4k": (machine) => access(machine, "read", 4 * KIB),
-  "read-4k-far": (machine) => access(machine, "read", 4 * KIB, true),
-  "read-1m-far": (machine) => access(machine, "read", MIB, true),
-  "write-4": (machine) => access(machine, "write", 4),
-  "write-64": (machine) => access(machine, "write", 64),
-  "write-4k": (machine) => access(machine, "write", 4 * KIB),
-  "write-4k-far": (machine) => access(machine, "write", 4 * KIB, true),
-  "write-1m-far": (machine) => access(machine, "write", MIB, true),
+  ...Object.fromEntries(
+    Object.entries(COPIES).map(([name, how]) => [name, (machine: Machine) => access(machine, ...how)]),
+  ),
   "lock": (machine) => lock(machine, 0),
   "lock-1000": (machine) => lock(machine, 1000),
   "exits": exits,

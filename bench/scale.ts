@@ -61,8 +61,14 @@ function region(regions: RegionManager, file: Mappable, range: MemoryRange, prio
   return made;
 }
 
+/** Many regions side by side, mapped. */
 function many(regions: RegionManager, file: Mappable, count: number, priority = 0): RegionHandle[] {
-  return Array.from({ length: count }, (_, i) => region(regions, file, MemoryRange.of(i * STRIDE, 4 * PAGE), priority));
+  const made = Array.from(
+    { length: count },
+    (_, i) => region(regions, file, MemoryRange.of(i * STRIDE, 4 * PAGE), priority),
+  );
+  for (const handle of made) handle.map();
+  return made;
 }
 
 function unmapAndMap(handles: readonly RegionHandle[]): Pair {
@@ -79,11 +85,7 @@ export const SHAPES: readonly Shape[] = [
     name: "disjoint",
     title: "disjoint regions: unmap + map one",
     overlap: "nested",
-    build(regions, size, file) {
-      const handles = many(regions, file, size);
-      for (const handle of handles) handle.map();
-      return unmapAndMap(handles);
-    },
+    build: (regions, size, file) => unmapAndMap(many(regions, file, size)),
   },
   {
     name: "nested",
@@ -91,9 +93,7 @@ export const SHAPES: readonly Shape[] = [
     overlap: "nested",
     build(regions, size, file) {
       region(regions, file, MemoryRange.of(0, size * STRIDE), 1).map();
-      const handles = many(regions, file, size);
-      for (const handle of handles) handle.map();
-      return unmapAndMap(handles);
+      return unmapAndMap(many(regions, file, size));
     },
   },
   {
@@ -102,9 +102,7 @@ export const SHAPES: readonly Shape[] = [
     overlap: "any",
     build(regions, size, file) {
       region(regions, file, MemoryRange.of(0, size * STRIDE)).map();
-      const handles = many(regions, file, size, 1);
-      for (const handle of handles) handle.map();
-      return unmapAndMap(handles);
+      return unmapAndMap(many(regions, file, size, 1));
     },
   },
   {
