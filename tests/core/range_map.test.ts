@@ -90,6 +90,9 @@ Deno.test("RangeMap answers every range query as a scan of the entries does", ()
           assertEquals(map.overlapping(start, end), inside);
           assertEquals(map.overlaps(start, end), inside.length > 0);
           assertEquals(map.lastBelow(end), entries.findLast((e) => e.start < end));
+          const [first] = inside;
+          const sole = first === undefined ? null : first.start <= start && first.end >= end ? first.value : undefined;
+          assertStrictEquals(map.throughout(start, end), sole);
         }
       },
     ),

@@ -1,5 +1,6 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { Mappable, MappingError } from "membacking";
+import { fdFlags } from "../proc.ts";
 import { range, Rig, slots } from "./rig.ts";
 
 Deno.test("a mapping over the middle of another splits it, and both remainders keep their file offsets", () => {
@@ -115,6 +116,61 @@ Deno.test("a file is closed when its last mapping goes, however it was cut", () 
   region.removeMappings(range(0x2000, 0x3000));
   assertThrows(() => held.fd, "the last piece is gone and the handle is still open");
   assertStrictEquals(file.size, 0x4000);
+});
+
+/** Whether the descriptor of `file` is still open once its own handle is gone: somebody kept a clone. */
+function isKept(file: Mappable): boolean {
+  const { fd } = file;
+  file[Symbol.dispose]();
+  return fdFlags(fd) !== undefined;
+}
+
+Deno.test("a request that fails keeps no file open", () => {
+  using rig = new Rig();
+  const region = rig.backed(0x0, 0x4000);
+  const file = Mappable.memfd("refused", 0x1000);
+  rig.faults.failAfter(0);
+  assertThrows(() => region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: file }), MappingError);
+  assertStrictEquals(isKept(file), false);
+});
+
+Deno.test("a batch that fails keeps no file open, whether it throws, cannot be carried out or is a part of another", () => {
+  using rig = new Rig();
+  const region = rig.region(0x0, 0x4000);
+  region.map();
+  const add = () => {
+    const file = Mappable.memfd("refused", 0x1000);
+    region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: file });
+    return file;
+  };
+  const files: Mappable[] = [];
+  const refuse = () => {
+    files.push(add(), add());
+    throw new Error("changed my mind");
+  };
+  assertThrows(() => rig.manager.batch(refuse), Error, "changed my mind");
+  rig.faults.failAfter(0);
+  assertThrows(() => rig.manager.batch(() => files.push(add(), add())), MappingError);
+  const kept = rig.manager.batch(() => {
+    const first = add();
+    assertThrows(() => rig.manager.batch(refuse), Error, "changed my mind");
+    return first;
+  });
+  assertEquals(files.map(isKept), files.map(() => false));
+  assertStrictEquals(isKept(kept), true);
+});
+
+Deno.test("a file that comes and goes within one batch is closed with it", () => {
+  using rig = new Rig();
+  const region = rig.region(0x0, 0x4000);
+  region.map();
+  const file = Mappable.memfd("brief", 0x4000);
+  rig.manager.batch(() => {
+    region.addMapping({ rangeInRegion: range(0, 0x4000), mappable: file });
+    region.removeMappings(range(0x1000, 0x2000));
+    region.removeMappings(range(0, 0x4000));
+  });
+  assertStrictEquals(isKept(file), false);
 });
 
 Deno.test("a mapping may end at the end of the file rounded up to a page", () => {
