@@ -65,6 +65,7 @@ export class MemoryMap {
   gate: MapGate | null = null;
   #state: State = emptyState();
   #draft: Draft | null = null;
+  readonly #spareMappings = () => this.#va.spareMappings ?? Infinity;
   #busy = false;
   #closed = false;
 
@@ -120,6 +121,7 @@ export class MemoryMap {
     }
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
+    // What a request knows of its span holds for the batch too, while no other request adds one.
     for (const span of changed) draft.changed.push(span);
     for (const mapping of change.touched?.gone ?? []) draft.touched.gone.push(mapping);
     for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
@@ -208,7 +210,7 @@ export class MemoryMap {
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
-      const planned = plan(old, change.state, change.changed, this.#va.spareMappings ?? Infinity);
+      const planned = plan(old, change.state, change.changed, this.#spareMappings);
       if (this.gate !== null) this.gate.shut();
       locks.check(planned);
       if (planned.torn.length === 0) this.#carryOut(planned, change);

@@ -13,7 +13,7 @@ import { accessOf } from "./access.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Plan } from "./plan.ts";
 import type { RangeMap } from "./range_map.ts";
-import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
+import { isSameMemory, type KnownSpan, type Mapping, type PartitionState, type Sole, type State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Region } from "./overlap.ts";
@@ -22,29 +22,19 @@ import type { Piece } from "./view.ts";
 
 const NOTHING: readonly never[] = [];
 
-/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
-interface Sole {
-  readonly region: Region | null;
-  readonly params: MapParams | null;
-  readonly mappings: RangeMap<Mapping> | null;
-  readonly mapping: Mapping | null;
-}
-
-/** The plan for a change over `[start, end)` alone, or `null` where it is not that simple. */
-export function planSingle(old: State, next: State, start: number, end: number, spareMappings: number): Plan | null {
+/** The plan for a change over one span alone, or `null` where it is not that simple. */
+export function planSingle(old: State, next: State, span: KnownSpan, spareMappings: () => number): Plan | null {
+  const { start, end } = span;
   if (old.dmaTargets.length + next.dmaTargets.length > 0 || old.partitions !== next.partitions) return null;
   if (!old.lost.isEmpty || !old.poisoned.isEmpty || !old.stale.isEmpty) return null;
-  const from = soleIn(old, start, end);
-  if (from === null) return null;
-  const to = old.visible === next.visible && from.region !== null
-    ? soleOf(next, from.region, start, end)
-    : soleIn(next, start, end);
-  if (to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
+  const from = span.from ?? soleIn(old, start, end);
+  const to = span.to ?? soleIn(next, start, end);
+  if (from === null || to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
   if (!isPlain(from.mapping) || !isPlain(to.mapping)) return null;
 
   const va = vaStep(start, end, from, to);
   const vmas = va === null ? old.vmas : old.vmas + growth(old, start, end, from, to);
-  if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings) return null;
+  if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings()) return null;
   const wanted = wantedAccess(to);
   if (keepsAll(old.partitions, start, end, wanted)) {
     const state = vmas === next.vmas ? next : withTargets(next, next.partitions, vmas);
