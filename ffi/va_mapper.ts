@@ -152,10 +152,9 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     let flags = RESERVE_FLAGS | MAP_FIXED;
     let fd = -1;
     if (mappable !== null) {
-      const { file } = mappable;
-      if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
+      if (mappable.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
       flags = MAP_SHARED | MAP_FIXED;
-      fd = file.fd;
+      fd = mappable.fd;
     }
     const { sys, errno } = libc();
     const at = BigInt(this.base + start);
