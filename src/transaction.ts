@@ -127,7 +127,7 @@ export function tearDown(state: State, context: TransactionContext, kept: readon
   }
   // What an undo or a discard left behind is in no region's mappings any more.
   for (const { start, end } of unpoisoned([...state.lost], state)) {
-    attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value: null }] });
+    attempt({ kind: "va", action: "remove", start, end, to: null, from: [] });
   }
   return failures;
 }

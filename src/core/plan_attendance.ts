@@ -92,7 +92,7 @@ function pushPrefetches(
   }
   for (const { from } of va.replacements) {
     for (const entry of from) {
-      if (entry.value?.params.prefetch === true) push(entry, false);
+      if (entry.value.params.prefetch) push(entry, false);
     }
   }
 }

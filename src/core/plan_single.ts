@@ -133,7 +133,7 @@ function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep | null
     if (old.writable === piece.writable) return null;
     action = "protect";
   }
-  return { kind: "va", start, end, action, to: piece, from: [{ start, end, value: old }] };
+  return { kind: "va", start, end, action, to: piece, from: old === null ? NOTHING : [{ start, end, value: old }] };
 }
 
 /** What partitions should have there, `null` for nothing. */

@@ -40,8 +40,8 @@ export interface VaStep {
   readonly action: "map" | "protect" | "remove";
   /** What is there afterwards, `null` for nothing. */
   readonly to: Piece | null;
-  /** What was there, in order and without gaps: `null` for holes. */
-  readonly from: readonly Entry<Piece | null>[];
+  /** What was there, in order; nothing in between. */
+  readonly from: readonly Entry<Piece>[];
 }
 
 /** The steps that take host memory from one view to the next. */
@@ -64,7 +64,7 @@ interface OpenStep {
   end: number;
   action: "map" | "protect" | "remove";
   to: Piece | null;
-  from: Entry<Piece | null>[];
+  from: Entry<Piece>[];
 }
 
 /** Whether two pieces are the same memory with the same host protection: no step is needed between them. */
@@ -138,7 +138,7 @@ export function vaSteps(old: State, next: State, diffs: readonly Diff[]): VaStep
   let running = old.vmas;
   let peakVmas = Math.max(old.vmas, vmas) + 2;
   for (const step of replacements) {
-    running += 1 - step.from.length;
+    if (step.from.length > 0) running += 1 - earlier(step).length;
     if (running + 2 > peakVmas) peakVmas = running + 2;
   }
   return { replacements, removals, discards, vmas, peakVmas };
@@ -152,8 +152,6 @@ class Walk {
   readonly #old: State;
   readonly #next: State;
   #open: OpenStep | null = null;
-  /** Holes passed since the open removal: it may reach across them. */
-  #holes: Entry<null>[] = [];
 
   constructor(old: State, next: State) {
     this.#old = old;
@@ -220,10 +218,7 @@ class Walk {
 
   #segment(start: number, end: number, oldPiece: Piece | null, newPiece: Piece | null): void {
     if (newPiece === null) {
-      if (oldPiece === null) {
-        if (this.#open?.action === "remove") this.#holes.push({ start, end, value: null });
-        return;
-      }
+      if (oldPiece === null) return;
       this.#checkCut(start, end, oldPiece);
       if (oldPiece.mapping.backing === null) {
         this.#checkDiscard(start, end, oldPiece);
@@ -253,27 +248,19 @@ class Walk {
   }
 
   #add(action: VaStep["action"], start: number, end: number, from: Piece | null, to: Piece | null): void {
-    const open = this.#open;
-    const value = { start, end, value: from };
-    if (open !== null && open.action === action && continues(open, start, this.#holes, to)) {
-      if (this.#holes.length > 0) {
-        open.from.push(...this.#holes);
-        this.#holes = [];
-      }
-      open.from.push(value);
-      open.end = end;
-      return;
+    let open = this.#open;
+    if (open === null || open.action !== action || !continues(open, start, to)) {
+      this.#flush();
+      this.#open = open = { kind: "va", start, end, action, to, from: [] };
     }
-    this.#flush();
-    this.#open = { kind: "va", start, end, action, to, from: [value] };
+    open.end = end;
+    if (from !== null) open.from.push({ start, end, value: from });
   }
 
   #flush(): void {
-    const open = this.#open;
-    if (open === null) return;
-    (open.action === "remove" ? this.removals : this.replacements).push(open);
+    if (this.#open === null) return;
+    (this.#open.action === "remove" ? this.removals : this.replacements).push(this.#open);
     this.#open = null;
-    if (this.#holes.length > 0) this.#holes = [];
   }
 
   /** Private memory lives only in its mapping, so it may go only together with its mapping. */
@@ -307,15 +294,29 @@ function removal(start: number, end: number, from: Piece): VaStep {
 }
 
 /** Whether the open step's one system call can take the next segment in as well. */
-function continues(open: OpenStep, start: number, holes: readonly Entry<null>[], to: Piece | null): boolean {
-  if (open.to === null || to === null) return (holes.at(-1)?.end ?? open.end) === start;
+function continues(open: OpenStep, start: number, to: Piece | null): boolean {
+  // A removal may reach across holes, and anything else would have ended it.
+  if (open.to === null || to === null) return true;
   if (open.end !== start) return false;
   return open.action === "protect" ? open.to.writable === to.writable : isSamePiece(open.to, to);
 }
 
+/** What was there before `step`, without gaps: `null` for holes. */
+function earlier({ start, end, from }: VaStep): Entry<Piece | null>[] {
+  const parts: Entry<Piece | null>[] = [];
+  let cursor = start;
+  for (const piece of from) {
+    if (cursor < piece.start) parts.push({ start: cursor, end: piece.start, value: null });
+    parts.push(piece);
+    cursor = piece.end;
+  }
+  if (cursor < end) parts.push({ start: cursor, end, value: null });
+  return parts;
+}
+
 /** The steps that bring back what `step` changed: each earlier piece and hole of its range. */
 export function inverseVaSteps(step: VaStep): VaStep[] {
-  return step.from.map(({ start, end, value }): VaStep => ({
+  return earlier(step).map(({ start, end, value }): VaStep => ({
     kind: "va",
     start,
     end,
@@ -323,6 +324,6 @@ export function inverseVaSteps(step: VaStep): VaStep[] {
     // must stay the mapping it is.
     action: value === null ? "remove" : value.mapping.backing === null ? "protect" : "map",
     to: value,
-    from: [{ start, end, value: step.to }],
+    from: step.to === null ? [] : [{ start, end, value: step.to }],
   }));
 }
