@@ -36,9 +36,12 @@ export function settleFiles({ gone, split }: Touched): void {
   for (const { backing } of split) {
     if (backing !== null) (backing as FileBacking).pieces++;
   }
-  for (const mapping of gone) {
-    if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
-  }
+  for (const mapping of gone) settleFile(mapping);
+}
+
+/** Counts one piece less of a mapping, and closes its file after the last. */
+export function settleFile(mapping: Mapping): void {
+  if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
 }
 
 /** Closes the file of a mapping that no region has. */

@@ -134,6 +134,11 @@ export class LockKeeper implements AccessMap {
     }
   }
 
+  /** Whether nobody holds a lock. */
+  get isEmpty(): boolean {
+    return this.#table.isEmpty;
+  }
+
   /** Whether `region` is being torn down. */
   isClosing(region: Region): boolean {
     return this.#closing.has(region);

@@ -3,13 +3,18 @@ import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
+import { swap, swapStep } from "./core/swap.ts";
 import { type Change, type Damage, emptyState, type Mapping, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
-import { closeFile, settleFiles } from "./file_backing.ts";
+import { closeFile, mappableOf, settleFile, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
 import { isThenable } from "./perform.ts";
 import { quiesced, release, runSteps, settledState, type TransactionContext } from "./transaction.ts";
+import { type TransactionFailure, undo } from "./undo.ts";
+
+/** Kernel mappings a swap may add, with the two more that one needs for a moment when it cuts another. */
+const SWAP_MAPPINGS = 4;
 
 /** What is to become one request. */
 interface Draft {
@@ -121,10 +126,41 @@ export class MemoryMap {
     }
     if (added !== undefined) draft.added.push(added);
     draft.state = change.state;
-    // What a request knows of its span holds for the batch too, while no other request adds one.
     for (const span of changed) draft.changed.push(span);
     for (const mapping of change.touched?.gone ?? []) draft.touched.gone.push(mapping);
     for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
+  }
+
+  /**
+   * As a request that backs `[start, end)` of `region` by `to`, where that is one system call and nobody looks on.
+   *
+   * @returns Whether it was; otherwise nothing has been done.
+   */
+  swap(region: Region, start: number, end: number, to: Mapping | null, locks: LockKeeper): boolean {
+    if (this.#draft !== null || this.gate !== null || this.#watchers.size > 0 || this.#logger !== SILENT) return false;
+    const old = this.#state;
+    const planned = locks.isEmpty ? swap(old, region, start, end, to) : null;
+    if (planned === null || (planned.state.vmas > old.vmas && this.#spareMappings() < SWAP_MAPPINGS)) return false;
+    this.#busy = true;
+    this.#invalidate();
+    let failure: TransactionFailure | null = null;
+    try {
+      try {
+        if (to === null) this.#va.remove(start, end);
+        else this.#va.map(start, end, mappableOf(to), start + to.delta, planned.writable && to.writable, to.policy);
+      } catch (cause) {
+        failure = undo([swapStep(region, start, end, planned)], 0, cause, old, this.#context);
+      }
+      this.#commitState(failure === null ? planned.state : failure.state);
+    } finally {
+      this.#busy = false;
+    }
+    if (failure !== null) {
+      if (to !== null) closeFile(to);
+      throw failure.error;
+    }
+    if (planned.from !== null) settleFile(planned.from);
+    return true;
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -237,11 +273,16 @@ export class MemoryMap {
     const old = this.#state;
     const failure = runSteps(planned.steps, old, this.#context);
     const state = failure !== null ? failure.state : settledState(planned, this.#context);
+    this.#commitState(state);
+    if (failure !== null) throw failure.error;
+    if (change.touched !== undefined) settleFiles(change.touched);
+  }
+
+  #commitState(state: State): void {
+    const old = this.#state;
     this.#state = state;
     if (state.regions !== old.regions) old.regions.retire();
     if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
-    if (failure !== null) throw failure.error;
-    if (change.touched !== undefined) settleFiles(change.touched);
   }
 
   #carryOutHeld(planned: Plan, change: Change): void {

@@ -351,12 +351,15 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     const { mapping, start, end } = mappingOf(region, options, this.#va);
     const state = this.#stateWith(region, mapping);
+    if (this.#map.swap(region, start, end, mapping, this.#locks)) return;
     this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
     const { start, end } = rangeIn(region, rangeInRegion);
-    this.#request("remove mappings", region, setMapping(this.#stateWith(region), region, start, end, null));
+    const state = this.#stateWith(region);
+    if (this.#map.swap(region, start, end, null, this.#locks)) return;
+    this.#request("remove mappings", region, setMapping(state, region, start, end, null));
   }
 
   #remove(region: Region): void {

@@ -27,7 +27,7 @@ import {
 } from "./plan_partitions.ts";
 import type { RangeMap } from "./range_map.ts";
 import { EVERYWHERE, normalize, type Span } from "./span.ts";
-import type { KnownSpan, State } from "./state.ts";
+import type { State } from "./state.ts";
 import type { AttendStep, Step } from "./steps.ts";
 import { type Diff, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
 import { fragmentsIn } from "./view.ts";
@@ -57,12 +57,12 @@ export interface Plan {
 export function plan(
   old: State,
   next: State,
-  changed: readonly KnownSpan[],
+  changed: readonly Span[],
   spareMappings: () => number,
 ): Plan {
   const [only] = changed;
   if (only !== undefined && changed.length === 1) {
-    const short = planSingle(old, next, only, spareMappings);
+    const short = planSingle(old, next, only.start, only.end, spareMappings);
     if (short !== null) return short;
   }
   const diffs = diffsOf(old, next, changed);

@@ -13,22 +13,36 @@ import { accessOf } from "./access.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Plan } from "./plan.ts";
 import type { RangeMap } from "./range_map.ts";
-import { isSameMemory, type KnownSpan, type Mapping, type PartitionState, type Sole, type State } from "./state.ts";
+import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
 import type { Region } from "./overlap.ts";
+import { isPlain } from "./swap.ts";
 import type { VaStep } from "./va_steps.ts";
 import type { Piece } from "./view.ts";
 
 const NOTHING: readonly never[] = [];
 
-/** The plan for a change over one span alone, or `null` where it is not that simple. */
-export function planSingle(old: State, next: State, span: KnownSpan, spareMappings: () => number): Plan | null {
-  const { start, end } = span;
+/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
+interface Sole {
+  readonly region: Region | null;
+  readonly params: MapParams | null;
+  readonly mappings: RangeMap<Mapping> | null;
+  readonly mapping: Mapping | null;
+}
+
+/** The plan for a change over `[start, end)` alone, or `null` where it is not that simple. */
+export function planSingle(
+  old: State,
+  next: State,
+  start: number,
+  end: number,
+  spareMappings: () => number,
+): Plan | null {
   if (old.dmaTargets.length + next.dmaTargets.length > 0 || old.partitions !== next.partitions) return null;
   if (!old.lost.isEmpty || !old.poisoned.isEmpty || !old.stale.isEmpty) return null;
-  const from = span.from ?? soleIn(old, start, end);
-  const to = span.to ?? soleIn(next, start, end);
+  const from = soleIn(old, start, end);
+  const to = soleIn(next, start, end);
   if (from === null || to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
   if (!isPlain(from.mapping) || !isPlain(to.mapping)) return null;
 
@@ -112,13 +126,6 @@ function soleOf(state: State, region: Region, start: number, end: number): Sole 
   return mapping === undefined ? null : { region, params, mappings, mapping };
 }
 
-/** A hole, or a mapping that is neither private memory nor of huge pages nor of anything that may fail late. */
-function isPlain(mapping: Mapping | null): boolean {
-  if (mapping === null) return true;
-  const { backing } = mapping;
-  return backing !== null && backing.pageSize === 4096 && !backing.mayFailLate;
-}
-
 function pieceOf({ region, params, mapping }: Sole): Piece | null {
   if (region === null || params === null || mapping === null) return null;
   return { mapping, region, params, writable: params.writable && mapping.writable };
@@ -179,14 +186,6 @@ function rangesHeld(
 
 /** How many kernel mappings more there are afterwards. */
 function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
-  const { region, mappings } = from;
-  if (
-    region !== null && mappings !== null && old.visible.throughout(start - 1, end + 1) === region &&
-    mappings.get(start - 1) === undefined && mappings.get(end) === undefined
-  ) {
-    // Holes on both sides, the usual case in a window: there is nothing to merge with.
-    return (to.mapping === null ? 0 : 2) - (from.mapping === null ? 0 : 2);
-  }
   const left = soleAt(old, start - 1, from);
   const right = soleAt(old, end, from);
   return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);

@@ -307,6 +307,17 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     return leaf[cell + 1] as number < end ? undefined : leaf[cell + 2] as V;
   }
 
+  /** The value of the entry that is just `[start, end)`, `null` for none; `undefined` where others overlap or touch it. */
+  alone(start: number, end: number): V | null | undefined {
+    const leaf = this.#leafAt(start - 1);
+    const cell = firstTouched(leaf, start - 1);
+    const isExact = leaf[cell] === start && leaf[cell + 1] === end;
+    const next = isExact ? cell + ENTRY : cell;
+    // Of what is in the next leaf nothing is known here.
+    const isFree = next < leaf.length ? leaf[next] as number > end : this.#height === 0;
+    return isFree ? isExact ? leaf[cell + 2] as V : null : undefined;
+  }
+
   /** Whether an entry overlaps `[start, end)`. */
   overlaps(start: number, end: number): boolean {
     // The last entry that starts below `end` is the only candidate: entries are disjoint, so their ends ascend too.

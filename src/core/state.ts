@@ -148,32 +148,12 @@ export function emptyState(): State {
   };
 }
 
-/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
-export interface Sole {
-  /** The region, `null` for nobody. */
-  readonly region: Region | null;
-  /** How it is mapped. */
-  readonly params: MapParams | null;
-  /** What backs it, all of the region's. */
-  readonly mappings: RangeMap<Mapping> | null;
-  /** What backs the span, `null` for a hole. */
-  readonly mapping: Mapping | null;
-}
-
-/** A span, with what shows throughout it where a request has found that out already: true if no other span differs. */
-export interface KnownSpan extends Span {
-  /** What shows before the request. */
-  readonly from?: Sole;
-  /** What shows after it. */
-  readonly to?: Sole;
-}
-
 /** The next state, and where what is visible or what backs it may differ from the last one. */
 export interface Change {
   /** The next state; its books are still those of the old one. */
   readonly state: State;
   /** Where to compare. */
-  readonly changed: readonly KnownSpan[];
+  readonly changed: readonly Span[];
   /** What became of the mappings that were there, for counting the files in use. */
   readonly touched?: Touched;
 }
@@ -270,11 +250,6 @@ export function setMapping(state: State, region: Region, start: number, end: num
   const touched = old === null ? UNTOUCHED : touchedIn(before, start, end);
   const next = withRegion(state, { region, params, mappings }, state);
   if (params === null) return { state: next, changed: NOWHERE, touched };
-  if (old !== undefined && state.visible.throughout(start, end) === region) {
-    const from = { region, params, mappings: before, mapping: old };
-    const to = { region, params, mappings, mapping };
-    return { state: next, changed: [{ start, end, from, to }], touched };
-  }
   return { state: next, changed: fragments(state.visible, region, start, end), touched };
 }
 
