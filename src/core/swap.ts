@@ -9,6 +9,7 @@
  */
 
 import type { Region } from "./overlap.ts";
+import type { RangeMap } from "./range_map.ts";
 import { isSameMemory, type Mapping, type State } from "./state.ts";
 import type { VaStep } from "./va_steps.ts";
 
@@ -32,8 +33,7 @@ export function swap(state: State, region: Region, start: number, end: number, t
   const owner = state.regions.get(region);
   if (owner === undefined) return null;
   const { params, mappings } = owner;
-  // With a byte on both sides, so that neighbours are the region's own mappings or holes.
-  if (params === null || params.prefetch || state.visible.throughout(start - 1, end + 1) !== region) return null;
+  if (params === null || params.prefetch || !showsAlone(state.visible, region, start, end)) return null;
   const from = mappings.alone(start, end);
   if (from === undefined || !isPlain(from) || !isPlain(to)) return null;
   if (from === null ? to === null : to !== null && isSameMemory(from, to)) return null;
@@ -60,6 +60,14 @@ export function swap(state: State, region: Region, start: number, end: number, t
     stale: state.stale,
   };
   return { state: next, from, to, writable: params.writable };
+}
+
+/** Whether `region` shows throughout `[start, end)`, and beside it no other. */
+function showsAlone(visible: RangeMap<Region>, region: Region, start: number, end: number): boolean {
+  if (visible.throughout(start - 1, end + 1) === region) return true;
+  const left = visible.get(start - 1) ?? region;
+  const right = visible.get(end) ?? region;
+  return left === region && right === region && visible.throughout(start, end) === region;
 }
 
 /** The one step of a swap, for undoing it. */
