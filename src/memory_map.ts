@@ -3,18 +3,16 @@ import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import { swap, swapStep } from "./core/swap.ts";
+import type { Sole } from "./core/sole.ts";
+import { type Swap, swapSteps } from "./core/swap.ts";
 import { type Change, type Damage, emptyState, type Mapping, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { closeFile, mappableOf, settleFile, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
 import type { Logger, Quiesce } from "./targets.ts";
-import { isThenable } from "./perform.ts";
+import { isThenable, perform } from "./perform.ts";
 import { quiesced, release, runSteps, settledState, type TransactionContext } from "./transaction.ts";
 import { type TransactionFailure, undo } from "./undo.ts";
-
-/** Kernel mappings a swap may add, with the two more that one needs for a moment when it cuts another. */
-const SWAP_MAPPINGS = 4;
 
 /** What is to become one request. */
 interface Draft {
@@ -131,36 +129,55 @@ export class MemoryMap {
     for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
   }
 
+  /** Whether a request may be a swap: it stands for itself, and nobody looks on. */
+  isQuiet(locks: LockKeeper): boolean {
+    return this.#draft === null && this.gate === null && this.#watchers.size === 0 && this.#logger === SILENT &&
+      locks.isEmpty;
+  }
+
   /**
-   * As a request that backs `[start, end)` of `region` by `to`, where that is one system call and nobody looks on.
+   * Makes a request that is a swap; `added` is a mapping whose file is the map's to close.
    *
-   * @returns Whether it was; otherwise nothing has been done.
+   * @returns Whether it could be made; if not, nothing has been done.
    */
-  swap(region: Region, start: number, end: number, to: Mapping | null, locks: LockKeeper): boolean {
-    if (this.#draft !== null || this.gate !== null || this.#watchers.size > 0 || this.#logger !== SILENT) return false;
+  swap(swap: Swap, added?: Mapping): boolean {
     const old = this.#state;
-    const planned = locks.isEmpty ? swap(old, region, start, end, to) : null;
-    if (planned === null || (planned.state.vmas > old.vmas && this.#spareMappings() < SWAP_MAPPINGS)) return false;
+    const { state, start, end, to, take, give, gone } = swap;
+    // One that cuts a mapping needs two more for a moment.
+    if (state.vmas > old.vmas && state.vmas + 2 > old.vmas + this.#spareMappings()) return false;
     this.#busy = true;
     this.#invalidate();
     let failure: TransactionFailure | null = null;
+    let done = 0;
     try {
       try {
-        if (to === null) this.#va.remove(start, end);
-        else this.#va.map(start, end, mappableOf(to), start + to.delta, planned.writable && to.writable, to.policy);
+        if (take !== null) {
+          perform(take, this.#context);
+          done++;
+        }
+        this.#setHost(start, end, to);
+        done++;
+        if (give !== null) perform(give, this.#context);
       } catch (cause) {
-        failure = undo([swapStep(region, start, end, planned)], 0, cause, old, this.#context);
+        failure = undo(swapSteps(swap), done, cause, old, this.#context);
       }
-      this.#commitState(failure === null ? planned.state : failure.state);
+      this.#commitState(failure === null ? state : failure.state);
     } finally {
       this.#busy = false;
     }
     if (failure !== null) {
-      if (to !== null) closeFile(to);
+      if (added !== undefined) closeFile(added);
       throw failure.error;
     }
-    if (planned.from !== null) settleFile(planned.from);
+    if (gone !== null) settleFile(gone);
     return true;
+  }
+
+  #setHost(start: number, end: number, { mapping, params }: Sole): void {
+    if (mapping === null) return this.#va.remove(start, end);
+    const { delta, policy } = mapping;
+    const writable = mapping.writable && params?.writable === true;
+    this.#va.map(start, end, mappableOf(mapping), start + delta, writable, policy);
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */

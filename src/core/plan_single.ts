@@ -9,27 +9,15 @@
  * @module
  */
 
-import { accessOf } from "./access.ts";
 import { MemoryRange } from "./memory_range.ts";
 import type { Plan } from "./plan.ts";
 import type { RangeMap } from "./range_map.ts";
-import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
+import { growth, isCalm, isPlain, soleIn, vaStep, wantedAccess } from "./sole.ts";
+import type { PartitionState, State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
-import type { Region } from "./overlap.ts";
-import { isPlain } from "./swap.ts";
-import type { VaStep } from "./va_steps.ts";
-import type { Piece } from "./view.ts";
 
 const NOTHING: readonly never[] = [];
-
-/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
-interface Sole {
-  readonly region: Region | null;
-  readonly params: MapParams | null;
-  readonly mappings: RangeMap<Mapping> | null;
-  readonly mapping: Mapping | null;
-}
 
 /** The plan for a change over `[start, end)` alone, or `null` where it is not that simple. */
 export function planSingle(
@@ -39,12 +27,10 @@ export function planSingle(
   end: number,
   spareMappings: () => number,
 ): Plan | null {
-  if (old.dmaTargets.length + next.dmaTargets.length > 0 || old.partitions !== next.partitions) return null;
-  if (!old.lost.isEmpty || !old.poisoned.isEmpty || !old.stale.isEmpty) return null;
+  if (!isCalm(old) || next.dmaTargets.length > 0 || old.partitions !== next.partitions) return null;
   const from = soleIn(old, start, end);
   const to = soleIn(next, start, end);
-  if (from === null || to === null || from.params?.prefetch === true || to.params?.prefetch === true) return null;
-  if (!isPlain(from.mapping) || !isPlain(to.mapping)) return null;
+  if (from === null || to === null || !isPlain(from) || !isPlain(to)) return null;
 
   const va = vaStep(start, end, from, to);
   const vmas = va === null ? old.vmas : old.vmas + growth(old, start, end, from, to);
@@ -104,50 +90,12 @@ function withTargets(next: State, partitions: readonly PartitionState[], vmas: n
   };
 }
 
-function withBook({ id, target, offset, pin, pinned, doubts, pinDoubts }: PartitionState, book: RangeMap<Access>) {
+/** The partition with another book. */
+export function withBook(
+  { id, target, offset, pin, pinned, doubts, pinDoubts }: PartitionState,
+  book: RangeMap<Access>,
+): PartitionState {
   return { id, target, offset, pin, book, pinned, doubts, pinDoubts };
-}
-
-/** What shows throughout `[start, end)`; `null` where it is more than one thing. */
-function soleIn(state: State, start: number, end: number): Sole | null {
-  const region = state.visible.throughout(start, end);
-  if (region === undefined) return null;
-  return region === null ? NOBODY : soleOf(state, region, start, end);
-}
-
-const NOBODY: Sole = { region: null, params: null, mappings: null, mapping: null };
-
-/** The same where `region` shows throughout. */
-function soleOf(state: State, region: Region, start: number, end: number): Sole | null {
-  const owner = state.regions.get(region);
-  if (owner === undefined) return null;
-  const { params, mappings } = owner;
-  const mapping = mappings.throughout(start, end);
-  return mapping === undefined ? null : { region, params, mappings, mapping };
-}
-
-function pieceOf({ region, params, mapping }: Sole): Piece | null {
-  if (region === null || params === null || mapping === null) return null;
-  return { mapping, region, params, writable: params.writable && mapping.writable };
-}
-
-function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep | null {
-  if (from.mapping === null && to.mapping === null) return null;
-  const old = pieceOf(from);
-  const piece = pieceOf(to);
-  let action: "map" | "protect" | "remove" = piece === null ? "remove" : "map";
-  if (old !== null && piece !== null && isSameMemory(old.mapping, piece.mapping)) {
-    if (old.writable === piece.writable) return null;
-    action = "protect";
-  }
-  return { kind: "va", start, end, action, to: piece, from: old === null ? NOTHING : [{ start, end, value: old }] };
-}
-
-/** What partitions should have there, `null` for nothing. */
-function wantedAccess({ region, params, mapping }: Sole): Access | null {
-  if (region === null || params === null) return null;
-  if (region.holes === "fault") return accessOf(params.writable, params.executable);
-  return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
 }
 
 /** Whether every partition has what it should, so that there is nothing to tell. */
@@ -182,29 +130,4 @@ function rangesHeld(
     held.push(access);
   }
   return held;
-}
-
-/** How many kernel mappings more there are afterwards. */
-function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
-  const left = soleAt(old, start - 1, from);
-  const right = soleAt(old, end, from);
-  return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);
-}
-
-/** What shows at one address beside the span, where most often the region of the span goes on. */
-function soleAt(state: State, gpa: number, { region, params, mappings }: Sole): Sole {
-  const shown = state.visible.get(gpa);
-  if (shown === undefined) return NOBODY;
-  if (shown === region) return { region, params, mappings, mapping: mappings?.get(gpa) ?? null };
-  const owner = state.regions.get(shown);
-  if (owner === undefined) return NOBODY;
-  return { region: shown, params: owner.params, mappings: owner.mappings, mapping: owner.mappings.get(gpa) ?? null };
-}
-
-/** 0 where one kernel mapping holds both neighbours, else 1. */
-function edge(a: Sole, b: Sole): 0 | 1 {
-  if (a.mapping === null || b.mapping === null) return a.mapping === b.mapping ? 0 : 1;
-  const aWritable = a.mapping.writable && a.params?.writable === true;
-  const bWritable = b.mapping.writable && b.params?.writable === true;
-  return aWritable === bWritable && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
 }

@@ -1,6 +1,7 @@
 /**
- * The shortest way, for what a running virtual machine asks most: inside a region one mapping or hole gives way to
- * another, and host memory is all that has to follow. One system call, and nobody to tell.
+ * The shortest way, for what a running virtual machine asks most: over one span, one mapping or hole gives way to
+ * another. A mapping comes, goes or is replaced; a region comes, goes or gives way. One system call on host memory, and
+ * at most one range to take from the partition before it, or to give to it after.
  *
  * It decides nothing of its own: where anything else is concerned it returns `null`, and the request takes the way of
  * all others. That both come to the same is what the model tests check.
@@ -8,58 +9,116 @@
  * @module
  */
 
-import type { Region } from "./overlap.ts";
+import { hide, type Region, show } from "./overlap.ts";
+import { withBook } from "./plan_single.ts";
 import type { RangeMap } from "./range_map.ts";
-import { isSameMemory, type Mapping, type State } from "./state.ts";
-import type { VaStep } from "./va_steps.ts";
+import { growth, isCalm, isPlain, isPlainMapping, NOBODY, type Sole, soleOf, vaStep, wantedAccess } from "./sole.ts";
+import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
+import type { PartitionStep, Step } from "./steps.ts";
+import type { Access } from "./targets.ts";
 
-/** A request that is one system call. */
+/** A request that is one system call on host memory. */
 export interface Swap {
   /** The state after it. */
   readonly state: State;
-  /** What backed the span before, `null` for a hole. */
-  readonly from: Mapping | null;
-  /** What backs it afterwards. */
-  readonly to: Mapping | null;
-  /** Whether the region is writable. */
-  readonly writable: boolean;
+  /** The first GPA. */
+  readonly start: number;
+  /** One past the last. */
+  readonly end: number;
+  /** What shows before. */
+  readonly from: Sole;
+  /** What shows afterwards. */
+  readonly to: Sole;
+  /** The range to take from the partition before. */
+  readonly take: PartitionStep | null;
+  /** The range to give to the partition afterwards. */
+  readonly give: PartitionStep | null;
+  /** The mapping that is in no region any more. */
+  readonly gone: Mapping | null;
 }
 
-/** What it takes to back `[start, end)` of `region` by `to`, or by nothing for `null`; `null` if it takes more. */
-export function swap(state: State, region: Region, start: number, end: number, to: Mapping | null): Swap | null {
-  if (state.dmaTargets.length > 0 || !state.lost.isEmpty || !state.poisoned.isEmpty || !state.stale.isEmpty) {
-    return null;
-  }
-  const owner = state.regions.get(region);
-  if (owner === undefined) return null;
+/** Backs `[start, end)` of `region` by `mapping`, or by nothing for `null`; `null` where that takes more. */
+export function swapMapping(
+  old: State,
+  region: Region,
+  start: number,
+  end: number,
+  mapping: Mapping | null,
+): Swap | null {
+  const owner = old.regions.get(region);
+  if (owner === undefined || !isCalm(old)) return null;
   const { params, mappings } = owner;
-  if (params === null || params.prefetch || !showsAlone(state.visible, region, start, end)) return null;
-  const from = mappings.alone(start, end);
-  if (from === undefined || !isPlain(from) || !isPlain(to)) return null;
-  if (from === null ? to === null : to !== null && isSameMemory(from, to)) return null;
-  // Where holes leave the guest, ranges come and go with mappings, and follow what they allow.
-  if (region.holes === "exit" && from?.writable !== to?.writable) return null;
-  for (const { pin, target } of state.partitions) {
-    if (pin || (target.disposed ?? false)) return null;
-  }
-  const next: State = {
-    regions: state.regions.with(region, {
+  if (params === null || params.prefetch || !showsAlone(old.visible, region, start, end)) return null;
+  const gone = mappings.alone(start, end);
+  if (gone === undefined || !isPlainMapping(gone) || !isPlainMapping(mapping)) return null;
+  if (!isOther(gone, mapping)) return null;
+  const from: Sole = { region, params, mappings, mapping: gone };
+  const to: Sole = { region, params, mappings, mapping };
+  const told = tell(old.partitions, start, end, from, to);
+  if (told === null) return null;
+  const state: State = {
+    regions: old.regions.with(region, {
       region,
       params,
-      mappings: to === null ? mappings.delete(start, end) : mappings.set(start, end, to),
+      mappings: mapping === null ? mappings.delete(start, end) : mappings.set(start, end, mapping),
     }),
-    layers: state.layers,
-    visible: state.visible,
-    beaten: state.beaten,
-    partitions: state.partitions,
-    dmaTargets: state.dmaTargets,
+    layers: old.layers,
+    visible: old.visible,
+    beaten: old.beaten,
+    partitions: told.partitions,
+    dmaTargets: old.dmaTargets,
     // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
-    vmas: state.vmas + (to === null ? 0 : 2) - (from === null ? 0 : 2),
-    lost: state.lost,
-    poisoned: state.poisoned,
-    stale: state.stale,
+    vmas: old.vmas + (mapping === null ? 0 : 2) - (gone === null ? 0 : 2),
+    lost: old.lost,
+    poisoned: old.poisoned,
+    stale: old.stale,
   };
-  return { state: next, from, to, writable: params.writable };
+  return { state, start, end, from, to, take: told.take, give: told.give, gone };
+}
+
+/** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
+export function swapRegion(old: State, region: Region, params: MapParams | null): Swap | null {
+  const owner = old.regions.get(region);
+  if (owner === undefined || (owner.params === null) === (params === null) || !isCalm(old)) return null;
+  const { start, end } = region.range;
+  const { mappings } = owner;
+  const mapping = mappings.throughout(start, end);
+  const shown = old.visible.throughout(start, end);
+  if (mapping === undefined || shown === undefined || (params === null && shown !== region)) return null;
+  const own: Sole = { region, params: params ?? owner.params, mappings, mapping };
+  const view = params === null ? hide(old, region) : show(old, region);
+  const next = view.visible.throughout(start, end);
+  if (next === undefined || (params !== null && next !== region)) return null;
+  const other = params === null ? next : shown;
+  const beneath = other === null ? NOBODY : soleOf(old, other, start, end);
+  if (beneath === null || !isPlain(own) || !isPlain(beneath)) return null;
+  if (!isOther(beneath.mapping, mapping)) return null;
+  const [from, to] = params === null ? [own, beneath] : [beneath, own];
+  const told = tell(old.partitions, start, end, from, to);
+  if (told === null) return null;
+  const state: State = {
+    regions: old.regions.with(region, { region, params, mappings }),
+    layers: old.layers,
+    visible: view.visible,
+    beaten: view.beaten,
+    partitions: told.partitions,
+    dmaTargets: old.dmaTargets,
+    vmas: old.vmas + growth(old, start, end, from, to),
+    lost: old.lost,
+    poisoned: old.poisoned,
+    stale: old.stale,
+  };
+  return { state, start, end, from, to, take: told.take, give: told.give, gone: null };
+}
+
+/** The steps of a swap, for undoing them: those before host memory, host memory itself, those after. */
+export function swapSteps({ start, end, from, to, take, give }: Swap): readonly Step[] {
+  return [take, vaStep(start, end, from, to), give].filter((step) => step !== null);
+}
+
+/** Whether the two are not the same memory, so that host memory is mapped anew or given back. */
+function isOther(a: Mapping | null, b: Mapping | null): boolean {
+  return a === null || b === null ? a !== b : !isSameMemory(a, b);
 }
 
 /** Whether `region` shows throughout `[start, end)`, and beside it no other. */
@@ -70,27 +129,42 @@ function showsAlone(visible: RangeMap<Region>, region: Region, start: number, en
   return left === region && right === region && visible.throughout(start, end) === region;
 }
 
-/** The one step of a swap, for undoing it. */
-export function swapStep(region: Region, start: number, end: number, { from, to, state }: Swap): VaStep {
-  const params = state.regions.get(region)?.params ?? null;
-  const piece = (mapping: Mapping | null) =>
-    mapping === null || params === null
-      ? null
-      : { mapping, region, params, writable: params.writable && mapping.writable };
-  const was = piece(from);
+/** What partitions are told, and what they hold then. */
+interface Told {
+  readonly partitions: readonly PartitionState[];
+  readonly take: PartitionStep | null;
+  readonly give: PartitionStep | null;
+}
+
+/** One range for one partition at most, and not one for another: a guest would see both. `null` where it is more. */
+function tell(partitions: readonly PartitionState[], start: number, end: number, from: Sole, to: Sole): Told | null {
+  for (const { pin, target } of partitions) {
+    if (pin || (target.disposed ?? false)) return null;
+  }
+  const held = wantedAccess(from);
+  const wanted = wantedAccess(to);
+  const [partition] = partitions;
+  if (held === wanted || partition === undefined) return { partitions, take: null, give: null };
+  if (partitions.length > 1 || (held !== null && wanted !== null)) return null;
+  const { target, book } = partition;
+  const uncertain = false;
+  if (held !== null) {
+    if (!isExactly(book, start, end)) return null;
+    return {
+      partitions: [withBook(partition, book.delete(start, end))],
+      take: { kind: "partition", partition, start, end, from: held, to: null, uncertain },
+      give: null,
+    };
+  }
+  if (wanted === null || book.overlaps(start, end) || book.size >= (target.capacity ?? Infinity)) return null;
   return {
-    kind: "va",
-    start,
-    end,
-    action: to === null ? "remove" : "map",
-    to: piece(to),
-    from: was === null ? [] : [{ start, end, value: was }],
+    partitions: [withBook(partition, book.set(start, end, wanted))],
+    take: null,
+    give: { kind: "partition", partition, start, end, from: null, to: wanted, uncertain },
   };
 }
 
-/** A hole, or a mapping that is neither private memory nor of huge pages nor of anything that may fail late. */
-export function isPlain(mapping: Mapping | null): boolean {
-  if (mapping === null) return true;
-  const { backing } = mapping;
-  return backing !== null && backing.pageSize === 4096 && !backing.mayFailLate;
+function isExactly(book: RangeMap<Access>, start: number, end: number): boolean {
+  const entry = book.entryAt(start);
+  return entry?.start === start && entry.end === end;
 }

@@ -1,0 +1,112 @@
+/**
+ * What shows throughout a span, where it is one thing: the usual case of nearly all requests, which the short ways of
+ * `swap.ts` and `plan_single.ts` are made for.
+ *
+ * @module
+ */
+
+import { accessOf } from "./access.ts";
+import type { Region } from "./overlap.ts";
+import type { RangeMap } from "./range_map.ts";
+import { isSameMemory, type MapParams, type Mapping, type State } from "./state.ts";
+import type { Access } from "./targets.ts";
+import type { VaStep } from "./va_steps.ts";
+import type { Piece } from "./view.ts";
+
+/** What shows throughout a span: one mapping or hole of a region, or nobody's. */
+export interface Sole {
+  /** The region, `null` for nobody. */
+  readonly region: Region | null;
+  /** How it is mapped. */
+  readonly params: MapParams | null;
+  /** What backs it, all of the region's. */
+  readonly mappings: RangeMap<Mapping> | null;
+  /** What backs the span, `null` for a hole. */
+  readonly mapping: Mapping | null;
+}
+
+/** No region at all. */
+export const NOBODY: Sole = { region: null, params: null, mappings: null, mapping: null };
+
+/** What shows throughout `[start, end)`; `null` where it is more than one thing. */
+export function soleIn(state: State, start: number, end: number): Sole | null {
+  const region = state.visible.throughout(start, end);
+  if (region === undefined) return null;
+  return region === null ? NOBODY : soleOf(state, region, start, end);
+}
+
+/** The same where `region` shows throughout. */
+export function soleOf(state: State, region: Region, start: number, end: number): Sole | null {
+  const owner = state.regions.get(region);
+  if (owner === undefined) return null;
+  const { params, mappings } = owner;
+  const mapping = mappings.throughout(start, end);
+  return mapping === undefined ? null : { region, params, mappings, mapping };
+}
+
+/** Whether nothing is out of step, and nobody has to be told of mappings: what the short ways take for granted. */
+export function isCalm({ dmaTargets, lost, poisoned, stale }: State): boolean {
+  return dmaTargets.length === 0 && lost.isEmpty && poisoned.isEmpty && stale.isEmpty;
+}
+
+/** Whether host memory can follow by one call: no private memory, huge pages, prefetching, or files that fail late. */
+export function isPlain({ params, mapping }: Sole): boolean {
+  return params?.prefetch !== true && isPlainMapping(mapping);
+}
+
+/** The same for a mapping alone. */
+export function isPlainMapping(mapping: Mapping | null): boolean {
+  if (mapping === null) return true;
+  const { backing } = mapping;
+  return backing !== null && backing.pageSize === 4096 && !backing.mayFailLate;
+}
+
+/** What partitions should have there, `null` for nothing. */
+export function wantedAccess({ region, params, mapping }: Sole): Access | null {
+  if (region === null || params === null) return null;
+  if (region.holes === "fault") return accessOf(params.writable, params.executable);
+  return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
+}
+
+/** What host memory has to do from one to the other, `null` for nothing. */
+export function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep | null {
+  if (from.mapping === null && to.mapping === null) return null;
+  const old = pieceOf(from);
+  const piece = pieceOf(to);
+  let action: "map" | "protect" | "remove" = piece === null ? "remove" : "map";
+  if (old !== null && piece !== null && isSameMemory(old.mapping, piece.mapping)) {
+    if (old.writable === piece.writable) return null;
+    action = "protect";
+  }
+  return { kind: "va", start, end, action, to: piece, from: old === null ? [] : [{ start, end, value: old }] };
+}
+
+function pieceOf({ region, params, mapping }: Sole): Piece | null {
+  if (region === null || params === null || mapping === null) return null;
+  return { mapping, region, params, writable: params.writable && mapping.writable };
+}
+
+/** How many kernel mappings more there are once `from` has given way to `to`. */
+export function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
+  const left = soleAt(old, start - 1, from);
+  const right = soleAt(old, end, from);
+  return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);
+}
+
+/** What shows at one address beside the span, where most often the region of the span goes on. */
+function soleAt(state: State, gpa: number, { region, params, mappings }: Sole): Sole {
+  const shown = state.visible.get(gpa);
+  if (shown === undefined) return NOBODY;
+  if (shown === region) return { region, params, mappings, mapping: mappings?.get(gpa) ?? null };
+  const owner = state.regions.get(shown);
+  if (owner === undefined) return NOBODY;
+  return { region: shown, params: owner.params, mappings: owner.mappings, mapping: owner.mappings.get(gpa) ?? null };
+}
+
+/** 0 where one kernel mapping holds both neighbours, else 1. */
+function edge(a: Sole, b: Sole): 0 | 1 {
+  if (a.mapping === null || b.mapping === null) return a.mapping === b.mapping ? 0 : 1;
+  const aWritable = a.mapping.writable && a.params?.writable === true;
+  const bWritable = b.mapping.writable && b.params?.writable === true;
+  return aWritable === bWritable && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
+}
