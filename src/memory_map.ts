@@ -142,7 +142,7 @@ export class MemoryMap {
    */
   swap(swap: Swap, added?: Mapping): boolean {
     const old = this.#state;
-    const { state, start, end, to, take, give, gone } = swap;
+    const { state, start, end, to, step, gone } = swap;
     // One that cuts a mapping needs two more for a moment.
     if (state.vmas > old.vmas && state.vmas + 2 > old.vmas + this.#spareMappings()) return false;
     this.#busy = true;
@@ -151,13 +151,13 @@ export class MemoryMap {
     let done = 0;
     try {
       try {
-        if (take !== null) {
-          perform(take, this.#context);
+        if (step !== null && step.to === null) {
+          perform(step, this.#context);
           done++;
         }
         this.#setHost(start, end, to);
         done++;
-        if (give !== null) perform(give, this.#context);
+        if (step !== null && step.to !== null) perform(step, this.#context);
       } catch (cause) {
         failure = undo(swapSteps(swap), done, cause, old, this.#context);
       }

@@ -29,10 +29,8 @@ export interface Swap {
   readonly from: Sole;
   /** What shows afterwards. */
   readonly to: Sole;
-  /** The range to take from the partition before. */
-  readonly take: PartitionStep | null;
-  /** The range to give to the partition afterwards. */
-  readonly give: PartitionStep | null;
+  /** The range that the partition loses before, or gets afterwards. */
+  readonly step: PartitionStep | null;
   /** The mapping that is in no region any more. */
   readonly gone: Mapping | null;
 }
@@ -54,8 +52,8 @@ export function swapMapping(
   if (!isOther(gone, mapping)) return null;
   const from: Sole = { region, params, mappings, mapping: gone };
   const to: Sole = { region, params, mappings, mapping };
-  const told = tell(old.partitions, start, end, from, to);
-  if (told === null) return null;
+  const step = tell(old.partitions, start, end, from, to);
+  if (step === undefined) return null;
   const state: State = {
     regions: old.regions.with(region, {
       region,
@@ -65,7 +63,7 @@ export function swapMapping(
     layers: old.layers,
     visible: old.visible,
     beaten: old.beaten,
-    partitions: told.partitions,
+    partitions: told(old.partitions, step),
     dmaTargets: old.dmaTargets,
     // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
     vmas: old.vmas + (mapping === null ? 0 : 2) - (gone === null ? 0 : 2),
@@ -73,7 +71,7 @@ export function swapMapping(
     poisoned: old.poisoned,
     stale: old.stale,
   };
-  return { state, start, end, from, to, take: told.take, give: told.give, gone };
+  return { state, start, end, from, to, step, gone };
 }
 
 /** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
@@ -94,26 +92,27 @@ export function swapRegion(old: State, region: Region, params: MapParams | null)
   if (beneath === null || !isPlain(own) || !isPlain(beneath)) return null;
   if (!isOther(beneath.mapping, mapping)) return null;
   const [from, to] = params === null ? [own, beneath] : [beneath, own];
-  const told = tell(old.partitions, start, end, from, to);
-  if (told === null) return null;
+  const step = tell(old.partitions, start, end, from, to);
+  if (step === undefined) return null;
   const state: State = {
     regions: old.regions.with(region, { region, params, mappings }),
     layers: old.layers,
     visible: view.visible,
     beaten: view.beaten,
-    partitions: told.partitions,
+    partitions: told(old.partitions, step),
     dmaTargets: old.dmaTargets,
     vmas: old.vmas + growth(old, start, end, from, to),
     lost: old.lost,
     poisoned: old.poisoned,
     stale: old.stale,
   };
-  return { state, start, end, from, to, take: told.take, give: told.give, gone: null };
+  return { state, start, end, from, to, step, gone: null };
 }
 
-/** The steps of a swap, for undoing them: those before host memory, host memory itself, those after. */
-export function swapSteps({ start, end, from, to, take, give }: Swap): readonly Step[] {
-  return [take, vaStep(start, end, from, to), give].filter((step) => step !== null);
+/** The steps of a swap in order, for undoing them. */
+export function swapSteps({ start, end, from, to, step }: Swap): readonly Step[] {
+  const steps = step?.to === null ? [step, vaStep(start, end, from, to)] : [vaStep(start, end, from, to), step];
+  return steps.filter((step) => step !== null);
 }
 
 /** Whether the two are not the same memory, so that host memory is mapped anew or given back. */
@@ -129,42 +128,41 @@ function showsAlone(visible: RangeMap<Region>, region: Region, start: number, en
   return left === region && right === region && visible.throughout(start, end) === region;
 }
 
-/** What partitions are told, and what they hold then. */
-interface Told {
-  readonly partitions: readonly PartitionState[];
-  readonly take: PartitionStep | null;
-  readonly give: PartitionStep | null;
-}
-
-/** One range for one partition at most, and not one for another: a guest would see both. `null` where it is more. */
-function tell(partitions: readonly PartitionState[], start: number, end: number, from: Sole, to: Sole): Told | null {
+/**
+ * The range that the partition gets or loses, `null` for none: one at most, and not one for another, since a guest
+ * would see that. `undefined` where it is more.
+ */
+function tell(
+  partitions: readonly PartitionState[],
+  start: number,
+  end: number,
+  from: Sole,
+  to: Sole,
+): PartitionStep | null | undefined {
   for (const { pin, target } of partitions) {
-    if (pin || (target.disposed ?? false)) return null;
+    if (pin || (target.disposed ?? false)) return undefined;
   }
   const held = wantedAccess(from);
   const wanted = wantedAccess(to);
   const [partition] = partitions;
-  if (held === wanted || partition === undefined) return { partitions, take: null, give: null };
-  if (partitions.length > 1 || (held !== null && wanted !== null)) return null;
+  if (held === wanted || partition === undefined) return null;
+  if (partitions.length > 1 || (held !== null && wanted !== null)) return undefined;
   const { target, book } = partition;
-  const uncertain = false;
-  if (held !== null) {
-    if (!isExactly(book, start, end)) return null;
-    return {
-      partitions: [withBook(partition, book.delete(start, end))],
-      take: { kind: "partition", partition, start, end, from: held, to: null, uncertain },
-      give: null,
-    };
-  }
-  if (wanted === null || book.overlaps(start, end) || book.size >= (target.capacity ?? Infinity)) return null;
-  return {
-    partitions: [withBook(partition, book.set(start, end, wanted))],
-    take: null,
-    give: { kind: "partition", partition, start, end, from: null, to: wanted, uncertain },
-  };
+  const fits = wanted === null
+    ? isExactly(book, start, end)
+    : !book.overlaps(start, end) && book.size < (target.capacity ?? Infinity);
+  return fits ? { kind: "partition", partition, start, end, from: held, to: wanted, uncertain: false } : undefined;
 }
 
 function isExactly(book: RangeMap<Access>, start: number, end: number): boolean {
   const entry = book.entryAt(start);
   return entry?.start === start && entry.end === end;
+}
+
+/** What the partitions hold after `step`. */
+function told(partitions: readonly PartitionState[], step: PartitionStep | null): readonly PartitionState[] {
+  if (step === null) return partitions;
+  const { partition, start, end, to } = step;
+  const { book } = partition;
+  return [withBook(partition, to === null ? book.delete(start, end) : book.set(start, end, to))];
 }
