@@ -148,9 +148,7 @@ function tell(
   if (held === wanted || partition === undefined) return null;
   if (partitions.length > 1 || (held !== null && wanted !== null)) return undefined;
   const { target, book } = partition;
-  const fits = wanted === null
-    ? isExactly(book, start, end)
-    : !book.overlaps(start, end) && book.size < (target.capacity ?? Infinity);
+  const fits = wanted === null ? isExactly(book, start, end) : book.size < (target.capacity ?? Infinity);
   return fits ? { kind: "partition", partition, start, end, from: held, to: wanted, uncertain: false } : undefined;
 }
 

@@ -118,3 +118,16 @@ Deno.test("locked memory is neither replaced nor taken away", () => {
   }
   region.removeMappings(mapping.rangeInRegion);
 });
+
+Deno.test("a logger is told of each request all the same", () => {
+  const told: string[] = [];
+  const quiet = () => {};
+  const { rig, region } = newWindow({
+    logger: { debug: (message) => void told.push(String(message)), info: quiet, warn: quiet, error: quiet },
+  });
+  using _rig = rig;
+  told.length = 0;
+  region.removeMappings(MIDDLE);
+  region.unmap();
+  assertEquals(told.map((message) => message.split(":")[0]), ["remove mappings", "unmap"]);
+});
