@@ -8,6 +8,7 @@
  * @module
  */
 
+import { paint } from "./paint.ts";
 import type { RangeMap } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import type { State } from "./state.ts";
@@ -40,7 +41,7 @@ export function outOfStep(old: State, unrestored: readonly Unrestored[], poisone
     const { step } = entry;
     const { kind, start, end } = step;
     // As one entry with its neighbours: whoever passes one of them looks at all that failed together.
-    stale = stale.paint(start, end, [{ start, end, value: true }], () => true);
+    stale = paint(stale, start, end, [{ start, end, value: true }], () => true);
     if (kind === "va") {
       lost = lost.set(start, end, true);
     } else if (kind === "dma") {

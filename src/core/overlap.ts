@@ -16,6 +16,7 @@
 
 import { RegionOverlapError } from "./errors.ts";
 import type { MemoryRange } from "./memory_range.ts";
+import { paint } from "./paint.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, type Span } from "./span.ts";
 import type { RegionState } from "./state.ts";
@@ -252,7 +253,7 @@ export function hide({ visible, beaten }: View, region: Region): Repainted {
       ? painted.delete(start, end)
       : only !== undefined && only.range.start === start && only.range.end === end
       ? painted.set(start, end, only)
-      : painted.paint(start, end, winners(left, region.priority, start, end), isSame);
+      : paint(painted, start, end, winners(left, region.priority, start, end), isSame);
   }
   return { visible: painted, beaten: left, changed };
 }

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { paint } from "./paint.ts";
 import type { PartitionPlan } from "./plan_partitions.ts";
 import { type Entry, RangeMap } from "./range_map.ts";
 import { clip, EVERYWHERE, gaps, parted, type Span } from "./span.ts";
@@ -62,7 +63,7 @@ export function pushPins(
   for (const span of over) {
     for (const { start, end } of unpoisoned(piecesIn(next, span.start, span.end), next)) {
       for (const gap of gaps(start, end, pinned.overlapping(start, end))) push(gap, true);
-      pinned = pinned.paint(start, end, [{ start, end, value: true }], isSamePin);
+      pinned = paint(pinned, start, end, [{ start, end, value: true }], isSamePin);
     }
   }
   return { pinned, doubts: outside };

@@ -383,27 +383,6 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     return new RangeMap(root, height);
   }
 
-  /** As `replace`, but pieces that continue a neighbour with the same value become one entry with it. */
-  paint(start: number, end: number, pieces: readonly Entry<V>[], same: (a: V, b: V) => boolean): RangeMap<V> {
-    const first = pieces[0];
-    const last = pieces[pieces.length - 1];
-    if (first === undefined || last === undefined) return this.delete(start, end);
-    const left = first.start === start && start > 0 ? this.entryAt(start - 1) : undefined;
-    const right = last.end === end ? this.entryAt(end) : undefined;
-    const joinsLeft = left !== undefined && same(left.value, first.value);
-    const joinsRight = right !== undefined && same(right.value, last.value);
-    if (!joinsLeft && !joinsRight) return this.replace(start, end, pieces);
-    const painted = pieces.slice();
-    if (joinsLeft) painted[0] = { start: left.start, end: first.end, value: first.value };
-    if (joinsRight) {
-      const { start: lastStart, value } = painted[painted.length - 1]!;
-      painted[painted.length - 1] = { start: lastStart, end: right.end, value };
-    }
-    const from = joinsLeft ? left.start : start;
-    const to = joinsRight ? right.end : end;
-    return this.replace(from, to, painted);
-  }
-
   /** The entries in order. */
   [Symbol.iterator](): Iterator<Entry<V>> {
     return this.overlapping(-Infinity, Infinity)[Symbol.iterator]();
