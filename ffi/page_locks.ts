@@ -13,6 +13,7 @@
  */
 
 import { hex } from "../src/core/errors.ts";
+import { paint } from "../src/core/paint.ts";
 import { type Entry, RangeMap } from "../src/core/range_map.ts";
 import { libc } from "./libc.ts";
 import { unwrap } from "./os_error.ts";
@@ -35,7 +36,7 @@ function countsOf(start: number, end: number): Entry<number>[] {
 }
 
 function setCounts(start: number, end: number, pieces: readonly Entry<number>[]): void {
-  counts = counts.paint(start, end, pieces.filter((piece) => piece.value > 0), same);
+  counts = paint(counts, start, end, pieces.filter((piece) => piece.value > 0), same);
 }
 
 function munlock(start: number, end: number): void {

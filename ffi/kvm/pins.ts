@@ -9,6 +9,7 @@
  * @module
  */
 
+import { paint } from "../../src/core/paint.ts";
 import { RangeMap } from "../../src/core/range_map.ts";
 import { lockPages, relockPages, unlockPages } from "../page_locks.ts";
 import type { HostPiece } from "./slot_book.ts";
@@ -51,7 +52,7 @@ export class Pins {
       const end = gpa + length;
       // Pinned at another host address before: that lock goes.
       for (const old of before.overlapping(gpa, end)) if (old.value !== hva - gpa) this.unpin(gpa, end);
-      this.#deltas = this.#deltas.paint(gpa, end, [{ start: gpa, end, value: hva - gpa }], same);
+      this.#deltas = paint(this.#deltas, gpa, end, [{ start: gpa, end, value: hva - gpa }], same);
     }
   }
 
