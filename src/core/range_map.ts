@@ -28,10 +28,10 @@ export interface Entry<V> {
 }
 
 /** The most entries in a leaf, and children in an inner node. Wider is flatter, narrower copies less per edit. */
-const LEAF_WIDTH = 32;
+const LEAF_WIDTH = 16;
 const INNER_WIDTH = 32;
 /** A node with fewer than this many is merged with a neighbour. */
-const NARROW = 8;
+const NARROW = 4;
 
 /** Cells per entry of a leaf. */
 const ENTRY = 3;
