@@ -4,8 +4,8 @@ import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
 import type { Sole } from "./core/sole.ts";
-import { type Swap, swapSteps } from "./core/swap.ts";
-import { type Change, type Damage, emptyState, type Mapping, type State } from "./core/state.ts";
+import { type Swap, swapMapping, swapRegion, swapSteps } from "./core/swap.ts";
+import { type Change, type Damage, emptyState, type MapParams, type Mapping, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
 import { closeFile, mappableOf, settleFile, settleFiles } from "./file_backing.ts";
 import type { LockKeeper } from "./lock_keeper.ts";
@@ -129,46 +129,65 @@ export class MemoryMap {
     for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
   }
 
+  /**
+   * Backs `[start, end)` of `region` by `mapping`, or by nothing for `null`, where that is a swap. The mapping's file is
+   * the map's to close if it fails.
+   *
+   * @returns Whether it was one; if not, nothing has been done.
+   */
+  swapMapping(region: Region, start: number, end: number, mapping: Mapping | null, locks: LockKeeper): boolean {
+    if (!this.#isQuiet(locks)) return false;
+    let failed = true;
+    this.#busy = true;
+    try {
+      const made = this.#swap(swapMapping(this.#state, region, start, end, mapping));
+      failed = false;
+      return made;
+    } finally {
+      this.#busy = false;
+      if (failed && mapping !== null) closeFile(mapping);
+    }
+  }
+
+  /** Maps `region`, or unmaps it where `params` are `null`, where that is a swap; as `swapMapping`. */
+  swapRegion(region: Region, params: MapParams | null, locks: LockKeeper): boolean {
+    if (!this.#isQuiet(locks)) return false;
+    this.#busy = true;
+    try {
+      return this.#swap(swapRegion(this.#state, region, params));
+    } finally {
+      this.#busy = false;
+    }
+  }
+
   /** Whether a request may be a swap: it stands for itself, and nobody looks on. */
-  isQuiet(locks: LockKeeper): boolean {
+  #isQuiet(locks: LockKeeper): boolean {
     return this.#draft === null && this.gate === null && this.#watchers.size === 0 && this.#logger === SILENT &&
       locks.isEmpty;
   }
 
-  /**
-   * Makes a request that is a swap; `added` is a mapping whose file is the map's to close.
-   *
-   * @returns Whether it could be made; if not, nothing has been done.
-   */
-  swap(swap: Swap, added?: Mapping): boolean {
+  #swap(swap: Swap | null): boolean {
+    if (swap === null) return false;
     const old = this.#state;
     const { state, start, end, to, step, gone } = swap;
     // One that cuts a mapping needs two more for a moment.
     if (state.vmas > old.vmas && state.vmas + 2 > old.vmas + this.#spareMappings()) return false;
-    this.#busy = true;
     this.#invalidate();
     let failure: TransactionFailure | null = null;
     let done = 0;
     try {
-      try {
-        if (step !== null && step.to === null) {
-          perform(step, this.#context);
-          done++;
-        }
-        this.#setHost(start, end, to);
+      if (step !== null && step.to === null) {
+        perform(step, this.#context);
         done++;
-        if (step !== null && step.to !== null) perform(step, this.#context);
-      } catch (cause) {
-        failure = undo(swapSteps(swap), done, cause, old, this.#context);
       }
-      this.#commitState(failure === null ? state : failure.state);
-    } finally {
-      this.#busy = false;
+      this.#setHost(start, end, to);
+      done++;
+      if (step !== null && step.to !== null) perform(step, this.#context);
+    } catch (cause) {
+      failure = undo(swapSteps(swap), done, cause, old, this.#context);
     }
-    if (failure !== null) {
-      if (added !== undefined) closeFile(added);
-      throw failure.error;
-    }
+    this.#commitState(failure === null ? state : failure.state);
+    if (failure !== null) throw failure.error;
     if (gone !== null) settleFile(gone);
     return true;
   }

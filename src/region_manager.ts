@@ -19,7 +19,6 @@ import {
   type State,
   unmapRegion,
 } from "./core/state.ts";
-import { swapMapping, swapRegion } from "./core/swap.ts";
 import type { Partition, VaTarget } from "./core/targets.ts";
 import { type Piece, piecesIn } from "./core/view.ts";
 import { GuestMemory } from "./guest_memory.ts";
@@ -343,31 +342,27 @@ export class RegionManager implements Disposable {
     checkBoolean(prefetch, "prefetch");
     const wanted = paramsOf(writable, executable, prefetch);
     const state = this.#stateWith(region);
-    const swap = this.#map.isQuiet(this.#locks) ? swapRegion(state, region, wanted) : null;
-    if (swap !== null && this.#map.swap(swap)) return;
+    if (this.#map.swapRegion(region, wanted, this.#locks)) return;
     this.#request("map", region, mapRegion(state, region, wanted));
   }
 
   #unmap(region: Region): void {
     const state = this.#stateWith(region);
-    const swap = this.#map.isQuiet(this.#locks) ? swapRegion(state, region, null) : null;
-    if (swap !== null && this.#map.swap(swap)) return;
+    if (this.#map.swapRegion(region, null, this.#locks)) return;
     this.#request("unmap", region, unmapRegion(state, region));
   }
 
   #addMapping(region: Region, options: MappingOptions): void {
     const { mapping, start, end } = mappingOf(region, options, this.#va);
     const state = this.#stateWith(region, mapping);
-    const swap = this.#map.isQuiet(this.#locks) ? swapMapping(state, region, start, end, mapping) : null;
-    if (swap !== null && this.#map.swap(swap, mapping)) return;
+    if (this.#map.swapMapping(region, start, end, mapping, this.#locks)) return;
     this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
     const { start, end } = rangeIn(region, rangeInRegion);
     const state = this.#stateWith(region);
-    const swap = this.#map.isQuiet(this.#locks) ? swapMapping(state, region, start, end, null) : null;
-    if (swap !== null && this.#map.swap(swap)) return;
+    if (this.#map.swapMapping(region, start, end, null, this.#locks)) return;
     this.#request("remove mappings", region, setMapping(state, region, start, end, null));
   }
 

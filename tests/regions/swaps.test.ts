@@ -1,7 +1,15 @@
 // Requests that are one system call take a short way of their own. Here is what must not be lost on it.
 
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { LimitError, Mappable, MappingError, MemoryLockedError, RegionManager, VaMapper } from "membacking";
+import {
+  LimitError,
+  Mappable,
+  MappingError,
+  MemoryLockedError,
+  ReentrancyError,
+  RegionManager,
+  VaMapper,
+} from "membacking";
 import { fdFlags } from "../proc.ts";
 import { range, Rig, type RigOptions, slots } from "./rig.ts";
 
@@ -130,4 +138,28 @@ Deno.test("a logger is told of each request all the same", () => {
   region.removeMappings(MIDDLE);
   region.unmap();
   assertEquals(told.map((message) => message.split(":")[0]), ["remove mappings", "unmap"]);
+});
+
+Deno.test("a partition that makes a request while it is asked how it is gets an error, and nothing changes", () => {
+  using rig = new Rig();
+  const region = rig.region(0x0, 0x8000, { holes: "fault" });
+  let meddle = false;
+  rig.manager.addPartition({
+    get disposed() {
+      if (meddle) region.unmap();
+      return false;
+    },
+    mapRange: () => {},
+    unmapRange: () => {},
+  });
+  region.map();
+  const file = Mappable.memfd("refused", 0x1000);
+  const { fd } = file;
+  const before = rig.manager.inspect();
+  meddle = true;
+  assertThrows(() => region.addMapping({ rangeInRegion: range(0x1000, 0x2000), mappable: file }), ReentrancyError);
+  meddle = false;
+  assertEquals(rig.manager.inspect(), before);
+  file[Symbol.dispose]();
+  assertStrictEquals(fdFlags(fd), undefined);
 });
