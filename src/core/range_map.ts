@@ -6,13 +6,13 @@
  * a mapping stores `fileOffset - gpa` and is right wherever it is cut.
  *
  * ```
- *   inner   [5,  0, leaf,  0x9000, leaf]                       entries below, then a first address and a child each
- *                    |
+ *   inner   [5, [0, 0x9000], leaf, leaf]                       entries below, first addresses, children
+ *                              |
  *   leaf    [0, 0x2000, a,  0x3000, 0x4000, b,  0x8000, ...]   start, end and value of each entry
  * ```
  *
- * A node is one array and nothing else: what an edit costs is what it allocates and how many places in memory it
- * touches. A look-up costs O(log n), an edit O(log n + entries touched).
+ * A node is an array and nothing else, and shares the first addresses with its earlier version where they stay: what an
+ * edit costs is what it allocates and how many places in memory it touches. A look-up costs O(log n), an edit O(log n + entries touched).
  *
  * @module
  */
@@ -35,9 +35,8 @@ const NARROW = 4;
 
 /** Cells per entry of a leaf. */
 const ENTRY = 3;
-/** Cells per child of an inner node, and before the first one. */
-const CHILD = 2;
-const COUNT = 1;
+/** Where the children of an inner node begin. */
+const CHILDREN = 2;
 
 /** The cells of a node. Whether it is a leaf is known from its height: leaves are at 0. */
 type Node = readonly unknown[];
@@ -51,11 +50,15 @@ function sizeOf(node: Node, height: number): number {
 
 /** How many entries or children a node has itself. */
 function widthOf(node: Node, height: number): number {
-  return height === 0 ? node.length / ENTRY : (node.length - COUNT) / CHILD;
+  return height === 0 ? node.length / ENTRY : node.length - CHILDREN;
+}
+
+function firstsOf(inner: Node): readonly number[] {
+  return inner[1] as readonly number[];
 }
 
 function firstOf(node: Node, height: number): number {
-  return node[height === 0 ? 0 : COUNT] as number;
+  return height === 0 ? node[0] as number : firstsOf(node)[0]!;
 }
 
 /** The cell of the last entry that starts at or before `x`; negative where there is none. */
@@ -70,20 +73,21 @@ function entryCell(leaf: Node, x: number): number {
   return (low - 1) * ENTRY;
 }
 
-/** The cell of the first address of the child to look for `x` in: of the last that is not above it, or of the first. */
-function childCell(inner: Node, x: number): number {
+/** Which child to look for `x` in: the last that does not begin above it, or the first. */
+function childIndex(inner: Node, x: number): number {
+  const firsts = firstsOf(inner);
   let low = 1;
-  let high = ((inner.length - COUNT) / CHILD) | 0;
+  let high = firsts.length;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if (inner[COUNT + middle * CHILD] as number <= x) low = middle + 1;
+    if (firsts[middle]! <= x) low = middle + 1;
     else high = middle;
   }
-  return COUNT + (low - 1) * CHILD;
+  return low - 1;
 }
 
-function childAt(inner: Node, cell: number): Node {
-  return inner[cell + 1] as Node;
+function childAt(inner: Node, index: number): Node {
+  return inner[CHILDREN + index] as Node;
 }
 
 /** The cell of the first entry that ends above `start`. */
@@ -107,16 +111,18 @@ const NOTHING = Symbol("nothing");
  */
 function replaceInPlace(node: Node, height: number, start: number, end: number, value: unknown): Node | null {
   if (height === 0) return replaceInLeaf(node, start, end, value);
-  const cell = childCell(node, start);
-  if (cell + CHILD < node.length && node[cell + CHILD] as number < end) return null;
-  const old = childAt(node, cell);
+  const firsts = firstsOf(node);
+  const index = childIndex(node, start);
+  if (index + 1 < firsts.length && firsts[index + 1]! < end) return null;
+  const old = childAt(node, index);
   const child = replaceInPlace(old, height - 1, start, end, value);
   if (child === old) return node;
   if (child === null || widthOf(child, height - 1) < NARROW) return null;
   const copy = node.slice();
   copy[0] = node[0] as number + sizeOf(child, height - 1) - sizeOf(old, height - 1);
-  copy[cell] = firstOf(child, height - 1);
-  copy[cell + 1] = child;
+  copy[CHILDREN + index] = child;
+  const first = firstOf(child, height - 1);
+  if (first !== firsts[index]) copy[1] = firsts.with(index, first);
   return copy;
 }
 
@@ -176,20 +182,15 @@ function leaves(cells: readonly unknown[]): Node[] {
 
 /** Inner nodes over `children`, which are `height` high. */
 function inners(children: readonly Node[], height: number): Node[] {
-  return parts(children, 1, INNER_WIDTH).map((some) => {
-    const node: unknown[] = [0];
-    let size = 0;
-    for (const child of some as Node[]) {
-      node.push(firstOf(child, height), child);
-      size += sizeOf(child, height);
-    }
-    node[0] = size;
-    return node;
+  return parts(children, 1, INNER_WIDTH).map((cells) => {
+    const some = cells as Node[];
+    const size = some.reduce((size, child) => size + sizeOf(child, height), 0);
+    return [size, some.map((child) => firstOf(child, height)), ...some];
   });
 }
 
 function childrenOf(inner: Node): Node[] {
-  return Array.from({ length: widthOf(inner, 1) }, (_, i) => childAt(inner, COUNT + i * CHILD));
+  return inner.slice(CHILDREN) as Node[];
 }
 
 /** Joins two neighbours of the same height, again as one or two nodes. */
@@ -213,8 +214,8 @@ function replaceIn<V>(
     return leaves(cells);
   }
   const children = childrenOf(node);
-  const first = (childCell(node, start) - COUNT) / CHILD;
-  const last = Math.max(first, (childCell(node, end - 1) - COUNT) / CHILD);
+  const first = childIndex(node, start);
+  const last = Math.max(first, childIndex(node, end - 1));
   const replaced = replaceIn(children[first]!, height - 1, start, end, pieces);
   // An entry lies in one leaf, so what sticks out on the right of `end` is in the last child alone.
   if (last > first) replaced.push(...replaceIn(children[last]!, height - 1, start, end, []));
@@ -242,7 +243,8 @@ function collect<V>(
     }
     return;
   }
-  for (let i = childCell(node, start); i < node.length && node[i] as number < end; i += CHILD) {
+  const firsts = firstsOf(node);
+  for (let i = childIndex(node, start); i < firsts.length && firsts[i]! < end; i++) {
     collect(childAt(node, i), height - 1, start, end, take);
   }
 }
@@ -280,7 +282,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The leaf to look for `address` in. */
   #leafAt(address: number): Node {
     let node = this.#root;
-    for (let height = this.#height; height > 0; height--) node = childAt(node, childCell(node, address));
+    for (let height = this.#height; height > 0; height--) node = childAt(node, childIndex(node, address));
     return node;
   }
 
@@ -379,7 +381,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     for (; nodes.length > 1; height++) nodes = inners(nodes, height);
     let root = nodes[0];
     if (root === undefined) return RangeMap.EMPTY;
-    for (; height > 0 && widthOf(root, height) === 1; height--) root = childAt(root, COUNT);
+    for (; height > 0 && widthOf(root, height) === 1; height--) root = childAt(root, 0);
     return new RangeMap(root, height);
   }
 
