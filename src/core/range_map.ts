@@ -29,7 +29,7 @@ export interface Entry<V> {
 
 /** The most entries in a leaf, and children in an inner node. Wider is flatter, narrower copies less per edit. */
 const LEAF_WIDTH = 16;
-const INNER_WIDTH = 32;
+const INNER_WIDTH = 64;
 /** A node with fewer than this many is merged with a neighbour. */
 const NARROW = 4;
 
@@ -164,11 +164,16 @@ function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): 
   return copy;
 }
 
-/** Nodes of even width for `cells` of so many units of `unit` cells. */
+/**
+ * Nodes for `cells` of so many units of `unit` cells, of even width. One that is only just too wide is parted so that
+ * the first is nearly full: addresses are mostly given out upwards, and nothing more will come there.
+ */
 function parts(cells: readonly unknown[], unit: number, width: number): unknown[][] {
   const count = cells.length / unit;
   if (count === 0) return [];
-  const parts = count <= width ? 1 : Math.ceil(count / (width * 0.75));
+  const wide = Math.floor(width * 0.75);
+  if (count > width && count <= 2 * wide) return [cells.slice(0, wide * unit), cells.slice(wide * unit)];
+  const parts = count <= width ? 1 : Math.ceil(count / wide);
   return Array.from(
     { length: parts },
     (_, part) => cells.slice(Math.floor(part * count / parts) * unit, Math.floor((part + 1) * count / parts) * unit),
