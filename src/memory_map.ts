@@ -140,7 +140,7 @@ export class MemoryMap {
     let failed = true;
     this.#busy = true;
     try {
-      const made = this.#swap(swapMapping(this.#state, region, start, end, mapping));
+      const made = this.#swap(swapMapping(this.#state, region, start, end, mapping, this.#spareMappings));
       failed = false;
       return made;
     } finally {
@@ -154,7 +154,7 @@ export class MemoryMap {
     if (!this.#isQuiet(locks)) return false;
     this.#busy = true;
     try {
-      return this.#swap(swapRegion(this.#state, region, params));
+      return this.#swap(swapRegion(this.#state, region, params, this.#spareMappings));
     } finally {
       this.#busy = false;
     }
@@ -170,8 +170,6 @@ export class MemoryMap {
     if (swap === null) return false;
     const old = this.#state;
     const { state, start, end, to, step, gone } = swap;
-    // One that cuts a mapping needs two more for a moment.
-    if (state.vmas > old.vmas && state.vmas + 2 > old.vmas + this.#spareMappings()) return false;
     this.#invalidate();
     let failure: TransactionFailure | null = null;
     let done = 0;

@@ -11,8 +11,7 @@
 
 import { MemoryRange } from "./memory_range.ts";
 import type { Plan } from "./plan.ts";
-import type { RangeMap } from "./range_map.ts";
-import { growth, isCalm, isPlain, soleIn, vaStep, wantedAccess } from "./sole.ts";
+import { growth, hasRoom, isCalm, isExactly, isPlain, soleIn, vaStep, wantedAccess, withAccess } from "./sole.ts";
 import type { PartitionState, State } from "./state.ts";
 import type { Step } from "./steps.ts";
 import type { Access } from "./targets.ts";
@@ -34,7 +33,7 @@ export function planSingle(
 
   const va = vaStep(start, end, from, to);
   const vmas = va === null ? old.vmas : old.vmas + growth(old, start, end, from, to);
-  if (vmas > old.vmas && vmas + 2 > old.vmas + spareMappings()) return null;
+  if (!hasRoom(old, vmas, spareMappings)) return null;
   const wanted = wantedAccess(to);
   if (keepsAll(old.partitions, start, end, wanted)) {
     const state = vmas === next.vmas ? next : withTargets(next, next.partitions, vmas);
@@ -56,8 +55,7 @@ export function planSingle(
     if (access !== null) {
       steps.push({ kind: "partition", partition, start, end, from: access, to: null, uncertain: false });
     }
-    const { book } = partition;
-    partitions[i] = withBook(partition, wanted === null ? book.delete(start, end) : book.set(start, end, wanted));
+    partitions[i] = withAccess(partition, start, end, wanted);
   }
   const unmaps = steps.length;
   if (va !== null) steps.push(va);
@@ -90,19 +88,9 @@ function withTargets(next: State, partitions: readonly PartitionState[], vmas: n
   };
 }
 
-/** The partition with another book. */
-export function withBook(
-  { id, target, offset, pin, pinned, doubts, pinDoubts }: PartitionState,
-  book: RangeMap<Access>,
-): PartitionState {
-  return { id, target, offset, pin, book, pinned, doubts, pinDoubts };
-}
-
 /** Whether every partition has what it should, so that there is nothing to tell. */
 function keepsAll(partitions: readonly PartitionState[], start: number, end: number, wanted: Access | null): boolean {
-  for (const { target, pin, book } of partitions) {
-    if (pin || (target.disposed ?? false) || book.throughout(start, end) !== wanted) return false;
-  }
+  for (const { book } of partitions) if (book.throughout(start, end) !== wanted) return false;
   return true;
 }
 
@@ -117,15 +105,13 @@ function rangesHeld(
   // A partition may be attached more than once: all together is more than it holds at most.
   let ranges = partitions.length;
   for (const { book } of partitions) ranges += book.size;
-  for (const { target, pin, book } of partitions) {
-    if (pin || (target.disposed ?? false)) return null;
+  for (const { target, book } of partitions) {
     const access = book.throughout(start, end);
     if (access === undefined) return null;
     if (access === null) {
       if (wanted !== null && target.capacity !== undefined && ranges > target.capacity) return null;
-    } else if (access !== wanted) {
-      const entry = book.entryAt(start);
-      if (entry?.start !== start || entry.end !== end) return null;
+    } else if (access !== wanted && !isExactly(book, start, end)) {
+      return null;
     }
     held.push(access);
   }

@@ -8,7 +8,7 @@
 import { accessOf } from "./access.ts";
 import type { Region } from "./overlap.ts";
 import type { RangeMap } from "./range_map.ts";
-import { isSameMemory, type MapParams, type Mapping, type State } from "./state.ts";
+import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
 import type { Access } from "./targets.ts";
 import type { VaStep } from "./va_steps.ts";
 import type { Piece } from "./view.ts";
@@ -44,9 +44,21 @@ export function soleOf(state: State, region: Region, start: number, end: number)
   return mapping === undefined ? null : { region, params, mappings, mapping };
 }
 
-/** Whether nothing is out of step, and nobody has to be told of mappings: what the short ways take for granted. */
-export function isCalm({ dmaTargets, lost, poisoned, stale }: State): boolean {
-  return dmaTargets.length === 0 && lost.isEmpty && poisoned.isEmpty && stale.isEmpty;
+/**
+ * Whether nothing is out of step, nobody has to be told of mappings, and every partition is there and pins nothing: what
+ * the short ways take for granted.
+ */
+export function isCalm({ dmaTargets, partitions, lost, poisoned, stale }: State): boolean {
+  if (dmaTargets.length > 0 || !lost.isEmpty || !poisoned.isEmpty || !stale.isEmpty) return false;
+  for (const { pin, target } of partitions) {
+    if (pin || (target.disposed ?? false)) return false;
+  }
+  return true;
+}
+
+/** Whether the host has room for `vmas` kernel mappings, and for the two more that cutting one takes for a moment. */
+export function hasRoom(old: State, vmas: number, spareMappings: () => number): boolean {
+  return vmas <= old.vmas || vmas + 2 <= old.vmas + spareMappings();
 }
 
 /** Whether host memory can follow by one call: no private memory, huge pages, prefetching, or files that fail late. */
@@ -66,6 +78,23 @@ export function wantedAccess({ region, params, mapping }: Sole): Access | null {
   if (region === null || params === null) return null;
   if (region.holes === "fault") return accessOf(params.writable, params.executable);
   return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
+}
+
+/** Whether one range of a partition's book is just `[start, end)`. */
+export function isExactly(book: RangeMap<Access>, start: number, end: number): boolean {
+  const entry = book.entryAt(start);
+  return entry?.start === start && entry.end === end;
+}
+
+/** The partition once it has `access` at `[start, end)`, or with `null` nothing. */
+export function withAccess(
+  { id, target, offset, pin, book, pinned, doubts, pinDoubts }: PartitionState,
+  start: number,
+  end: number,
+  access: Access | null,
+): PartitionState {
+  const next = access === null ? book.delete(start, end) : book.set(start, end, access);
+  return { id, target, offset, pin, book: next, pinned, doubts, pinDoubts };
 }
 
 /** What host memory has to do from one to the other, `null` for nothing. */

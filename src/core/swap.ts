@@ -10,12 +10,30 @@
  */
 
 import { hide, type Region, show } from "./overlap.ts";
-import { withBook } from "./plan_single.ts";
 import type { RangeMap } from "./range_map.ts";
-import { growth, isCalm, isPlain, isPlainMapping, NOBODY, type Sole, soleOf, vaStep, wantedAccess } from "./sole.ts";
-import { isSameMemory, type MapParams, type Mapping, type PartitionState, type State } from "./state.ts";
+import {
+  growth,
+  hasRoom,
+  isCalm,
+  isExactly,
+  isPlain,
+  isPlainMapping,
+  NOBODY,
+  type Sole,
+  soleOf,
+  vaStep,
+  wantedAccess,
+  withAccess,
+} from "./sole.ts";
+import {
+  isSameMemory,
+  type MapParams,
+  type Mapping,
+  type PartitionState,
+  type RegionState,
+  type State,
+} from "./state.ts";
 import type { PartitionStep, Step } from "./steps.ts";
-import type { Access } from "./targets.ts";
 
 /** A request that is one system call on host memory. */
 export interface Swap {
@@ -42,6 +60,7 @@ export function swapMapping(
   start: number,
   end: number,
   mapping: Mapping | null,
+  spareMappings: () => number,
 ): Swap | null {
   const owner = old.regions.get(region);
   if (owner === undefined || !isCalm(old)) return null;
@@ -53,29 +72,21 @@ export function swapMapping(
   const from: Sole = { region, params, mappings, mapping: gone };
   const to: Sole = { region, params, mappings, mapping };
   const step = tell(old.partitions, start, end, from, to);
-  if (step === undefined) return null;
-  const state: State = {
-    regions: old.regions.with(region, {
-      region,
-      params,
-      mappings: mapping === null ? mappings.delete(start, end) : mappings.set(start, end, mapping),
-    }),
-    layers: old.layers,
-    visible: old.visible,
-    beaten: old.beaten,
-    partitions: told(old.partitions, step),
-    dmaTargets: old.dmaTargets,
-    // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
-    vmas: old.vmas + (mapping === null ? 0 : 2) - (gone === null ? 0 : 2),
-    lost: old.lost,
-    poisoned: old.poisoned,
-    stale: old.stale,
-  };
+  // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
+  const vmas = old.vmas + (mapping === null ? 0 : 2) - (gone === null ? 0 : 2);
+  if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
+  const edited = mapping === null ? mappings.delete(start, end) : mappings.set(start, end, mapping);
+  const state = stateAfter(old, { region, params, mappings: edited }, old.visible, old.beaten, step, vmas);
   return { state, start, end, from, to, step, gone };
 }
 
 /** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
-export function swapRegion(old: State, region: Region, params: MapParams | null): Swap | null {
+export function swapRegion(
+  old: State,
+  region: Region,
+  params: MapParams | null,
+  spareMappings: () => number,
+): Swap | null {
   const owner = old.regions.get(region);
   if (owner === undefined || (owner.params === null) === (params === null) || !isCalm(old)) return null;
   const { start, end } = region.range;
@@ -89,24 +100,44 @@ export function swapRegion(old: State, region: Region, params: MapParams | null)
   if (next === undefined || (params !== null && next !== region)) return null;
   const other = params === null ? next : shown;
   const beneath = other === null ? NOBODY : soleOf(old, other, start, end);
-  if (beneath === null || !isPlain(own) || !isPlain(beneath)) return null;
-  if (!isOther(beneath.mapping, mapping)) return null;
+  if (beneath === null || !isOther(beneath.mapping, mapping) || !isPlain(own) || !isPlain(beneath)) return null;
   const [from, to] = params === null ? [own, beneath] : [beneath, own];
   const step = tell(old.partitions, start, end, from, to);
-  if (step === undefined) return null;
-  const state: State = {
-    regions: old.regions.with(region, { region, params, mappings }),
+  const vmas = old.vmas + growth(old, start, end, from, to);
+  if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
+  return {
+    state: stateAfter(old, { region, params, mappings }, view.visible, view.beaten, step, vmas),
+    start,
+    end,
+    from,
+    to,
+    step,
+    gone: null,
+  };
+}
+
+/** The state with `next` for its region, what is then to see, and the partitions as they are after `step`. */
+function stateAfter(
+  old: State,
+  next: RegionState,
+  visible: State["visible"],
+  beaten: State["beaten"],
+  step: PartitionStep | null,
+  vmas: number,
+): State {
+  return {
+    regions: old.regions.with(next.region, next),
     layers: old.layers,
-    visible: view.visible,
-    beaten: view.beaten,
-    partitions: told(old.partitions, step),
+    visible,
+    beaten,
+    // Where there is a step, there is one partition.
+    partitions: step === null ? old.partitions : [withAccess(step.partition, step.start, step.end, step.to)],
     dmaTargets: old.dmaTargets,
-    vmas: old.vmas + growth(old, start, end, from, to),
+    vmas,
     lost: old.lost,
     poisoned: old.poisoned,
     stale: old.stale,
   };
-  return { state, start, end, from, to, step, gone: null };
 }
 
 /** The steps of a swap in order, for undoing them. */
@@ -139,9 +170,6 @@ function tell(
   from: Sole,
   to: Sole,
 ): PartitionStep | null | undefined {
-  for (const { pin, target } of partitions) {
-    if (pin || (target.disposed ?? false)) return undefined;
-  }
   const held = wantedAccess(from);
   const wanted = wantedAccess(to);
   const [partition] = partitions;
@@ -150,17 +178,4 @@ function tell(
   const { target, book } = partition;
   const fits = wanted === null ? isExactly(book, start, end) : book.size < (target.capacity ?? Infinity);
   return fits ? { kind: "partition", partition, start, end, from: held, to: wanted, uncertain: false } : undefined;
-}
-
-function isExactly(book: RangeMap<Access>, start: number, end: number): boolean {
-  const entry = book.entryAt(start);
-  return entry?.start === start && entry.end === end;
-}
-
-/** What the partitions hold after `step`. */
-function told(partitions: readonly PartitionState[], step: PartitionStep | null): readonly PartitionState[] {
-  if (step === null) return partitions;
-  const { partition, start, end, to } = step;
-  const { book } = partition;
-  return [withBook(partition, to === null ? book.delete(start, end) : book.set(start, end, to))];
 }
