@@ -35,9 +35,15 @@ import { Errno, OsError } from "./os_error.ts";
 import { lockPages, unlockPages } from "./page_locks.ts";
 import { Reservation } from "./reservation.ts";
 import { hostView } from "./view.ts";
+import { word64 } from "./word64.ts";
 
 /** The size of an x86-64 large page: reservations are aligned to it, so that THP and hugetlb can be used in them. */
 const LARGE_PAGE = 2 ** 21;
+
+const READ_WRITE = PROT_READ | PROT_WRITE;
+const READ_ONLY = PROT_READ;
+const SHARED_HERE = MAP_SHARED | MAP_FIXED;
+const NOTHING_HERE = RESERVE_FLAGS | MAP_FIXED;
 
 /** How a reservation is made. */
 export interface ReserveOptions {
@@ -86,9 +92,6 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   readonly length: number;
   #reservation: Reservation;
   #disposed = false;
-  // Most mappings are as long as the one before, and making a bigint takes as long as three look-ups.
-  #lastLength = 0;
-  #lastLengthBig = 0n;
 
   private constructor(reservation: Reservation) {
     this.#reservation = reservation;
@@ -148,19 +151,21 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     policy: MemoryPolicy | undefined,
   ): void {
     this.#check(start, end);
-    const prot = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    let flags = RESERVE_FLAGS | MAP_FIXED;
+    const prot = writable ? READ_WRITE : READ_ONLY;
+    let flags = NOTHING_HERE;
     let fd = -1;
     if (mappable !== null) {
-      if (mappable.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
-      flags = MAP_SHARED | MAP_FIXED;
-      fd = mappable.fd;
+      const { file } = mappable;
+      if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
+      flags = SHARED_HERE;
+      fd = file.fd;
     }
+    if (!(fileOffset >= 0 && isInteger(fileOffset))) throw new RangeError(`File offset must not be ${fileOffset}`);
     const { sys, errno } = libc();
-    const at = BigInt(this.base + start);
-    const offset = fileOffset === 0 ? 0n : BigInt(fileOffset);
+    const at = word64(this.base + start);
+    const length = word64(end - start);
     // SAFETY: inside the reservation, as checked above.
-    const failed = sys.mmap(at, this.#bigLength(end - start), prot, flags, fd, offset) === -1 ? errno[0] : undefined;
+    const failed = sys.mmap(at, length, prot, flags, fd, word64(fileOffset)) === -1 ? errno[0] : undefined;
     if (failed !== undefined) this.#fail("mmap", failed, start, end);
     if (policy !== undefined) applyPolicy(this.base + start, end - start, policy);
   }
@@ -203,9 +208,9 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   protect(start: number, end: number, writable: boolean): void {
     this.#check(start, end);
     const { sys, errno } = libc();
-    const at = BigInt(this.base + start);
-    const size = BigInt(end - start);
-    const [prot, before] = writable ? [PROT_READ | PROT_WRITE, PROT_READ] : [PROT_READ, PROT_READ | PROT_WRITE];
+    const at = word64(this.base + start);
+    const size = word64(end - start);
+    const [prot, before] = writable ? [READ_WRITE, READ_ONLY] : [READ_ONLY, READ_WRITE];
     // SAFETY: inside the reservation.
     const failed = sys.mprotect(at, size, prot) === -1 ? errno[0] : undefined;
     if (failed === undefined) return;
@@ -224,10 +229,10 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   remove(start: number, end: number): void {
     this.#check(start, end);
     const { sys, errno } = libc();
-    const at = BigInt(this.base + start);
+    const at = word64(this.base + start);
+    const length = word64(end - start);
     // SAFETY: inside the reservation.
-    const length = this.#bigLength(end - start);
-    const failed = sys.mmap(at, length, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0n) === -1 ? errno[0] : undefined;
+    const failed = sys.mmap(at, length, PROT_NONE, NOTHING_HERE, -1, 0n) === -1 ? errno[0] : undefined;
     if (failed !== undefined) this.#fail("mmap", failed, start, end);
   }
 
@@ -307,22 +312,13 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     this.#reservation.release();
   }
 
-  #bigLength(length: number): bigint {
-    if (length !== this.#lastLength) {
-      this.#lastLength = length;
-      this.#lastLengthBig = BigInt(length);
-    }
-    return this.#lastLengthBig;
-  }
-
   #check(start: number, end: number): void {
     if (this.#reservation.released) throw new DisposedError("VaMapper");
-    // Written so that NaN fails it too. Alignment is the kernel's to check, at no cost.
-    if (!(start >= 0 && start < end && end <= this.length)) {
-      throw new RangeError(
-        `${hex(start)}-${hex(end)} is not a range inside a reservation of ${hex(this.length)} bytes`,
-      );
-    }
+    // Written so that NaN fails it too. Alignment is the kernel's to check, at no cost; fractions it would not see.
+    if (start >= 0 && start < end && end <= this.length && isInteger(start) && isInteger(end)) return;
+    throw new RangeError(
+      `${hex(start)}-${hex(end)} is not a range inside a reservation of ${hex(this.length)} bytes`,
+    );
   }
 
   /** Reports that a replacing call failed, after making sure that it left no hole. */
@@ -343,6 +339,11 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     }
     throw error;
   }
+}
+
+/** `Number.isInteger` for what is known to be a finite number: one instruction. */
+function isInteger(value: number): boolean {
+  return Math.floor(value) === value;
 }
 
 const withoutEffect = new WeakSet<Error>();

@@ -23,32 +23,23 @@ export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
 }
 
 /**
- * Checks what `addMapping` was given against the file as it is now, and makes the mapping with a file handle of its
- * own.
+ * Checks what `addMapping` was given for GPAs `[start, end)` against the file as it is now, and makes the mapping with a
+ * file handle of its own.
  */
-export function mappingOf(
-  region: Region,
-  options: MappingOptions,
-  va: VaTarget<Mappable>,
-): { mapping: Mapping; start: number; end: number } {
-  const { rangeInRegion, mappable, fileOffset = 0, writable = true, policy } = options;
-  const { start, end } = rangeIn(region, rangeInRegion);
+export function mappingOf(options: MappingOptions, start: number, end: number, va: VaTarget<Mappable>): Mapping {
+  const { mappable, fileOffset = 0, writable = true, policy } = options;
   checkAligned(fileOffset, "File offset");
   checkBoolean(writable, "writable");
   if (policy !== undefined) checkPolicy(policy);
   if (mappable === "private") {
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
-    return { mapping: { backing: null, delta: 0, writable, policy }, start, end };
+    return { backing: null, delta: 0, writable, policy };
   }
   if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
   const { file } = mappable;
   checkFile(file, fileOffset, start, end, writable);
   if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
-  return {
-    mapping: { backing: new FileBacking(mappable.clone(), file), delta: fileOffset - start, writable, policy },
-    start,
-    end,
-  };
+  return { backing: new FileBacking(mappable.clone(), file), delta: fileOffset - start, writable, policy };
 }
 
 /**

@@ -3,7 +3,6 @@ import { DisposedError, ReentrancyError } from "./core/errors.ts";
 import { type Region, regionsIn, type View } from "./core/overlap.ts";
 import { type Plan, plan } from "./core/plan.ts";
 import type { Span } from "./core/span.ts";
-import type { Sole } from "./core/sole.ts";
 import { type Swap, swapMapping, swapRegion, swapSteps } from "./core/swap.ts";
 import { type Change, type Damage, emptyState, type MapParams, type Mapping, type State } from "./core/state.ts";
 import type { VaTarget } from "./core/targets.ts";
@@ -169,7 +168,7 @@ export class MemoryMap {
   #swap(swap: Swap | null): boolean {
     if (swap === null) return false;
     const old = this.#state;
-    const { state, start, end, to, step, gone } = swap;
+    const { state, start, end, mapping, writable, step, gone } = swap;
     this.#invalidate();
     let failure: TransactionFailure | null = null;
     let done = 0;
@@ -178,23 +177,17 @@ export class MemoryMap {
         perform(step, this.#context);
         done++;
       }
-      this.#setHost(start, end, to);
+      if (mapping === null) this.#va.remove(start, end);
+      else this.#va.map(start, end, mappableOf(mapping), start + mapping.delta, writable, mapping.policy);
       done++;
       if (step !== null && step.to !== null) perform(step, this.#context);
     } catch (cause) {
-      failure = undo(swapSteps(swap), done, cause, old, this.#context);
+      failure = undo(swapSteps(old, swap), done, cause, old, this.#context);
     }
     this.#commitState(failure === null ? state : failure.state);
     if (failure !== null) throw failure.error;
     if (gone !== null) settleFile(gone);
     return true;
-  }
-
-  #setHost(start: number, end: number, { mapping, params }: Sole): void {
-    if (mapping === null) return this.#va.remove(start, end);
-    const { delta, policy } = mapping;
-    const writable = mapping.writable && params?.writable === true;
-    this.#va.map(start, end, mappableOf(mapping), start + delta, writable, policy);
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */

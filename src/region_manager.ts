@@ -353,7 +353,8 @@ export class RegionManager implements Disposable {
   }
 
   #addMapping(region: Region, options: MappingOptions): void {
-    const { mapping, start, end } = mappingOf(region, options, this.#va);
+    const { start, end } = rangeIn(region, options.rangeInRegion);
+    const mapping = mappingOf(options, start, end, this.#va);
     const state = this.#stateWith(region, mapping);
     if (this.#map.swapMapping(region, start, end, mapping, this.#locks)) return;
     this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);

@@ -130,37 +130,23 @@ function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): 
   const from = firstTouched(leaf, start);
   let to = from;
   while (to < leaf.length && leaf[to] as number < end) to += ENTRY;
-  if (to === from && value === NOTHING) return leaf;
-  if (to === from + ENTRY && value !== NOTHING && leaf[from] === start && leaf[from + 1] === end) {
-    const copy = leaf.slice();
-    copy[from + 2] = value;
-    return copy;
+  if (to === from) {
+    if (value === NOTHING) return leaf;
+    return leaf.length < LEAF_WIDTH * ENTRY ? leaf.toSpliced(from, 0, start, end, value) : null;
   }
   // What is left of the first entry touched, the new one, what is left of the last entry touched.
-  const leavesLeft = from < to && leaf[from] as number < start;
-  const leavesRight = from < to && leaf[to - 2] as number > end;
-  const added = (leavesLeft ? ENTRY : 0) + (value === NOTHING ? 0 : ENTRY) + (leavesRight ? ENTRY : 0);
-  const length = leaf.length - (to - from) + added;
-  if (length === 0 || length > LEAF_WIDTH * ENTRY) return null;
-  const copy: unknown[] = new Array(length);
-  for (let i = 0; i < from; i++) copy[i] = leaf[i];
-  let at = from;
-  if (leavesLeft) {
-    copy[at++] = leaf[from];
-    copy[at++] = start;
-    copy[at++] = leaf[from + 2];
-  }
-  if (value !== NOTHING) {
-    copy[at++] = start;
-    copy[at++] = end;
-    copy[at++] = value;
-  }
-  if (leavesRight) {
-    copy[at++] = end;
-    copy[at++] = leaf[to - 2];
-    copy[at++] = leaf[to - 1];
-  }
-  for (let i = to; i < leaf.length; i++) copy[at++] = leaf[i];
+  const pieces: unknown[] = leaf[from] as number < start ? [leaf[from], start, leaf[from + 2]] : [];
+  if (value !== NOTHING) pieces.push(start, end, value);
+  if (leaf[to - 2] as number > end) pieces.push(end, leaf[to - 2], leaf[to - 1]);
+  const length = leaf.length - (to - from) + pieces.length;
+  return length === 0 || length > LEAF_WIDTH * ENTRY ? null : leaf.toSpliced(from, to - from, ...pieces);
+}
+
+/** A leaf in which the entry in `cell` has another value, or with `NOTHING` is gone. */
+function withValue(leaf: Node, cell: number, value: unknown): Node {
+  if (value === NOTHING) return leaf.toSpliced(cell, ENTRY);
+  const copy = leaf.slice();
+  copy[cell + 2] = value;
   return copy;
 }
 
@@ -256,6 +242,14 @@ function collect<V>(
 
 const NO_ENTRIES: readonly never[] = [];
 
+/** A map after one value has given way to another, and the one that has. */
+export interface Exchange<V> {
+  /** The map after it. */
+  readonly map: RangeMap<V>;
+  /** What was there, `null` for nothing. */
+  readonly was: V | null;
+}
+
 /** An immutable, ordered map from disjoint half-open ranges of numbers to values. */
 export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The map without entries, of any value type. */
@@ -314,15 +308,34 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     return leaf[cell + 1] as number < end ? undefined : leaf[cell + 2] as V;
   }
 
-  /** The value of the entry that is just `[start, end)`, `null` for none; `undefined` where others overlap or touch it. */
-  alone(start: number, end: number): V | null | undefined {
+  /**
+   * Puts `value` into `[start, end)`, or with `null` takes away what is there, where that is one entry or a gap, and no
+   * other entry overlaps or touches it.
+   *
+   * @returns The map after it, and what was there; `null` where it is not that simple.
+   */
+  exchange(start: number, end: number, value: V | null): Exchange<V> | null {
+    if (this.#height > 0) return this.#exchangeBelow(start, end, value);
+    const leaf = this.#root;
+    const cell = firstTouched(leaf, start - 1);
+    if (cell >= leaf.length || leaf[cell] as number > end) {
+      if (value === null || leaf.length === LEAF_WIDTH * ENTRY) return null;
+      return { map: new RangeMap<V>(leaf.toSpliced(cell, 0, start, end, value), 0), was: null };
+    }
+    if (leaf[cell] !== start || leaf[cell + 1] !== end) return null;
+    if (cell + ENTRY < leaf.length && leaf[cell + ENTRY] === end) return null;
+    return { map: new RangeMap<V>(withValue(leaf, cell, value ?? NOTHING), 0), was: leaf[cell + 2] as V };
+  }
+
+  /** The same in a map of more than one leaf, where the leaf has to show by itself that nothing else is touched. */
+  #exchangeBelow(start: number, end: number, value: V | null): Exchange<V> | null {
     const leaf = this.#leafAt(start - 1);
     const cell = firstTouched(leaf, start - 1);
     const isExact = leaf[cell] === start && leaf[cell + 1] === end;
     const next = isExact ? cell + ENTRY : cell;
-    // Of what is in the next leaf nothing is known here.
-    const isFree = next < leaf.length ? leaf[next] as number > end : this.#height === 0;
-    return isFree ? isExact ? leaf[cell + 2] as V : null : undefined;
+    if (next >= leaf.length || leaf[next] as number <= end || (!isExact && value === null)) return null;
+    const map = value === null ? this.delete(start, end) : this.set(start, end, value);
+    return { map, was: isExact ? leaf[cell + 2] as V : null };
   }
 
   /** Whether an entry overlaps `[start, end)`. */

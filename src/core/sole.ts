@@ -75,7 +75,11 @@ export function isPlainMapping(mapping: Mapping | null): boolean {
 
 /** What partitions should have there, `null` for nothing. */
 export function wantedAccess({ region, params, mapping }: Sole): Access | null {
-  if (region === null || params === null) return null;
+  return region === null || params === null ? null : accessIn(region, params, mapping);
+}
+
+/** What partitions should have where `region` shows `mapping`. */
+export function accessIn(region: Region, params: MapParams, mapping: Mapping | null): Access | null {
   if (region.holes === "fault") return accessOf(params.writable, params.executable);
   return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
 }

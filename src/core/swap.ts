@@ -12,6 +12,7 @@
 import { hide, type Region, show } from "./overlap.ts";
 import type { RangeMap } from "./range_map.ts";
 import {
+  accessIn,
   growth,
   hasRoom,
   isCalm,
@@ -20,6 +21,7 @@ import {
   isPlainMapping,
   NOBODY,
   type Sole,
+  soleIn,
   soleOf,
   vaStep,
   wantedAccess,
@@ -34,6 +36,7 @@ import {
   type State,
 } from "./state.ts";
 import type { PartitionStep, Step } from "./steps.ts";
+import type { Access } from "./targets.ts";
 
 /** A request that is one system call on host memory. */
 export interface Swap {
@@ -43,10 +46,10 @@ export interface Swap {
   readonly start: number;
   /** One past the last. */
   readonly end: number;
-  /** What shows before. */
-  readonly from: Sole;
-  /** What shows afterwards. */
-  readonly to: Sole;
+  /** What host memory is to show, `null` for nothing. */
+  readonly mapping: Mapping | null;
+  /** Whether it may be written. */
+  readonly writable: boolean;
   /** The range that the partition loses before, or gets afterwards. */
   readonly step: PartitionStep | null;
   /** The mapping that is in no region any more. */
@@ -66,18 +69,26 @@ export function swapMapping(
   if (owner === undefined || !isCalm(old)) return null;
   const { params, mappings } = owner;
   if (params === null || params.prefetch || !showsAlone(old.visible, region, start, end)) return null;
-  const gone = mappings.alone(start, end);
-  if (gone === undefined || !isPlainMapping(gone) || !isPlainMapping(mapping)) return null;
-  if (!isOther(gone, mapping)) return null;
-  const from: Sole = { region, params, mappings, mapping: gone };
-  const to: Sole = { region, params, mappings, mapping };
-  const step = tell(old.partitions, start, end, from, to);
+  const edit = mappings.exchange(start, end, mapping);
+  if (edit === null) return null;
+  const { map, was } = edit;
+  if (!isPlainMapping(was) || !isPlainMapping(mapping)) return null;
+  if (was !== null && mapping !== null && isSameMemory(was, mapping)) return null;
   // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
-  const vmas = old.vmas + (mapping === null ? 0 : 2) - (gone === null ? 0 : 2);
+  const vmas = old.vmas + (mapping === null ? 0 : 2) - (was === null ? 0 : 2);
+  const step = keepsAccess(region, was, mapping)
+    ? null
+    : tell(old.partitions, start, end, accessIn(region, params, was), accessIn(region, params, mapping));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
-  const edited = mapping === null ? mappings.delete(start, end) : mappings.set(start, end, mapping);
-  const state = stateAfter(old, { region, params, mappings: edited }, old.visible, old.beaten, step, vmas);
-  return { state, start, end, from, to, step, gone };
+  return {
+    state: stateAfter(old, { region, params, mappings: map }, old.visible, old.beaten, step, vmas),
+    start,
+    end,
+    mapping,
+    writable: mapping !== null && mapping.writable === true && params.writable === true,
+    step,
+    gone: was,
+  };
 }
 
 /** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
@@ -102,15 +113,15 @@ export function swapRegion(
   const beneath = other === null ? NOBODY : soleOf(old, other, start, end);
   if (beneath === null || !isOther(beneath.mapping, mapping) || !isPlain(own) || !isPlain(beneath)) return null;
   const [from, to] = params === null ? [own, beneath] : [beneath, own];
-  const step = tell(old.partitions, start, end, from, to);
+  const step = tell(old.partitions, start, end, wantedAccess(from), wantedAccess(to));
   const vmas = old.vmas + growth(old, start, end, from, to);
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
   return {
     state: stateAfter(old, { region, params, mappings }, view.visible, view.beaten, step, vmas),
     start,
     end,
-    from,
-    to,
+    mapping: to.mapping,
+    writable: to.mapping !== null && to.mapping.writable && to.params?.writable === true,
     step,
     gone: null,
   };
@@ -141,9 +152,16 @@ function stateAfter(
 }
 
 /** The steps of a swap in order, for undoing them. */
-export function swapSteps({ start, end, from, to, step }: Swap): readonly Step[] {
-  const steps = step?.to === null ? [step, vaStep(start, end, from, to)] : [vaStep(start, end, from, to), step];
-  return steps.filter((step) => step !== null);
+export function swapSteps(old: State, { state, start, end, step }: Swap): readonly Step[] {
+  const [from, to] = [soleIn(old, start, end), soleIn(state, start, end)];
+  if (from === null || to === null) throw new Error("A swap is of one thing for another");
+  const va = vaStep(start, end, from, to);
+  return (step?.to === null ? [step, va] : [va, step]).filter((step) => step !== null);
+}
+
+/** Whether it makes no difference to partitions which of the two `region` shows. */
+function keepsAccess({ holes }: Region, a: Mapping | null, b: Mapping | null): boolean {
+  return holes === "fault" || (a !== null && b !== null && a.writable === b.writable);
 }
 
 /** Whether the two are not the same memory, so that host memory is mapped anew or given back. */
@@ -167,13 +185,12 @@ function tell(
   partitions: readonly PartitionState[],
   start: number,
   end: number,
-  from: Sole,
-  to: Sole,
+  held: Access | null,
+  wanted: Access | null,
 ): PartitionStep | null | undefined {
-  const held = wantedAccess(from);
-  const wanted = wantedAccess(to);
+  if (held === wanted) return null;
   const [partition] = partitions;
-  if (held === wanted || partition === undefined) return null;
+  if (partition === undefined) return null;
   if (partitions.length > 1 || (held !== null && wanted !== null)) return undefined;
   const { target, book } = partition;
   const fits = wanted === null ? isExactly(book, start, end) : book.size < (target.capacity ?? Infinity);
