@@ -139,9 +139,10 @@ export class MemoryMap {
     let failed = true;
     this.#busy = true;
     try {
-      const made = this.#swap(swapMapping(this.#state, region, start, end, mapping, this.#spareMappings));
+      const swap = swapMapping(this.#state, region, start, end, mapping, this.#spareMappings);
+      if (swap !== null) this.#swap(swap, start, end);
       failed = false;
-      return made;
+      return swap !== null;
     } finally {
       this.#busy = false;
       if (failed && mapping !== null) closeFile(mapping);
@@ -153,7 +154,9 @@ export class MemoryMap {
     if (!this.#isQuiet(locks)) return false;
     this.#busy = true;
     try {
-      return this.#swap(swapRegion(this.#state, region, params, this.#spareMappings));
+      const swap = swapRegion(this.#state, region, params, this.#spareMappings);
+      if (swap !== null) this.#swap(swap, region.range.start, region.range.end);
+      return swap !== null;
     } finally {
       this.#busy = false;
     }
@@ -165,10 +168,9 @@ export class MemoryMap {
       locks.isEmpty;
   }
 
-  #swap(swap: Swap | null): boolean {
-    if (swap === null) return false;
+  #swap(swap: Swap, start: number, end: number): void {
     const old = this.#state;
-    const { state, start, end, mapping, writable, step, gone } = swap;
+    const { state, mapping, writable, step, gone } = swap;
     this.#invalidate();
     let failure: TransactionFailure | null = null;
     let done = 0;
@@ -182,12 +184,11 @@ export class MemoryMap {
       done++;
       if (step !== null && step.to !== null) perform(step, this.#context);
     } catch (cause) {
-      failure = undo(swapSteps(old, swap), done, cause, old, this.#context);
+      failure = undo(swapSteps(old, swap, start, end), done, cause, old, this.#context);
     }
     this.#commitState(failure === null ? state : failure.state);
     if (failure !== null) throw failure.error;
     if (gone !== null) settleFile(gone);
-    return true;
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */

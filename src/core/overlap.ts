@@ -204,22 +204,36 @@ export interface View {
   readonly beaten: Layers;
 }
 
-/** A view, and where its winner is another one than before. */
+/** A view in which one region more or less is mapped, and what that did to the region's range. */
 export interface Repainted extends View {
   /** Where the winner changed, in order. */
   readonly changed: readonly Span[];
+  /** Who was shown throughout the range, `null` for nobody, `undefined` for several or what is not known. */
+  readonly before: Region | null | undefined;
+  /** Who is shown throughout now, in the same way. */
+  readonly after: Region | null | undefined;
 }
 
 /** The view once `region`, which was not mapped, is. */
 export function show({ visible, beaten }: View, region: Region): Repainted {
   const { start, end } = region.range;
-  const only = visible.throughout(start, end);
-  if (only === null) return { visible: visible.set(start, end, region), beaten, changed: [{ start, end }] };
-  if (only !== undefined) {
-    return beats(only, region)
-      ? { visible, beaten: addToLayers(beaten, region), changed: [] }
-      : { visible: visible.set(start, end, region), beaten: addToLayers(beaten, only), changed: [{ start, end }] };
+  const before = visible.throughout(start, end);
+  if (before === undefined) return showAmong(visible, beaten, region);
+  if (before !== null && beats(before, region)) {
+    return { visible, beaten: addToLayers(beaten, region), changed: [], before, after: before };
   }
+  return {
+    visible: visible.set(start, end, region),
+    beaten: before === null ? beaten : addToLayers(beaten, before),
+    changed: [{ start, end }],
+    before,
+    after: region,
+  };
+}
+
+/** The same where others are shown in parts of its range. */
+function showAmong(visible: RangeMap<Region>, beaten: Layers, region: Region): Repainted {
+  const { start, end } = region.range;
   let losers = beaten;
   const changed: { start: number; end: number }[] = [];
   let cursor = start;
@@ -239,23 +253,39 @@ export function show({ visible, beaten }: View, region: Region): Repainted {
   take(end);
   let painted = visible;
   for (const span of changed) painted = painted.set(span.start, span.end, region);
-  return { visible: painted, beaten: losers, changed };
+  return { visible: painted, beaten: losers, changed, before: undefined, after: undefined };
 }
 
 /** The view once `region` is mapped no longer and gives way to the best beneath it. */
 export function hide({ visible, beaten }: View, region: Region): Repainted {
-  const changed = fragments(visible, region);
+  const { start, end } = region.range;
   const left = removeFromLayers(beaten, region);
+  if (visible.throughout(start, end) === region) {
+    const after = winnerThroughout(left, region.priority, start, end);
+    const painted = uncovered(visible, left, region, start, end, after);
+    return { visible: painted, beaten: left, changed: [{ start, end }], before: region, after };
+  }
+  const changed = fragments(visible, region);
   let painted = visible;
   for (const { start, end } of changed) {
     const only = winnerThroughout(left, region.priority, start, end);
-    painted = only === null
-      ? painted.delete(start, end)
-      : only !== undefined && only.range.start === start && only.range.end === end
-      ? painted.set(start, end, only)
-      : paint(painted, start, end, winners(left, region.priority, start, end), isSame);
+    painted = uncovered(painted, left, region, start, end, only);
   }
-  return { visible: painted, beaten: left, changed };
+  return { visible: painted, beaten: left, changed, before: undefined, after: undefined };
+}
+
+/** `visible` with `[start, end)` given to the best in `left` beneath `region`; to `only` where that is one. */
+function uncovered(
+  visible: RangeMap<Region>,
+  left: Layers,
+  region: Region,
+  start: number,
+  end: number,
+  only: Region | null | undefined,
+): RangeMap<Region> {
+  if (only === null) return visible.delete(start, end);
+  if (only !== undefined && only.range.start === start && only.range.end === end) return visible.set(start, end, only);
+  return paint(visible, start, end, winners(left, region.priority, start, end), isSame);
 }
 
 /** Where `region` is shown inside `[start, end)`, by default anywhere. */

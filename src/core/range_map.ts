@@ -134,6 +134,9 @@ function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): 
     if (value === NOTHING) return leaf;
     return leaf.length < LEAF_WIDTH * ENTRY ? leaf.toSpliced(from, 0, start, end, value) : null;
   }
+  if (value !== NOTHING && to === from + ENTRY && leaf[from] === start && leaf[from + 1] === end) {
+    return withValue(leaf, from, value);
+  }
   // What is left of the first entry touched, the new one, what is left of the last entry touched.
   const pieces: unknown[] = leaf[from] as number < start ? [leaf[from], start, leaf[from + 2]] : [];
   if (value !== NOTHING) pieces.push(start, end, value);
@@ -302,10 +305,15 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   /** What `[start, end)` is throughout: the value of one entry, `null` for a gap; `undefined` where it is not one thing. */
   throughout(start: number, end: number): V | null | undefined {
     const leaf = this.#leafAt(start);
-    const cell = firstTouched(leaf, start);
-    if (cell >= leaf.length) return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
-    if (leaf[cell] as number > start) return leaf[cell] as number < end ? undefined : null;
-    return leaf[cell + 1] as number < end ? undefined : leaf[cell + 2] as V;
+    const cell = entryCell(leaf, start);
+    if (cell >= 0) {
+      const to = leaf[cell + 1] as number;
+      if (to >= end) return leaf[cell + 2] as V;
+      if (to > start) return undefined;
+    }
+    const next = cell + ENTRY;
+    if (next < leaf.length) return leaf[next] as number < end ? undefined : null;
+    return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
   }
 
   /**
@@ -336,6 +344,18 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     if (next >= leaf.length || leaf[next] as number <= end || (!isExact && value === null)) return null;
     const map = value === null ? this.delete(start, end) : this.set(start, end, value);
     return { map, was: isExact ? leaf[cell + 2] as V : null };
+  }
+
+  /** Whether it is certain that no entry touches `[start, end)` from outside. */
+  standsApart(start: number, end: number): boolean {
+    const leaf = this.#leafAt(start - 1);
+    let cell = firstTouched(leaf, start - 1);
+    if (cell < leaf.length && leaf[cell] as number < start) return false;
+    while (cell < leaf.length && leaf[cell] as number < end) {
+      if (leaf[cell + 1] as number > end) return false;
+      cell += ENTRY;
+    }
+    return cell < leaf.length ? leaf[cell] !== end : this.#height === 0;
   }
 
   /** Whether an entry overlaps `[start, end)`. */

@@ -50,8 +50,9 @@ export function soleOf(state: State, region: Region, start: number, end: number)
  */
 export function isCalm({ dmaTargets, partitions, lost, poisoned, stale }: State): boolean {
   if (dmaTargets.length > 0 || !lost.isEmpty || !poisoned.isEmpty || !stale.isEmpty) return false;
-  for (const { pin, target } of partitions) {
-    if (pin || (target.disposed ?? false)) return false;
+  for (let i = 0; i < partitions.length; i++) {
+    const { pin, target } = partitions[i]!;
+    if (pin || target.disposed === true) return false;
   }
   return true;
 }
@@ -80,8 +81,10 @@ export function wantedAccess({ region, params, mapping }: Sole): Access | null {
 
 /** What partitions should have where `region` shows `mapping`. */
 export function accessIn(region: Region, params: MapParams, mapping: Mapping | null): Access | null {
-  if (region.holes === "fault") return accessOf(params.writable, params.executable);
-  return mapping === null ? null : accessOf(params.writable && mapping.writable, params.executable);
+  if (region.holes !== "fault" && mapping === null) return null;
+  // Compared with `true` here and below because compiled code does not know that they can be nothing else than booleans.
+  const writable = params.writable === true && (region.holes === "fault" || mapping?.writable === true);
+  return accessOf(writable, params.executable === true);
 }
 
 /** Whether one range of a partition's book is just `[start, end)`. */
@@ -121,6 +124,7 @@ function pieceOf({ region, params, mapping }: Sole): Piece | null {
 
 /** How many kernel mappings more there are once `from` has given way to `to`. */
 export function growth(old: State, start: number, end: number, from: Sole, to: Sole): number {
+  if (old.visible.standsApart(start, end)) return (to.mapping === null ? 0 : 2) - (from.mapping === null ? 0 : 2);
   const left = soleAt(old, start - 1, from);
   const right = soleAt(old, end, from);
   return edge(left, to) + edge(to, right) - edge(left, from) - edge(from, right);
@@ -139,7 +143,7 @@ function soleAt(state: State, gpa: number, { region, params, mappings }: Sole): 
 /** 0 where one kernel mapping holds both neighbours, else 1. */
 function edge(a: Sole, b: Sole): 0 | 1 {
   if (a.mapping === null || b.mapping === null) return a.mapping === b.mapping ? 0 : 1;
-  const aWritable = a.mapping.writable && a.params?.writable === true;
-  const bWritable = b.mapping.writable && b.params?.writable === true;
+  const aWritable = a.mapping.writable === true && a.params?.writable === true;
+  const bWritable = b.mapping.writable === true && b.params?.writable === true;
   return aWritable === bWritable && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
 }

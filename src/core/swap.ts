@@ -42,10 +42,6 @@ import type { Access } from "./targets.ts";
 export interface Swap {
   /** The state after it. */
   readonly state: State;
-  /** The first GPA. */
-  readonly start: number;
-  /** One past the last. */
-  readonly end: number;
   /** What host memory is to show, `null` for nothing. */
   readonly mapping: Mapping | null;
   /** Whether it may be written. */
@@ -82,8 +78,6 @@ export function swapMapping(
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
   return {
     state: stateAfter(old, { region, params, mappings: map }, old.visible, old.beaten, step, vmas),
-    start,
-    end,
     mapping,
     writable: mapping !== null && mapping.writable === true && params.writable === true,
     step,
@@ -103,25 +97,24 @@ export function swapRegion(
   const { start, end } = region.range;
   const { mappings } = owner;
   const mapping = mappings.throughout(start, end);
-  const shown = old.visible.throughout(start, end);
-  if (mapping === undefined || shown === undefined || (params === null && shown !== region)) return null;
+  if (mapping === undefined) return null;
+  const { visible, beaten, before, after } = params === null ? hide(old, region) : show(old, region);
+  if (before === undefined || after === undefined || (params !== null && after !== region)) return null;
   const own: Sole = { region, params: params ?? owner.params, mappings, mapping };
-  const view = params === null ? hide(old, region) : show(old, region);
-  const next = view.visible.throughout(start, end);
-  if (next === undefined || (params !== null && next !== region)) return null;
-  const other = params === null ? next : shown;
+  const other = params === null ? after : before;
   const beneath = other === null ? NOBODY : soleOf(old, other, start, end);
   if (beneath === null || !isOther(beneath.mapping, mapping) || !isPlain(own) || !isPlain(beneath)) return null;
   const [from, to] = params === null ? [own, beneath] : [beneath, own];
-  const step = tell(old.partitions, start, end, wantedAccess(from), wantedAccess(to));
   const vmas = old.vmas + growth(old, start, end, from, to);
+  const writable = isWritable(to);
+  const step = writable === isWritable(from) && areLike(from, to)
+    ? null
+    : tell(old.partitions, start, end, wantedAccess(from), wantedAccess(to));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
   return {
-    state: stateAfter(old, { region, params, mappings }, view.visible, view.beaten, step, vmas),
-    start,
-    end,
+    state: stateAfter(old, { region, params, mappings }, visible, beaten, step, vmas),
     mapping: to.mapping,
-    writable: to.mapping !== null && to.mapping.writable && to.params?.writable === true,
+    writable,
     step,
     gone: null,
   };
@@ -151,8 +144,8 @@ function stateAfter(
   };
 }
 
-/** The steps of a swap in order, for undoing them. */
-export function swapSteps(old: State, { state, start, end, step }: Swap): readonly Step[] {
+/** The steps of a swap of `[start, end)` in order, for undoing them. */
+export function swapSteps(old: State, { state, step }: Swap, start: number, end: number): readonly Step[] {
   const [from, to] = [soleIn(old, start, end), soleIn(state, start, end)];
   if (from === null || to === null) throw new Error("A swap is of one thing for another");
   const va = vaStep(start, end, from, to);
@@ -162,6 +155,17 @@ export function swapSteps(old: State, { state, start, end, step }: Swap): readon
 /** Whether it makes no difference to partitions which of the two `region` shows. */
 function keepsAccess({ holes }: Region, a: Mapping | null, b: Mapping | null): boolean {
   return holes === "fault" || (a !== null && b !== null && a.writable === b.writable);
+}
+
+function isWritable({ mapping, params }: Sole): boolean {
+  return mapping !== null && params !== null && mapping.writable === true && params.writable === true;
+}
+
+/** Whether partitions need not care which of the two shows, if both may be written or neither. */
+function areLike(a: Sole, b: Sole): boolean {
+  if (a.mapping === null || b.mapping === null || a.region === null || b.region === null) return false;
+  if (a.region.holes !== "exit" || b.region.holes !== "exit") return false;
+  return a.params?.executable === b.params?.executable;
 }
 
 /** Whether the two are not the same memory, so that host memory is mapped anew or given back. */
