@@ -151,9 +151,11 @@ function load(): Libc {
   }
   const location = sys.__errno_location();
   if (location === null) throw new MembackingError("The C library has no errno for this thread");
+  // Copied because Deno's own table has no prototype, which the engine looks up by hashing, at each call.
+  const copy = { ...sys };
   // SAFETY: __errno_location() points to the calling thread's int errno, which lives as long as the thread; this
   // module instance does not outlive the thread it runs on.
-  return { sys, errno: new Int32Array(Deno.UnsafePointerView.getArrayBuffer(location, 4)) };
+  return { sys: copy, errno: new Int32Array(Deno.UnsafePointerView.getArrayBuffer(location, 4)) };
 }
 
 /**

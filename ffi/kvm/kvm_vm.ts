@@ -42,6 +42,7 @@ export interface VmSetup {
 }
 
 const TWO_32 = 2 ** 32;
+const SET_MEMORY_REGION = REQUEST.KVM_SET_USER_MEMORY_REGION;
 
 /**
  * A KVM virtual machine. As a `Partition`, it keeps one memory slot per range.
@@ -70,7 +71,9 @@ export class KvmVm implements Partition, Disposable {
   #vcpus = new Set<KvmVcpu>();
   // Whether someone else may keep the kernel's VM alive.
   #handedOut = false;
-  #region: Uint32Array<ArrayBuffer> = new Uint32Array(MEMORY_REGION.size / 4);
+  // In a buffer of its own, which the engine never moves: a pointer to it is good for as long as this object lives.
+  readonly #region: Uint32Array<ArrayBuffer> = new Uint32Array(new ArrayBuffer(MEMORY_REGION.size));
+  readonly #regionAddress: bigint = Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.#region));
   #owner: VcpuOwner = {
     shared: () => this.#handedOut = true,
     gone: (vcpu) => this.#vcpus.delete(vcpu),
@@ -299,8 +302,8 @@ export class KvmVm implements Partition, Disposable {
     region[6] = hva >>> 0;
     region[7] = hva / TWO_32;
     const { sys, errno } = libc();
-    // SAFETY: the struct has the size of the request; that the host memory stays is seen to above.
-    return sys.ioctl(fd, REQUEST.KVM_SET_USER_MEMORY_REGION, region) === -1 ? errno[0] ?? 0 : 0;
+    // SAFETY: the struct has the size of the request and stays where it is; that the host memory does is seen to above.
+    return sys.ioctlValue(fd, SET_MEMORY_REGION, this.#regionAddress) === -1 ? errno[0] ?? 0 : 0;
   }
 
   #retain(hva: number, length: number): Reservation | undefined {

@@ -142,7 +142,7 @@ function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): 
   if (value !== NOTHING) pieces.push(start, end, value);
   if (leaf[to - 2] as number > end) pieces.push(end, leaf[to - 2], leaf[to - 1]);
   const length = leaf.length - (to - from) + pieces.length;
-  return length === 0 || length > LEAF_WIDTH * ENTRY ? null : leaf.toSpliced(from, to - from, ...pieces);
+  return length > LEAF_WIDTH * ENTRY ? null : leaf.toSpliced(from, to - from, ...pieces);
 }
 
 /** A leaf in which the entry in `cell` has another value, or with `NOTHING` is gone. */
