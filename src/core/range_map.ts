@@ -201,10 +201,14 @@ function replaceIn<V>(
   pieces: readonly Entry<V>[],
 ): Node[] {
   if (height === 0) {
+    const entries: Entry<V>[] = [];
+    pushEntries(entries, node, 0, -Infinity, start);
     const cells: unknown[] = [];
-    collect<V>(node, 0, -Infinity, start, (from, to, value) => cells.push(from, Math.min(to, start), value));
+    for (const { start: from, end: to, value } of entries) cells.push(from, Math.min(to, start), value);
     for (const piece of pieces) cells.push(piece.start, piece.end, piece.value);
-    collect<V>(node, 0, end, Infinity, (from, to, value) => cells.push(Math.max(from, end), to, value));
+    entries.length = 0;
+    pushEntries(entries, node, 0, end, Infinity);
+    for (const { start: from, end: to, value } of entries) cells.push(Math.max(from, end), to, value);
     return leaves(cells);
   }
   const children = childrenOf(node);
@@ -223,23 +227,17 @@ function replaceIn<V>(
   return inners(children, height - 1);
 }
 
-/** Hands the entries that overlap `[start, end)` to `take`, in order. */
-function collect<V>(
-  node: Node,
-  height: number,
-  start: number,
-  end: number,
-  take: (start: number, end: number, value: V) => void,
-): void {
+/** Adds the entries that overlap `[start, end)` to `entries`, whole and in order. */
+function pushEntries<V>(entries: Entry<V>[], node: Node, height: number, start: number, end: number): void {
   if (height === 0) {
     for (let i = firstTouched(node, start); i < node.length && node[i] as number < end; i += ENTRY) {
-      take(node[i] as number, node[i + 1] as number, node[i + 2] as V);
+      entries.push(entryOf(node, i));
     }
     return;
   }
   const firsts = firstsOf(node);
   for (let i = childIndex(node, start); i < firsts.length && firsts[i]! < end; i++) {
-    collect(childAt(node, i), height - 1, start, end, take);
+    pushEntries(entries, childAt(node, i), height - 1, start, end);
   }
 }
 
@@ -374,8 +372,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     if (cell >= leaf.length ? this.#height === 0 : leaf[cell] as number >= end) return NO_ENTRIES;
     if (cell < leaf.length && leaf[cell + 1] as number >= end) return [entryOf(leaf, cell)];
     const entries: Entry<V>[] = [];
-    const take = (start: number, end: number, value: V) => entries.push({ start, end, value });
-    collect(this.#root, this.#height, start, end, take);
+    pushEntries(entries, this.#root, this.#height, start, end);
     return entries;
   }
 

@@ -104,7 +104,8 @@ export function swapRegion(
   const other = params === null ? after : before;
   const beneath = other === null ? NOBODY : soleOf(old, other, start, end);
   if (beneath === null || !isOther(beneath.mapping, mapping) || !isPlain(own) || !isPlain(beneath)) return null;
-  const [from, to] = params === null ? [own, beneath] : [beneath, own];
+  const from = params === null ? own : beneath;
+  const to = params === null ? beneath : own;
   const vmas = old.vmas + growth(old, start, end, from, to);
   const writable = isWritable(to);
   const step = writable === isWritable(from) && areLike(from, to)
@@ -163,9 +164,9 @@ function isWritable({ mapping, params }: Sole): boolean {
 
 /** Whether partitions need not care which of the two shows, if both may be written or neither. */
 function areLike(a: Sole, b: Sole): boolean {
-  if (a.mapping === null || b.mapping === null || a.region === null || b.region === null) return false;
-  if (a.region.holes !== "exit" || b.region.holes !== "exit") return false;
-  return a.params?.executable === b.params?.executable;
+  if (a.mapping === null || b.mapping === null || a.params === null || b.params === null) return false;
+  if (a.region?.holes !== "exit" || b.region?.holes !== "exit") return false;
+  return a.params === b.params || (a.params.executable === true) === (b.params.executable === true);
 }
 
 /** Whether the two are not the same memory, so that host memory is mapped anew or given back. */

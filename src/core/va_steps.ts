@@ -159,6 +159,7 @@ class Walk {
   }
 
   over(start: number, stop: number, before: readonly Entry<Piece>[], after: readonly Entry<Piece>[]): void {
+    const isDamaged = !this.#old.lost.isEmpty || !this.#old.poisoned.isEmpty;
     let cursor = start;
     let i = 0;
     let j = 0;
@@ -178,7 +179,7 @@ class Walk {
         if (newEntry.start <= cursor) newPiece = newEntry.value;
         end = Math.min(end, newPiece === null ? newEntry.start : newEntry.end);
       }
-      if (this.#old.lost.size + this.#old.poisoned.size > 0) this.#damaged(cursor, end, oldPiece, newPiece);
+      if (isDamaged) this.#damaged(cursor, end, oldPiece, newPiece);
       else this.#segment(cursor, end, oldPiece, newPiece);
       cursor = end;
     }
