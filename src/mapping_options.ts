@@ -39,7 +39,8 @@ export function mappingOf(options: MappingOptions, start: number, end: number, v
   const { file } = mappable;
   checkFile(file, fileOffset, start, end, writable);
   if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
-  return { backing: new FileBacking(mappable.clone(), file), delta: fileOffset - start, writable, policy };
+  const backing = new FileBacking(mappable.clone(), file);
+  return { backing, delta: fileOffset - start, writable, policy };
 }
 
 /**

@@ -326,11 +326,13 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     const cell = firstTouched(leaf, start - 1);
     if (cell >= leaf.length || leaf[cell] as number > end) {
       if (value === null || leaf.length === LEAF_WIDTH * ENTRY) return null;
-      return { map: new RangeMap<V>(leaf.toSpliced(cell, 0, start, end, value), 0), was: null };
+      const map = new RangeMap<V>(leaf.toSpliced(cell, 0, start, end, value), 0);
+      return { map, was: null };
     }
     if (leaf[cell] !== start || leaf[cell + 1] !== end) return null;
     if (cell + ENTRY < leaf.length && leaf[cell + ENTRY] === end) return null;
-    return { map: new RangeMap<V>(withValue(leaf, cell, value ?? NOTHING), 0), was: leaf[cell + 2] as V };
+    const map = new RangeMap<V>(withValue(leaf, cell, value ?? NOTHING), 0);
+    return { map, was: leaf[cell + 2] as V };
   }
 
   /** The same in a map of more than one leaf, where the leaf has to show by itself that nothing else is touched. */

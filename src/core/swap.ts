@@ -76,13 +76,9 @@ export function swapMapping(
     ? null
     : tell(old.partitions, start, end, accessIn(region, params, was), accessIn(region, params, mapping));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
-  return {
-    state: stateAfter(old, { region, params, mappings: map }, old.visible, old.beaten, step, vmas),
-    mapping,
-    writable: mapping !== null && mapping.writable === true && params.writable === true,
-    step,
-    gone: was,
-  };
+  const state = stateAfter(old, { region, params, mappings: map }, old.visible, old.beaten, step, vmas);
+  const writable = mapping !== null && mapping.writable === true && params.writable === true;
+  return { state, mapping, writable, step, gone: was };
 }
 
 /** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
@@ -112,13 +108,8 @@ export function swapRegion(
     ? null
     : tell(old.partitions, start, end, wantedAccess(from), wantedAccess(to));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
-  return {
-    state: stateAfter(old, { region, params, mappings }, visible, beaten, step, vmas),
-    mapping: to.mapping,
-    writable,
-    step,
-    gone: null,
-  };
+  const state = stateAfter(old, { region, params, mappings }, visible, beaten, step, vmas);
+  return { state, mapping: to.mapping, writable, step, gone: null };
 }
 
 /** The state with `next` for its region, what is then to see, and the partitions as they are after `step`. */
@@ -130,13 +121,15 @@ function stateAfter(
   step: PartitionStep | null,
   vmas: number,
 ): State {
+  const regions = old.regions.with(next.region, next);
+  // Where there is a step, there is one partition.
+  const partitions = step === null ? old.partitions : [withAccess(step.partition, step.start, step.end, step.to)];
   return {
-    regions: old.regions.with(next.region, next),
+    regions,
     layers: old.layers,
     visible,
     beaten,
-    // Where there is a step, there is one partition.
-    partitions: step === null ? old.partitions : [withAccess(step.partition, step.start, step.end, step.to)],
+    partitions,
     dmaTargets: old.dmaTargets,
     vmas,
     lost: old.lost,

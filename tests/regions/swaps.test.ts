@@ -77,6 +77,26 @@ Deno.test("a call that fails is undone, keeps no file open and may be tried agai
   assertStrictEquals(fdFlags(fd), undefined);
 });
 
+Deno.test("a request over a slot of its own names the target that failed, and puts the slot back", () => {
+  using rig = new Rig();
+  const { target } = rig.partition();
+  const region = rig.region(0x10000, 0x20000);
+  region.map();
+  const mapping = { rangeInRegion: MIDDLE, mappable: rig.file() };
+  // Coming, host memory is first; going, the slot is.
+  const failing = (calls: number, request: () => void) => {
+    rig.faults.failAfter(calls);
+    return assertThrows(request, MappingError, "the request was undone").message.split(",")[0];
+  };
+  assertEquals(failing(0, () => region.addMapping(mapping)), "Cannot map 0x14000-0x18000 on host memory");
+  assertEquals(failing(1, () => region.addMapping(mapping)), "Cannot map 0x14000-0x18000 on partition");
+  assertEquals([rig.memory(), slots(target)], [[], []]);
+  region.addMapping(mapping);
+  assertEquals(failing(0, () => region.removeMappings(MIDDLE)), "Cannot unmap 0x14000-0x18000 on partition");
+  assertEquals(failing(1, () => region.removeMappings(MIDDLE)), "Cannot remove 0x14000-0x18000 on host memory");
+  assertEquals([rig.memory(), slots(target)], [["0x14000-0x18000 0@0x0 rw"], ["0x14000-0x18000 rw"]]);
+});
+
 Deno.test("what undo could not put back is mended by the next request over the region, elsewhere in it too", () => {
   const { rig, region } = newWindow();
   using _rig = rig;
