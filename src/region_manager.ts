@@ -237,7 +237,7 @@ export class RegionManager implements Disposable {
    *
    * @internal
    */
-  pieces(start: number, end: number): Entry<Piece>[] {
+  pieces(start: number, end: number): readonly Entry<Piece>[] {
     this.#map.check();
     const state = this.#map.committed;
     const pieces = piecesIn(state, start, end);

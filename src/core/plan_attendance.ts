@@ -7,12 +7,12 @@
 
 import { paint } from "./paint.ts";
 import type { PartitionPlan } from "./plan_partitions.ts";
-import { type Entry, RangeMap } from "./range_map.ts";
+import { RangeMap } from "./range_map.ts";
 import { clip, EVERYWHERE, gaps, parted, type Span } from "./span.ts";
 import type { State } from "./state.ts";
 import type { AttendStep } from "./steps.ts";
 import type { VaSteps } from "./va_steps.ts";
-import { fragmentsIn, type Piece, pieceAt, piecesIn, pushPieces, unpoisoned } from "./view.ts";
+import { fragmentsIn, pieceAt, piecesIn, piecesOf, unpoisoned } from "./view.ts";
 
 /** Pages that come in early go with the memory, wherever it is replaced, undo included. */
 export function prefetchSteps(
@@ -84,11 +84,8 @@ function pushPrefetches(
     steps.push({ kind: "prefetch", partition, start, end, to, uncertain: false });
   let fresh: RangeMap<true> | undefined;
   for (const span of was ? spans : EVERYWHERE) {
-    const pieces: Entry<Piece>[] = [];
-    for (const fragment of fragmentsIn(next, span.start, span.end)) {
-      if (fragment.params.prefetch) pushPieces(pieces, fragment);
-    }
-    for (const piece of pieces) {
+    const asked = fragmentsIn(next, span.start, span.end).filter(({ params }) => params.prefetch);
+    for (const piece of piecesOf(asked)) {
       fresh ??= spanSet([...added, ...va.replacements.filter(({ action }) => action === "map")]);
       const isNew = fresh.overlaps(piece.start, piece.end) || pieceAt(old, piece.start)?.value.params.prefetch !== true;
       if (isNew) push(piece, true);

@@ -60,8 +60,9 @@ export interface Mapping {
 
 /** Whether two mappings are the same memory, whatever their protection. Private memory is the same only as itself. */
 export function isSameMemory(a: Mapping, b: Mapping): boolean {
+  // First what tells most pairs apart.
   return a === b ||
-    (a.backing !== null && a.backing.file === b.backing?.file && a.delta === b.delta && a.policy === b.policy);
+    (a.delta === b.delta && a.policy === b.policy && a.backing !== null && a.backing.file === b.backing?.file);
 }
 
 /** What can change about a region. */

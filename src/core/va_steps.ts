@@ -18,7 +18,7 @@ import { MemoryRange } from "./memory_range.ts";
 import type { Entry } from "./range_map.ts";
 import type { Span } from "./span.ts";
 import { isSameMemory, type State } from "./state.ts";
-import { type Fragment, type Piece, pieceAt, pushPieces } from "./view.ts";
+import { type Fragment, type Piece, pieceAt, piecesOf } from "./view.ts";
 
 /** A span to compare, with who shows there before and after, in order and cut to it. */
 export interface Diff extends Span {
@@ -106,12 +106,6 @@ function boundaries(
     previous = null;
   }
   return mergeable(previous, right) ? count : count + 1;
-}
-
-function piecesOf(fragments: readonly Fragment[]): Entry<Piece>[] {
-  const pieces: Entry<Piece>[] = [];
-  for (let i = 0; i < fragments.length; i++) pushPieces(pieces, fragments[i]!);
-  return pieces;
 }
 
 /**

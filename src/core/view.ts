@@ -55,23 +55,27 @@ export function fragmentsIn(state: State, start: number = 0, end: number = Numbe
   return fragments;
 }
 
-/** The pieces of one fragment, cut to it. */
-export function pushPieces(pieces: Entry<Piece>[], fragment: Fragment): void {
-  const { start, end, region, params } = fragment;
-  for (const { start: first, end: last, value: mapping } of fragment.mappings.overlapping(start, end)) {
-    pieces.push({
-      start: first < start ? start : first,
-      end: last > end ? end : last,
-      value: { mapping, region, params, writable: params.writable && mapping.writable },
-    });
-  }
+/** The pieces of `fragments`, each cut to its own. */
+export function piecesOf(fragments: readonly Fragment[]): readonly Entry<Piece>[] {
+  const [only] = fragments;
+  return only !== undefined && fragments.length === 1 ? piecesOfOne(only) : fragments.flatMap(piecesOfOne);
+}
+
+function piecesOfOne({ start, end, region, params, mappings }: Fragment): Entry<Piece>[] {
+  return mappings.overlapping(start, end).map(({ start: first, end: last, value: mapping }) => ({
+    start: first < start ? start : first,
+    end: last > end ? end : last,
+    value: { mapping, region, params, writable: params.writable && mapping.writable },
+  }));
 }
 
 /** What backs `[start, end)`, by default everything there is, cut to it, in order. Holes are left out. */
-export function piecesIn(state: State, start: number = 0, end: number = Number.MAX_SAFE_INTEGER): Entry<Piece>[] {
-  const pieces: Entry<Piece>[] = [];
-  for (const fragment of fragmentsIn(state, start, end)) pushPieces(pieces, fragment);
-  return pieces;
+export function piecesIn(
+  state: State,
+  start: number = 0,
+  end: number = Number.MAX_SAFE_INTEGER,
+): readonly Entry<Piece>[] {
+  return piecesOf(fragmentsIn(state, start, end));
 }
 
 /** The parts of `entries` whose host addresses are not lost for good. */
