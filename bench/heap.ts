@@ -61,8 +61,12 @@ function perMapping(file: Mappable): number {
   return bytes;
 }
 
+const MEASURES: Readonly<Record<string, (file: Mappable) => number>> = { region: perRegion, mapping: perMapping };
+
 if (import.meta.main) {
   using file = Mappable.memfd("heap", PAGE);
-  const heap: Heap = { region: perRegion(file), mapping: perMapping(file) };
-  console.log(JSON.stringify(heap));
+  const [what = ""] = Deno.args;
+  const measure = MEASURES[what];
+  if (measure === undefined) throw new TypeError(`Say which to measure: ${Object.keys(MEASURES).join(", ")}`);
+  console.log(measure(file));
 }
