@@ -151,6 +151,7 @@ function keepsAccess({ holes }: Region, a: Mapping | null, b: Mapping | null): b
   return holes === "fault" || (a !== null && b !== null && a.writable === b.writable);
 }
 
+/** Compared with `true` for the reason given at `accessIn`. */
 function isWritable({ mapping, params }: Sole): boolean {
   return mapping !== null && params !== null && mapping.writable === true && params.writable === true;
 }
