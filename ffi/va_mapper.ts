@@ -10,7 +10,7 @@
  */
 
 import { DisposedError, hex, MembackingError } from "../src/core/errors.ts";
-import { MemoryRange } from "../src/core/memory_range.ts";
+import { checkNumber, MemoryRange } from "../src/core/memory_range.ts";
 import type { MemoryPolicy, VaTarget } from "../src/core/targets.ts";
 import { adviseHost } from "./advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "./address_space.ts";
@@ -160,7 +160,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
       flags = SHARED_HERE;
       fd = file.fd;
     }
-    if (!(fileOffset >= 0 && isInteger(fileOffset))) throw new RangeError(`File offset must not be ${fileOffset}`);
+    checkNumber(fileOffset, "File offset");
     const { sys, errno } = libc();
     const at = word64(this.base + start);
     const length = word64(end - start);
@@ -315,7 +315,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   #check(start: number, end: number): void {
     if (this.#reservation.released) throw new DisposedError("VaMapper");
     // Written so that NaN fails it too. Alignment is the kernel's to check, at no cost; fractions it would not see.
-    if (start >= 0 && start < end && end <= this.length && isInteger(start) && isInteger(end)) return;
+    if (start >= 0 && start < end && end <= this.length && Number.isInteger(start) && Number.isInteger(end)) return;
     throw new RangeError(
       `${hex(start)}-${hex(end)} is not a range inside a reservation of ${hex(this.length)} bytes`,
     );
@@ -339,11 +339,6 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     }
     throw error;
   }
-}
-
-/** `Number.isInteger` for what is known to be a finite number: one instruction. */
-function isInteger(value: number): boolean {
-  return Math.floor(value) === value;
 }
 
 const withoutEffect = new WeakSet<Error>();

@@ -258,34 +258,27 @@ function showAmong(visible: RangeMap<Region>, beaten: Layers, region: Region): R
 
 /** The view once `region` is mapped no longer and gives way to the best beneath it. */
 export function hide({ visible, beaten }: View, region: Region): Repainted {
-  const { start, end } = region.range;
-  const left = removeFromLayers(beaten, region);
-  if (visible.throughout(start, end) === region) {
-    const after = winnerThroughout(left, region.priority, start, end);
-    const painted = uncovered(visible, left, region, start, end, after);
-    return { visible: painted, beaten: left, changed: [{ start, end }], before: region, after };
-  }
   const changed = fragments(visible, region);
+  const left = removeFromLayers(beaten, region);
   let painted = visible;
+  let only: Region | null | undefined;
   for (const { start, end } of changed) {
-    const only = winnerThroughout(left, region.priority, start, end);
-    painted = uncovered(painted, left, region, start, end, only);
+    only = winnerThroughout(left, region.priority, start, end);
+    painted = only === null
+      ? painted.delete(start, end)
+      : only !== undefined && only.range.start === start && only.range.end === end
+      ? painted.set(start, end, only)
+      : paint(painted, start, end, winners(left, region.priority, start, end), isSame);
   }
-  return { visible: painted, beaten: left, changed, before: undefined, after: undefined };
-}
-
-/** `visible` with `[start, end)` given to the best in `left` beneath `region`; to `only` where that is one. */
-function uncovered(
-  visible: RangeMap<Region>,
-  left: Layers,
-  region: Region,
-  start: number,
-  end: number,
-  only: Region | null | undefined,
-): RangeMap<Region> {
-  if (only === null) return visible.delete(start, end);
-  if (only !== undefined && only.range.start === start && only.range.end === end) return visible.set(start, end, only);
-  return paint(visible, start, end, winners(left, region.priority, start, end), isSame);
+  const [first] = changed;
+  const wasWhole = first?.start === region.range.start && first.end === region.range.end;
+  return {
+    visible: painted,
+    beaten: left,
+    changed,
+    before: wasWhole ? region : undefined,
+    after: wasWhole ? only : undefined,
+  };
 }
 
 /** Where `region` is shown inside `[start, end)`, by default anywhere. */

@@ -141,31 +141,38 @@ function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): 
   const leavesLeft = leaf[from] as number < start;
   const leavesRight = leaf[to - 2] as number > end;
   const added = (leavesLeft ? ENTRY : 0) + (value === NOTHING ? 0 : ENTRY) + (leavesRight ? ENTRY : 0);
-  const length = leaf.length - (to - from) + added;
-  if (length > LEAF_WIDTH * ENTRY) return null;
-  const copy: unknown[] = new Array(length);
-  for (let i = 0; i < from; i++) copy[i] = leaf[i];
+  if (leaf.length - (to - from) + added > LEAF_WIDTH * ENTRY) return null;
+  const copy = withRoom(leaf, from, to, added);
   let at = from;
   if (leavesLeft) {
-    copy[at++] = leaf[from];
-    copy[at++] = start;
-    copy[at++] = leaf[from + 2];
+    put(copy, at, leaf[from], start, leaf[from + 2]);
+    at += ENTRY;
   }
   if (value !== NOTHING) {
-    copy[at++] = start;
-    copy[at++] = end;
-    copy[at++] = value;
+    put(copy, at, start, end, value);
+    at += ENTRY;
   }
-  if (leavesRight) {
-    copy[at++] = end;
-    copy[at++] = leaf[to - 2];
-    copy[at++] = leaf[to - 1];
-  }
-  for (let i = to; i < leaf.length; i++) copy[at++] = leaf[i];
+  if (leavesRight) put(copy, at, end, leaf[to - 2], leaf[to - 1]);
   return copy;
 }
 
-const NO_CELLS: Node = [];
+/**
+ * A copy of `leaf` in which `added` cells, still empty, take the place of the cells `[from, to)`. By loops, since
+ * `toSpliced` leaves compiled code.
+ */
+function withRoom(leaf: Node, from: number, to: number, added: number): unknown[] {
+  const moved = added - (to - from);
+  const copy: unknown[] = new Array(leaf.length + moved);
+  for (let i = 0; i < from; i++) copy[i] = leaf[i];
+  for (let i = to; i < leaf.length; i++) copy[i + moved] = leaf[i];
+  return copy;
+}
+
+function put(cells: unknown[], at: number, start: unknown, end: unknown, value: unknown): void {
+  cells[at] = start;
+  cells[at + 1] = end;
+  cells[at + 2] = value;
+}
 
 /** A leaf in which the entry in `cell` has another value. */
 function withValue(leaf: Node, cell: number, value: unknown): Node {
@@ -174,25 +181,16 @@ function withValue(leaf: Node, cell: number, value: unknown): Node {
   return copy;
 }
 
-/** A leaf with one entry more, in `cell`. The loops here are quicker than `toSpliced`, which leaves compiled code. */
+/** A leaf with one entry more, in `cell`. */
 function withEntry(leaf: Node, cell: number, start: number, end: number, value: unknown): Node {
-  if (leaf.length === 0) return [start, end, value];
-  const copy: unknown[] = new Array(leaf.length + ENTRY);
-  for (let i = 0; i < cell; i++) copy[i] = leaf[i];
-  copy[cell] = start;
-  copy[cell + 1] = end;
-  copy[cell + 2] = value;
-  for (let i = cell; i < leaf.length; i++) copy[i + ENTRY] = leaf[i];
+  const copy = withRoom(leaf, cell, cell, ENTRY);
+  put(copy, cell, start, end, value);
   return copy;
 }
 
 /** A leaf without the entry in `cell`. */
 function withoutEntry(leaf: Node, cell: number): Node {
-  if (leaf.length === ENTRY) return NO_CELLS;
-  const copy: unknown[] = new Array(leaf.length - ENTRY);
-  for (let i = 0; i < cell; i++) copy[i] = leaf[i];
-  for (let i = cell; i < copy.length; i++) copy[i] = leaf[i + ENTRY];
-  return copy;
+  return withRoom(leaf, cell, cell + ENTRY, 0);
 }
 
 /**
@@ -243,15 +241,15 @@ function replaceIn<V>(
   pieces: readonly Entry<V>[],
 ): Node[] {
   if (height === 0) {
-    const entries: Entry<V>[] = [];
-    pushEntries(entries, node, 0, -Infinity, start);
-    const cells: unknown[] = [];
-    for (const { start: from, end: to, value } of entries) cells.push(from, Math.min(to, start), value);
-    for (const piece of pieces) cells.push(piece.start, piece.end, piece.value);
-    entries.length = 0;
-    pushEntries(entries, node, 0, end, Infinity);
-    for (const { start: from, end: to, value } of entries) cells.push(Math.max(from, end), to, value);
-    return leaves(cells);
+    const left = entriesIn<V>(node, 0, -Infinity, start).map((entry) => ({
+      ...entry,
+      end: Math.min(entry.end, start),
+    }));
+    const right = entriesIn<V>(node, 0, end, Infinity).map((entry) => ({
+      ...entry,
+      start: Math.max(entry.start, end),
+    }));
+    return leaves([...left, ...pieces, ...right].flatMap((entry) => [entry.start, entry.end, entry.value]));
   }
   const children = childrenOf(node);
   const first = childIndex(node, start);
@@ -281,6 +279,12 @@ function pushEntries<V>(entries: Entry<V>[], node: Node, height: number, start: 
   for (let i = childIndex(node, start); i < firsts.length && firsts[i]! < end; i++) {
     pushEntries(entries, childAt(node, i), height - 1, start, end);
   }
+}
+
+function entriesIn<V>(node: Node, height: number, start: number, end: number): Entry<V>[] {
+  const entries: Entry<V>[] = [];
+  pushEntries(entries, node, height, start, end);
+  return entries;
 }
 
 const NO_ENTRIES: readonly never[] = [];
@@ -363,29 +367,24 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
    * @returns The map after it, and what was there; `null` where it is not that simple.
    */
   exchange(start: number, end: number, value: V | null): Exchange<V> | null {
-    if (this.#height > 0) return this.#exchangeBelow(start, end, value);
-    const leaf = this.#root;
-    const cell = firstTouched(leaf, start - 1);
-    if (cell >= leaf.length || leaf[cell] as number > end) {
-      if (value === null || leaf.length === LEAF_WIDTH * ENTRY) return null;
-      const map = new RangeMap<V>(withEntry(leaf, cell, start, end, value), 0);
-      return { map, was: null };
-    }
-    if (leaf[cell] !== start || leaf[cell + 1] !== end) return null;
-    if (cell + ENTRY < leaf.length && leaf[cell + ENTRY] === end) return null;
-    const map = new RangeMap<V>(value === null ? withoutEntry(leaf, cell) : withValue(leaf, cell, value), 0);
-    return { map, was: leaf[cell + 2] as V };
-  }
-
-  /** The same in a map of more than one leaf, where the leaf has to show by itself that nothing else is touched. */
-  #exchangeBelow(start: number, end: number, value: V | null): Exchange<V> | null {
     const leaf = this.#leafAt(start - 1);
     const cell = firstTouched(leaf, start - 1);
     const isExact = leaf[cell] === start && leaf[cell + 1] === end;
     const next = isExact ? cell + ENTRY : cell;
-    if (next >= leaf.length || leaf[next] as number <= end || (!isExact && value === null)) return null;
-    const map = value === null ? this.delete(start, end) : this.set(start, end, value);
-    return { map, was: isExact ? leaf[cell + 2] as V : null };
+    // Of what is in the next leaf nothing is known here.
+    const isFree = next < leaf.length ? leaf[next] as number > end : this.#height === 0;
+    if (!isFree || (!isExact && value === null)) return null;
+    const was = isExact ? leaf[cell + 2] as V : null;
+    if (this.#height > 0 || leaf.length === LEAF_WIDTH * ENTRY) {
+      return { map: value === null ? this.delete(start, end) : this.set(start, end, value), was };
+    }
+    const edited = !isExact
+      ? withEntry(leaf, cell, start, end, value)
+      : value === null
+      ? withoutEntry(leaf, cell)
+      : withValue(leaf, cell, value);
+    const map = new RangeMap<V>(edited, 0);
+    return { map, was };
   }
 
   /** Whether it is certain that no entry touches `[start, end)` from outside. */
@@ -415,9 +414,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     // Most often there is one at most. An array that grows takes room for many more.
     if (cell >= leaf.length ? this.#height === 0 : leaf[cell] as number >= end) return NO_ENTRIES;
     if (cell < leaf.length && leaf[cell + 1] as number >= end) return [entryOf(leaf, cell)];
-    const entries: Entry<V>[] = [];
-    pushEntries(entries, this.#root, this.#height, start, end);
-    return entries;
+    return entriesIn(this.#root, this.#height, start, end);
   }
 
   /** The first entry of all. */

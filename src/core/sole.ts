@@ -81,10 +81,18 @@ export function wantedAccess({ region, params, mapping }: Sole): Access | null {
 
 /** What partitions should have where `region` shows `mapping`. */
 export function accessIn(region: Region, params: MapParams, mapping: Mapping | null): Access | null {
-  if (region.holes !== "fault" && mapping === null) return null;
-  // Compared with `true` here and below because compiled code does not know that they can be nothing else than booleans.
-  const writable = params.writable === true && (region.holes === "fault" || mapping?.writable === true);
-  return accessOf(writable, params.executable === true);
+  if (region.holes === "fault") return accessOf(params.writable === true, params.executable === true);
+  return mapping === null ? null : accessOf(isWritable(params, mapping), params.executable === true);
+}
+
+/**
+ * Whether region and mapping both allow writing.
+ *
+ * Compared with `true`, here and elsewhere in the short ways, because compiled code does not know that they can be
+ * nothing else than booleans.
+ */
+export function isWritable(params: MapParams | null, mapping: Mapping | null): boolean {
+  return params !== null && mapping !== null && mapping.writable === true && params.writable === true;
 }
 
 /** Whether one range of a partition's book is just `[start, end)`. */
@@ -119,7 +127,7 @@ export function vaStep(start: number, end: number, from: Sole, to: Sole): VaStep
 
 function pieceOf({ region, params, mapping }: Sole): Piece | null {
   if (region === null || params === null || mapping === null) return null;
-  return { mapping, region, params, writable: params.writable && mapping.writable };
+  return { mapping, region, params, writable: isWritable(params, mapping) };
 }
 
 /** How many kernel mappings more there are once `from` has given way to `to`. */
@@ -143,7 +151,6 @@ function soleAt(state: State, gpa: number, { region, params, mappings }: Sole): 
 /** 0 where one kernel mapping holds both neighbours, else 1. */
 function edge(a: Sole, b: Sole): 0 | 1 {
   if (a.mapping === null || b.mapping === null) return a.mapping === b.mapping ? 0 : 1;
-  const aWritable = a.mapping.writable === true && a.params?.writable === true;
-  const bWritable = b.mapping.writable === true && b.params?.writable === true;
-  return aWritable === bWritable && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
+  const isLike = isWritable(a.params, a.mapping) === isWritable(b.params, b.mapping);
+  return isLike && isSameMemory(a.mapping, b.mapping) ? 0 : 1;
 }

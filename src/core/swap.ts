@@ -19,6 +19,7 @@ import {
   isExactly,
   isPlain,
   isPlainMapping,
+  isWritable,
   NOBODY,
   type Sole,
   soleIn,
@@ -69,7 +70,7 @@ export function swapMapping(
   if (edit === null) return null;
   const { map, was } = edit;
   if (!isPlainMapping(was) || !isPlainMapping(mapping)) return null;
-  if (was !== null && mapping !== null && isSameMemory(was, mapping)) return null;
+  if (!isOther(was, mapping)) return null;
   // A mapping that touches no other is one to the kernel as well, and cuts the hole it is in in two.
   const vmas = old.vmas + (mapping === null ? 0 : 2) - (was === null ? 0 : 2);
   const step = keepsAccess(region, was, mapping)
@@ -77,8 +78,7 @@ export function swapMapping(
     : tell(old.partitions, start, end, accessIn(region, params, was), accessIn(region, params, mapping));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
   const state = stateAfter(old, { region, params, mappings: map }, old.visible, old.beaten, step, vmas);
-  const writable = mapping !== null && mapping.writable === true && params.writable === true;
-  return { state, mapping, writable, step, gone: was };
+  return { state, mapping, writable: isWritable(params, mapping), step, gone: was };
 }
 
 /** Maps `region`, or unmaps it where `params` are `null`; `null` where that takes more, or nothing of host memory. */
@@ -103,8 +103,8 @@ export function swapRegion(
   const from = params === null ? own : beneath;
   const to = params === null ? beneath : own;
   const vmas = old.vmas + growth(old, start, end, from, to);
-  const writable = isWritable(to);
-  const step = writable === isWritable(from) && areLike(from, to)
+  const writable = isWritable(to.params, to.mapping);
+  const step = writable === isWritable(from.params, from.mapping) && areLike(from, to)
     ? null
     : tell(old.partitions, start, end, wantedAccess(from), wantedAccess(to));
   if (step === undefined || !hasRoom(old, vmas, spareMappings)) return null;
@@ -149,11 +149,6 @@ export function swapSteps(old: State, { state, step }: Swap, start: number, end:
 /** Whether it makes no difference to partitions which of the two `region` shows. */
 function keepsAccess({ holes }: Region, a: Mapping | null, b: Mapping | null): boolean {
   return holes === "fault" || (a !== null && b !== null && a.writable === b.writable);
-}
-
-/** Compared with `true` for the reason given at `accessIn`. */
-function isWritable({ mapping, params }: Sole): boolean {
-  return mapping !== null && params !== null && mapping.writable === true && params.writable === true;
 }
 
 /** Whether partitions need not care which of the two shows, if both may be written or neither. */

@@ -39,6 +39,13 @@ function apply(map: RangeMap<number>, cells: Cells, edit: Edit, serial: number):
   return map.replace(start, end, pieces);
 }
 
+/** The map and the cells, `size` of them, after `edits`. */
+function made(edits: readonly Edit[], size: number): { map: RangeMap<number>; cells: Cells } {
+  const cells: Cells = Array.from({ length: size });
+  const map = edits.reduce<RangeMap<number>>((map, edit, i) => apply(map, cells, edit, i + 1), RangeMap.EMPTY);
+  return { map, cells };
+}
+
 /** The runs of equal cells. Every edit writes values of its own, so a run is an entry. */
 function entriesOf(cells: Cells): Entry<number>[] {
   const entries: Entry<number>[] = [];
@@ -55,11 +62,7 @@ function entriesOf(cells: Cells): Entry<number>[] {
 Deno.test("RangeMap holds what an array of cells holds after any edits", () => {
   fc.assert(
     fc.property(fc.array(editWithin(200, 30), { maxLength: 120, size: "max" }), (edits) => {
-      let map: RangeMap<number> = RangeMap.EMPTY;
-      const cells: Cells = Array.from({ length: 200 });
-      edits.forEach((edit, i) => {
-        map = apply(map, cells, edit, i + 1);
-      });
+      const { map, cells } = made(edits, 200);
       const expected = entriesOf(cells);
       assertEquals([...map], expected);
       assertEquals(map.size, expected.length);
@@ -78,11 +81,7 @@ Deno.test("RangeMap answers every range query as a scan of the entries does", ()
       fc.array(editWithin(300, 12), { maxLength: 150, size: "max" }),
       fc.array(fc.tuple(fc.nat(300), fc.integer({ min: 1, max: 60 })), { minLength: 1, maxLength: 20 }),
       (edits, queries) => {
-        let map: RangeMap<number> = RangeMap.EMPTY;
-        const cells: Cells = Array.from({ length: 300 });
-        edits.forEach((edit, i) => {
-          map = apply(map, cells, edit, i + 1);
-        });
+        const { map, cells } = made(edits, 300);
         const entries = entriesOf(cells);
         for (const [start, length] of queries) {
           const end = start + length;
@@ -108,19 +107,11 @@ const someMapAndRanges = fc.tuple(
   fc.array(editWithin(120, 12), { maxLength: 60, size: "max" }),
   fc.array(fc.tuple(fc.nat(118), fc.integer({ min: 1, max: 20 })), { minLength: 1, maxLength: 10 }),
 ).map(([edits, pairs]) => {
-  let map: RangeMap<number> = RangeMap.EMPTY;
-  const cells: Cells = Array.from({ length: 120 });
-  edits.forEach((edit, i) => {
-    map = apply(map, cells, edit, i + 1);
-  });
-  const entries = entriesOf(cells);
+  const edited = made(edits, 120);
+  const entries = entriesOf(edited.cells);
   // Edits may have left few entries in two leaves.
-  if (entries.length <= ROOMY) {
-    map = entries.reduce(
-      (map, { start, end, value }) => map.set(start, end, value),
-      RangeMap.EMPTY as RangeMap<number>,
-    );
-  }
+  const flat = (map: RangeMap<number>, { start, end, value }: Entry<number>) => map.set(start, end, value);
+  const map = entries.length <= ROOMY ? entries.reduce(flat, RangeMap.EMPTY) : edited.map;
   const gaps = entries.map(({ end }, i) => ({ start: end, end: entries[i + 1]?.start ?? end + 3 }));
   const ranges = [
     ...pairs.map(([start, length]) => ({ start: start + 1, end: start + 1 + length })),
