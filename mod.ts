@@ -52,39 +52,34 @@ export {
   RegionOverlapError,
   type RegionSummary,
 } from "./src/core/errors.ts";
-export { OsError } from "./ffi/os_error.ts";
-export { Mappable, type MemfdOptions, type OpenOptions } from "./ffi/mappable.ts";
-export { ReservationLostError, type ReserveOptions, VaMapper } from "./ffi/va_mapper.ts";
-export type { OverlapRule } from "./src/core/overlap.ts";
-export type { MapParams } from "./src/core/state.ts";
+export { OsError } from "./ffi/os/os_error.ts";
+export { Mappable, type MemfdOptions, type OpenOptions } from "./ffi/files/mappable.ts";
+export { ReservationLostError, type ReserveOptions, VaMapper } from "./ffi/host/va_mapper.ts";
+export type { OverlapRule } from "./src/core/map/overlap.ts";
+export type { MapParams } from "./src/core/map/state.ts";
 export type { Access, MemoryPolicy, Partition, VaTarget } from "./src/core/targets.ts";
-export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets.ts";
-export { type MappingOptions, RegionHandle } from "./src/region_handle.ts";
-export { RegionManager } from "./src/region_manager.ts";
-export type {
-  DmaTargetOptions,
-  PartitionOptions,
-  RegionManagerOptions,
-  RegionOptions,
-} from "./src/region_manager_options.ts";
+export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets/targets.ts";
+export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.ts";
+export { RegionManager } from "./src/regions/region_manager.ts";
+export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
 export {
   type AttachOptions,
   GuestMemoryManager,
   type GuestMemoryOptions,
   type RamVisibility,
-} from "./src/guest_memory_manager.ts";
-export type { RamBacking } from "./src/ram_backing.ts";
+} from "./src/guest/guest_memory_manager.ts";
+export type { RamBacking } from "./src/guest/ram_backing.ts";
 export { RamLayoutError, type RamLayoutErrorKind } from "./src/core/ram_layout.ts";
-export type { PrefaultOptions } from "./src/ram_prefault.ts";
-export type { SharedRegion, SharedRegionsListener } from "./src/shareable_regions.ts";
-export { DeviceMemory, type DeviceMemoryOptions, type InspectDeviceMemory } from "./src/device_memory.ts";
-export type { InspectGuestMemory, InspectRamBacking } from "./src/inspect_guest.ts";
-export type { MemoryUsage } from "./ffi/smaps.ts";
-export { GuestMemory } from "./src/guest_memory.ts";
+export type { PrefaultOptions } from "./src/guest/prefault.ts";
+export type { SharedRegion, SharedRegionsListener } from "./src/guest/shareable_regions.ts";
+export { DeviceMemory, type DeviceMemoryOptions, type InspectDeviceMemory } from "./src/guest/device_memory.ts";
+export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_guest.ts";
+export type { MemoryUsage } from "./ffi/host/smaps.ts";
+export { GuestMemory } from "./src/memory/guest_memory.ts";
 export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_manager_client.ts";
 export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
 export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
 export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";
-export { LockedMemory } from "./src/locked_memory.ts";
-export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/inspect.ts";
-export { drawMemoryMap, type DrawOptions } from "./src/draw.ts";
+export { LockedMemory } from "./src/memory/locked_memory.ts";
+export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/regions/inspect.ts";
+export { drawMemoryMap, type DrawOptions } from "./src/drawing/draw.ts";

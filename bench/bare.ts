@@ -9,11 +9,11 @@
  */
 
 import type { KvmVm } from "membacking/kvm";
-import { reserveAddresses } from "../ffi/address_space.ts";
+import { reserveAddresses } from "../ffi/os/address_space.ts";
 import { KVM_MEM_READONLY, KvmExitReason } from "../ffi/kvm/constants.ts";
 import { REQUEST } from "../ffi/kvm/ioctl.ts";
 import { MEMORY_REGION, RUN } from "../ffi/kvm/layout.ts";
-import { libc } from "../ffi/libc.ts";
+import { libc } from "../ffi/os/libc.ts";
 import {
   F_ADD_SEALS,
   F_SEAL_GROW,
@@ -29,8 +29,8 @@ import {
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,
-} from "../ffi/mman.ts";
-import { hostView, revokeView } from "../ffi/view.ts";
+} from "../ffi/os/mman.ts";
+import { hostView, revokeView } from "../ffi/os/view.ts";
 import {
   accessAt,
   AT,

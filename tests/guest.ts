@@ -4,8 +4,8 @@
  * @module
  */
 
-import { Mappable } from "../ffi/mappable.ts";
-import { VaMapper } from "../ffi/va_mapper.ts";
+import { Mappable } from "../ffi/files/mappable.ts";
+import { VaMapper } from "../ffi/host/va_mapper.ts";
 import { MemoryRange } from "../src/core/memory_range.ts";
 import { Kvm, type KvmExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
 import { startLongMode, startRealMode, STOP_PORT } from "../examples/guest/mod.ts";

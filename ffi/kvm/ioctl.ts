@@ -7,8 +7,8 @@
  * @module
  */
 
-import { libc } from "../libc.ts";
-import { unwrap } from "../os_error.ts";
+import { libc } from "../os/libc.ts";
+import { unwrap } from "../os/os_error.ts";
 import {
   CPUID2,
   ENABLE_CAP,

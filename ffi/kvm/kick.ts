@@ -8,9 +8,9 @@
  */
 
 import { checkNumber } from "../../src/core/memory_range.ts";
-import { libc } from "../libc.ts";
-import { SYS_GETTID, SYS_TGKILL } from "../mman.ts";
-import { unwrap } from "../os_error.ts";
+import { libc } from "../os/libc.ts";
+import { SYS_GETTID, SYS_TGKILL } from "../os/mman.ts";
+import { unwrap } from "../os/os_error.ts";
 
 /** SIGUSR1 of x86-64 Linux, for `kickThread`. */
 export const SIGUSR1 = 10;

@@ -13,8 +13,8 @@
  */
 
 import { MembackingError } from "../../src/core/errors.ts";
-import { libc } from "../libc.ts";
-import { unwrap } from "../os_error.ts";
+import { libc } from "../os/libc.ts";
+import { unwrap } from "../os/os_error.ts";
 
 /** The C library's `struct sigaction`, as byte offsets. The mask and the restorer stay zero. */
 export const SIGACTION = { size: 152, sa_handler: 0, sa_mask: 8, sa_flags: 136, sa_restorer: 144 } as const;

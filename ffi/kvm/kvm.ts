@@ -9,9 +9,9 @@
 
 import { DisposedError, MembackingError } from "../../src/core/errors.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
-import { cString, libc } from "../libc.ts";
-import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../mman.ts";
-import { Errno, OsError } from "../os_error.ts";
+import { cString, libc } from "../os/libc.ts";
+import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../os/mman.ts";
+import { Errno, OsError } from "../os/os_error.ts";
 import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
 import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./cpuid_msrs.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";

@@ -10,9 +10,9 @@
 
 import { DisposedError } from "../../src/core/errors.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
-import { libc } from "../libc.ts";
-import { F_DUPFD_CLOEXEC } from "../mman.ts";
-import { Errno, OsError, unwrap } from "../os_error.ts";
+import { libc } from "../os/libc.ts";
+import { F_DUPFD_CLOEXEC } from "../os/mman.ts";
+import { Errno, OsError, unwrap } from "../os/os_error.ts";
 import { decodeMsrs, encodeCpuid, encodeMsrs, type KvmCpuidEntry, type KvmMsr } from "./cpuid_msrs.ts";
 import type { KvmExit } from "./exits.ts";
 import { ioctl, REQUEST } from "./ioctl.ts";

@@ -12,15 +12,16 @@
  * @module
  */
 
-import { DisposedError, hex, MappingError } from "../../src/core/errors.ts";
+import { DisposedError, MappingError } from "../../src/core/errors.ts";
+import { hex } from "../../src/core/hex.ts";
 import { checkAligned, checkNumber, type MemoryRange } from "../../src/core/memory_range.ts";
 import type { Access, Partition } from "../../src/core/targets.ts";
-import { adviseHost } from "../advise.ts";
-import { HVA_LIMIT } from "../address_space.ts";
-import { libc } from "../libc.ts";
-import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../mman.ts";
-import { Errno, OsError } from "../os_error.ts";
-import { type Reservation, reservationAt } from "../reservation.ts";
+import { adviseHost } from "../host/advise.ts";
+import { HVA_LIMIT } from "../os/address_space.ts";
+import { libc } from "../os/libc.ts";
+import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../os/mman.ts";
+import { Errno, OsError } from "../os/os_error.ts";
+import { type Reservation, reservationAt } from "../host/reservation.ts";
 import { KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY } from "./constants.ts";
 import { ioctl, ioctlValue, REQUEST } from "./ioctl.ts";
 import { KvmVcpu, type VcpuOwner } from "./kvm_vcpu.ts";

@@ -6,7 +6,7 @@
  * @module
  */
 
-export { EventFd } from "../event_fd.ts";
+export { EventFd } from "../os/event_fd.ts";
 export {
   KVM_IOEVENTFD_FLAG_DATAMATCH,
   KVM_IOEVENTFD_FLAG_DEASSIGN,

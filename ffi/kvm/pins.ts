@@ -11,7 +11,7 @@
 
 import { paint } from "../../src/core/paint.ts";
 import { RangeMap } from "../../src/core/range_map.ts";
-import { lockPages, relockPages, unlockPages } from "../page_locks.ts";
+import { lockPages, relockPages, unlockPages } from "../host/page_locks.ts";
 import type { HostPiece } from "./slot_book.ts";
 
 const same = (a: number, b: number): boolean => a === b;

@@ -7,8 +7,8 @@
  * @module
  */
 
-import { FileMapping } from "../address_space.ts";
-import { PROT_READ, PROT_WRITE } from "../mman.ts";
+import { FileMapping } from "../os/address_space.ts";
+import { PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { KVM_EXIT_IO_OUT, KvmExitReason } from "./constants.ts";
 import type { KvmExit, KvmFaultExit, KvmHltExit, KvmInterruptedExit, KvmIoExit, KvmMmioExit } from "./exits.ts";
 import { RUN } from "./layout.ts";

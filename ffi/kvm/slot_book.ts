@@ -10,9 +10,10 @@
  * @module
  */
 
-import { hex, MappingError } from "../../src/core/errors.ts";
+import { MappingError } from "../../src/core/errors.ts";
+import { hex } from "../../src/core/hex.ts";
 import type { MemoryRange } from "../../src/core/memory_range.ts";
-import type { Reservation } from "../reservation.ts";
+import type { Reservation } from "../host/reservation.ts";
 
 /** A memory slot, as `KvmVm.slots` shows it. */
 export interface SlotInfo {

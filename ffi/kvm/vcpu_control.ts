@@ -21,8 +21,8 @@
  */
 
 import { DisposedError } from "../../src/core/errors.ts";
-import { OsError } from "../os_error.ts";
-import { isAlive, type ThreadIdentity } from "../thread.ts";
+import { OsError } from "../os/os_error.ts";
+import { isAlive, type ThreadIdentity } from "../os/thread.ts";
 import { kickThread } from "./kick.ts";
 import { kickSignal } from "./kick_signal.ts";
 import type { KvmVcpu, SharedVcpu } from "./kvm_vcpu.ts";

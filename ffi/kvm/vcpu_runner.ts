@@ -7,7 +7,7 @@
  * @module
  */
 
-import { currentThread } from "../thread.ts";
+import { currentThread } from "../os/thread.ts";
 import type { KvmExit } from "./exits.ts";
 import { KvmVcpu } from "./kvm_vcpu.ts";
 import type { SharedVcpuControl } from "./vcpu_control.ts";

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { hex } from "../../src/core/errors.ts";
+import { hex } from "../../src/core/hex.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
 import {
   KVM_IOEVENTFD_FLAG_DATAMATCH,

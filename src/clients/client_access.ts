@@ -1,13 +1,13 @@
-import { Mappable } from "../../ffi/mappable.ts";
-import { hostView, revokeView } from "../../ffi/view.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { hostView, revokeView } from "../../ffi/os/view.ts";
 import { DisposedError, MappingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import type { AccessMap, Backed } from "../access_map.ts";
-import { LockedMemory } from "../locked_memory.ts";
-import { readOnlyView, type ViewPart } from "../read_only_view.ts";
+import type { AccessMap, Backed } from "../memory/access_map.ts";
+import { LockedMemory } from "../memory/locked_memory.ts";
+import { readOnlyView, type ViewPart } from "../memory/read_only_view.ts";
 import type { Hold } from "./hold.ts";
-import type { LockSlots } from "./lock_slots.ts";
-import { CODE } from "./page_codes.ts";
+import type { LockSlots } from "../serving/lock_slots.ts";
+import { CODE } from "../serving/page_codes.ts";
 import type { PageReader, Row } from "./page_reader.ts";
 
 /** How many borrowed files are remembered; each costs some system calls to get to know. */

@@ -1,5 +1,5 @@
-import { GuestMemory } from "../guest_memory.ts";
-import type { LockedMemory } from "../locked_memory.ts";
+import { GuestMemory } from "../memory/guest_memory.ts";
+import type { LockedMemory } from "../memory/locked_memory.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
 import type { ClientAccess } from "./client_access.ts";
 import type { Hold } from "./hold.ts";

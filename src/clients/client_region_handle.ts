@@ -1,9 +1,9 @@
 import type { MemoryRange } from "../core/memory_range.ts";
-import type { MapParams } from "../core/state.ts";
-import type { MappingOptions } from "../region_handle.ts";
+import type { MapParams } from "../core/map/state.ts";
+import type { MappingOptions } from "../regions/region_handle.ts";
 import type { Connection } from "./connection.ts";
-import type { Json } from "./error_data.ts";
-import type { ChangeRequest, Request } from "./protocol.ts";
+import type { Json } from "../serving/error_data.ts";
+import type { ChangeRequest, Request } from "../serving/protocol.ts";
 import { addMappingRequest, endsOf, paramsFrom, rangesFrom } from "./requests.ts";
 
 /** What a client knows of a region of its own. */

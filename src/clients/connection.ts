@@ -1,16 +1,16 @@
-import { currentThread, type ThreadIdentity } from "../../ffi/thread.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import type { OpenFile } from "../../ffi/open_file.ts";
+import { currentThread, type ThreadIdentity } from "../../ffi/os/thread.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
-import type { GuestMemory } from "../guest_memory.ts";
+import type { GuestMemory } from "../memory/guest_memory.ts";
 import { ClientAccess } from "./client_access.ts";
 import { ClientMemory } from "./client_memory.ts";
-import type { Json } from "./error_data.ts";
+import type { Json } from "../serving/error_data.ts";
 import { Hold } from "./hold.ts";
-import { LockSlots } from "./lock_slots.ts";
+import { LockSlots } from "../serving/lock_slots.ts";
 import { PageReader } from "./page_reader.ts";
-import type { ClientMessage, FileReference, OwnerMessage, Welcome } from "./protocol.ts";
-import { GATE } from "./shared_words.ts";
+import type { ClientMessage, FileReference, OwnerMessage, Welcome } from "../serving/protocol.ts";
+import { GATE } from "../serving/shared_words.ts";
 
 /** A file that the owner lends: what the client needs to use it. */
 export type LentFile = { readonly key: number; readonly fd: number; readonly label: string };

@@ -1,6 +1,6 @@
-import { isAlive, type ThreadIdentity } from "../../ffi/thread.ts";
+import { isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
 import { DisposedError, ReentrancyError } from "../core/errors.ts";
-import { GATE, LINE } from "./shared_words.ts";
+import { GATE, LINE } from "../serving/shared_words.ts";
 
 /** How often a client looks whether the owner is done before it sleeps: most changes take some microseconds. */
 const LOOKS = 1000;

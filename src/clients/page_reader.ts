@@ -1,4 +1,4 @@
-import { ACCESS_BITS, CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
+import { ACCESS_BITS, CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "../serving/page_codes.ts";
 
 /** How many nodes further on are looked at for more of the same, in each direction. */
 const NEIGHBOURS = 8;

@@ -1,12 +1,12 @@
-import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/mappable.ts";
+import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
-import type { GuestMemory } from "../guest_memory.ts";
-import type { InspectNode } from "../inspect.ts";
-import type { RegionOptions } from "../region_manager_options.ts";
+import type { GuestMemory } from "../memory/guest_memory.ts";
+import type { InspectNode } from "../regions/inspect.ts";
+import type { RegionOptions } from "../regions/options.ts";
 import { ClientRegionHandle } from "./client_region_handle.ts";
 import { Connection } from "./connection.ts";
-import { buildError, type Json } from "./error_data.ts";
-import type { Answer, ChangeRequest, OwnerMessage, Request } from "./protocol.ts";
+import { buildError, type Json } from "../serving/error_data.ts";
+import type { Answer, ChangeRequest, OwnerMessage, Request } from "../serving/protocol.ts";
 import { newRegionRequest } from "./requests.ts";
 
 /** How a client connects. */

@@ -4,14 +4,14 @@
  * @module
  */
 
-import { Mappable } from "../../ffi/mappable.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import type { MapParams } from "../core/state.ts";
-import type { MappingOptions } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager_options.ts";
+import type { MapParams } from "../core/map/state.ts";
+import type { MappingOptions } from "../regions/region_handle.ts";
+import type { RegionOptions } from "../regions/options.ts";
 import type { Connection } from "./connection.ts";
-import type { Json } from "./error_data.ts";
-import type { ChangeRequest, Ends } from "./protocol.ts";
+import type { Json } from "../serving/error_data.ts";
+import type { ChangeRequest, Ends } from "../serving/protocol.ts";
 
 /** The ends of a range. */
 export function endsOf(range: MemoryRange): Ends {

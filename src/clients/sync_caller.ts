@@ -1,9 +1,9 @@
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import type { Connection } from "./connection.ts";
-import { buildError, type Json } from "./error_data.ts";
-import type { Answer, Request } from "./protocol.ts";
+import { buildError, type Json } from "../serving/error_data.ts";
+import type { Answer, Request } from "../serving/protocol.ts";
 import { RequestTimeoutError } from "./request_timeout_error.ts";
-import { growable, MAIL } from "./shared_words.ts";
+import { growable, MAIL } from "../serving/shared_words.ts";
 
 /** How large an answer may become, in bytes. */
 const ANSWER_LIMIT = 2 ** 28;

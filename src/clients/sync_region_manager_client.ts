@@ -1,14 +1,14 @@
-import { currentThread } from "../../ffi/thread.ts";
-import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/mappable.ts";
-import type { Region } from "../core/overlap.ts";
-import { DeviceMemory, type DeviceMemoryOptions } from "../device_memory.ts";
-import type { GuestMemory } from "../guest_memory.ts";
-import type { InspectNode } from "../inspect.ts";
-import { RegionHandle, type RegionRequests } from "../region_handle.ts";
-import type { RegionOptions } from "../region_manager_options.ts";
+import { currentThread } from "../../ffi/os/thread.ts";
+import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { Region } from "../core/map/overlap.ts";
+import { DeviceMemory, type DeviceMemoryOptions } from "../guest/device_memory.ts";
+import type { GuestMemory } from "../memory/guest_memory.ts";
+import type { InspectNode } from "../regions/inspect.ts";
+import { RegionHandle, type RegionRequests } from "../regions/region_handle.ts";
+import type { RegionOptions } from "../regions/options.ts";
 import { Connection } from "./connection.ts";
-import type { Json } from "./error_data.ts";
-import type { ChangeRequest, Request } from "./protocol.ts";
+import type { Json } from "../serving/error_data.ts";
+import type { ChangeRequest, Request } from "../serving/protocol.ts";
 import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom } from "./requests.ts";
 import { SyncCaller } from "./sync_caller.ts";
 

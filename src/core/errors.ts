@@ -8,12 +8,8 @@
  * @module
  */
 
+import { hex } from "./hex.ts";
 import type { MemoryRange } from "./memory_range.ts";
-
-/** An address or a length the way this package prints it: hexadecimal with a `0x` prefix. */
-export function hex(value: number): string {
-  return value < 0 ? `-0x${(-value).toString(16)}` : `0x${value.toString(16)}`;
-}
 
 /** The base of every error this package throws, apart from `TypeError` and `RangeError` for bad arguments. */
 export class MembackingError extends Error {

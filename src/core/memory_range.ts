@@ -1,4 +1,4 @@
-import { hex } from "./errors.ts";
+import { hex } from "./hex.ts";
 
 /** The page size everything is aligned to, in bytes: 4 KiB, the base page of x86-64. */
 export const PAGE_SIZE = 4096;

@@ -15,7 +15,8 @@
  * @module
  */
 
-import { hex, MembackingError, RegionOverlapError } from "./errors.ts";
+import { MembackingError, RegionOverlapError } from "./errors.ts";
+import { hex } from "./hex.ts";
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "./memory_range.ts";
 
 /** The priority of RAM: it hides anything else at its addresses. */

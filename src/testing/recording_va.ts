@@ -1,4 +1,4 @@
-import { hex } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { MemoryPolicy, VaTarget } from "../core/targets.ts";
 import type { CallMethod, RecordedCall } from "./call.ts";

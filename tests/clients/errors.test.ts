@@ -12,7 +12,7 @@ import {
   RegionOverlapError,
   ReservationLostError,
 } from "membacking";
-import { buildError, packError } from "../../src/clients/error_data.ts";
+import { buildError, packError } from "../../src/serving/error_data.ts";
 
 const RANGE = new MemoryRange(0x1000, 0x3000);
 const CAUSE = new OsError("mmap", 12, "no room", { cause: new TypeError("deep down") });

@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { DisposedError, ReentrancyError } from "membacking";
-import { currentThread, type ThreadIdentity } from "../../ffi/thread.ts";
-import { Gate, type Reader } from "../../src/clients/gate.ts";
+import { currentThread, type ThreadIdentity } from "../../ffi/os/thread.ts";
+import { Gate, type Reader } from "../../src/serving/gate.ts";
 import { Hold } from "../../src/clients/hold.ts";
-import { LockMirror, LockSlots, newLockTable } from "../../src/clients/lock_slots.ts";
-import { GATE, JOURNAL_LENGTH, LINE } from "../../src/clients/shared_words.ts";
+import { LockMirror, LockSlots, newLockTable } from "../../src/serving/lock_slots.ts";
+import { GATE, JOURNAL_LENGTH, LINE } from "../../src/serving/shared_words.ts";
 import type { Span } from "../../src/core/span.ts";
 
 const DEAD: ThreadIdentity = { tid: currentThread().tid, started: "1" };

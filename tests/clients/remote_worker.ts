@@ -5,7 +5,7 @@
  */
 
 import * as membacking from "membacking";
-import { currentThread } from "../../ffi/thread.ts";
+import { currentThread } from "../../ffi/os/thread.ts";
 import type { RemoteJob, RemoteReply, RemoteStart } from "./remote.ts";
 
 interface WorkerScope {

@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
-import { CODE } from "../../src/clients/page_codes.ts";
+import { CODE } from "../../src/serving/page_codes.ts";
 import { PageReader } from "../../src/clients/page_reader.ts";
-import { PageWriter } from "../../src/clients/page_writer.ts";
+import { PageWriter } from "../../src/serving/page_writer.ts";
 
 const PAGE = 0x1000;
 const FILES = Array.from({ length: 6 }, (_, fd) => ({ key: { fd }, fd, delta: fd * PAGE }));

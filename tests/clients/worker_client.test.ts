@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
-import { isAlive } from "../../ffi/thread.ts";
+import { isAlive } from "../../ffi/os/thread.ts";
 import { openFds } from "../proc.ts";
 import { Remote, RemoteError } from "./remote.ts";
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
-import { hide, type Region, type Repainted, show, type View } from "../../src/core/overlap.ts";
+import { hide, type Region, type Repainted, show, type View } from "../../src/core/map/overlap.ts";
 import { RangeMap } from "../../src/core/range_map.ts";
 
 const PAGES = 24;

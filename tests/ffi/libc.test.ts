@@ -1,5 +1,5 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { cString } from "../../ffi/libc.ts";
+import { cString } from "../../ffi/os/libc.ts";
 
 async function run(code: string, ...flags: string[]): Promise<{ success: boolean; stdout: string; stderr: string }> {
   const path = Deno.makeTempFileSync({ suffix: ".ts" });
@@ -16,7 +16,7 @@ async function run(code: string, ...flags: string[]): Promise<{ success: boolean
   }
 }
 
-const mappable = JSON.stringify(new URL("../../ffi/mappable.ts", import.meta.url).href);
+const mappable = JSON.stringify(new URL("../../ffi/files/mappable.ts", import.meta.url).href);
 const kvm = JSON.stringify(new URL("../../ffi/kvm/mod.ts", import.meta.url).href);
 
 Deno.test("importing needs no permission, and the first use says which one is missing", async () => {

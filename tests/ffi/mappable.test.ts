@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertFalse, assertStringIncludes, assertThrows } from "@std/assert";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
-import { cString, libc } from "../../ffi/libc.ts";
+import { cString, libc } from "../../ffi/os/libc.ts";
 import {
   F_ADD_SEALS,
   F_GET_SEALS,
@@ -13,7 +13,7 @@ import {
   F_SEAL_WRITE,
   MFD_ALLOW_SEALING,
   MFD_CLOEXEC,
-} from "../../ffi/mman.ts";
+} from "../../ffi/os/mman.ts";
 import { fdFlags, openFds } from "../proc.ts";
 import { HUGE_PAGE, hugePageTest } from "../require.ts";
 

@@ -1,6 +1,6 @@
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
-import { libc } from "../../ffi/libc.ts";
-import { OsError, unwrap } from "../../ffi/os_error.ts";
+import { libc } from "../../ffi/os/libc.ts";
+import { OsError, unwrap } from "../../ffi/os/os_error.ts";
 import { MembackingError } from "../../src/core/errors.ts";
 
 Deno.test("an OsError says which call failed, with which error, and what was being done", () => {

@@ -1,8 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
-import { lockCount, lockPages, relockPages, unlockPages } from "../../ffi/page_locks.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
+import { lockCount, lockPages, relockPages, unlockPages } from "../../ffi/host/page_locks.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { status } from "../proc.ts";
 
 const PAGE = 0x1000;

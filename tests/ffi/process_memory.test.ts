@@ -1,10 +1,10 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { FileMapping } from "../../ffi/address_space.ts";
-import { libc } from "../../ffi/libc.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import { PROT_READ, PROT_WRITE } from "../../ffi/mman.ts";
-import { OsError } from "../../ffi/os_error.ts";
-import { writeProcessMemory } from "../../ffi/process_memory.ts";
+import { FileMapping } from "../../ffi/os/address_space.ts";
+import { libc } from "../../ffi/os/libc.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
+import { writeProcessMemory } from "../../ffi/os/process_memory.ts";
 import { HUGE_PAGE, hugePageTest } from "../require.ts";
 
 Deno.test("memory is written by address, and where there is none it is an error and no signal", () => {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertFalse, assertThrows } from "@std/assert";
-import { KEPT_BACK, spareMappings } from "../../ffi/mapping_budget.ts";
-import { Reservation, reservationAt } from "../../ffi/reservation.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
+import { KEPT_BACK, spareMappings } from "../../ffi/host/mapping_budget.ts";
+import { Reservation, reservationAt } from "../../ffi/host/reservation.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { mappings, readProc } from "../proc.ts";
 

@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertGreater, assertStringIncludes, assertThrows } from "@std/assert";
-import { cString, libc } from "../../ffi/libc.ts";
-import { MFD_CLOEXEC, MFD_HUGETLB } from "../../ffi/mman.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
-import { revokeView } from "../../ffi/view.ts";
+import { cString, libc } from "../../ffi/os/libc.ts";
+import { MFD_CLOEXEC, MFD_HUGETLB } from "../../ffi/os/mman.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { revokeView } from "../../ffi/os/view.ts";
 import { mappingFlags, mappings, type Vma } from "../proc.ts";
 import { HUGE_PAGE, hugePageTest } from "../require.ts";
 

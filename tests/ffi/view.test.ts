@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Mappable } from "../../ffi/mappable.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
-import { hostView, revokeView } from "../../ffi/view.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { hostView, revokeView } from "../../ffi/os/view.ts";
 
 const PAGE = 0x1000;
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { EventFd, Kvm, KvmCap, KvmMpState } from "../../ffi/kvm/mod.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { RealModeCode, startRealMode, TestMachine } from "../guest.ts";

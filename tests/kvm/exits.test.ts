@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { LongModeCode, RealModeCode, TestMachine } from "../guest.ts";
 import { kvmTest } from "../require.ts";
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { Kvm, KvmCap } from "../../ffi/kvm/mod.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { openFds } from "../proc.ts";
 import { kvmTest } from "../require.ts";

@@ -1,8 +1,8 @@
 // What the C compiler says about the kernel's headers, against what this package has written down.
 
 import { assertEquals, assertGreater } from "@std/assert";
-import * as mman from "../../ffi/mman.ts";
-import { STATFS, STATX } from "../../ffi/open_file.ts";
+import * as mman from "../../ffi/os/mman.ts";
+import { STATFS, STATX } from "../../ffi/files/open_file.ts";
 import * as constants from "../../ffi/kvm/constants.ts";
 import { REQUEST } from "../../ffi/kvm/ioctl.ts";
 import { SIGACTION } from "../../ffi/kvm/kick_signal.ts";

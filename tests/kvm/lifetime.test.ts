@@ -1,11 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { Kvm, KvmVcpu } from "../../ffi/kvm/mod.ts";
 import { REQUEST } from "../../ffi/kvm/ioctl.ts";
-import { libc } from "../../ffi/libc.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import { F_DUPFD_CLOEXEC } from "../../ffi/mman.ts";
-import { unwrap } from "../../ffi/os_error.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
+import { libc } from "../../ffi/os/libc.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { F_DUPFD_CLOEXEC } from "../../ffi/os/mman.ts";
+import { unwrap } from "../../ffi/os/os_error.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { pollForever, startLongMode, TestMachine, VcpuThread } from "../guest.ts";
 import { mappings, openFds } from "../proc.ts";

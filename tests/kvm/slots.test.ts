@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { Kvm, type KvmVm } from "../../ffi/kvm/mod.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
-import { lockCount } from "../../ffi/page_locks.ts";
-import { VaMapper } from "../../ffi/va_mapper.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
+import { lockCount } from "../../ffi/host/page_locks.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError, MappingError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { status } from "../proc.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";
 import { currentThreadId, kickThread } from "../../ffi/kvm/mod.ts";
-import { Mappable } from "../../ffi/mappable.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { pollForever, readEach, REPORT_PORT, TestMachine, touchForever, VcpuThread } from "../guest.ts";
 import { kvmTest } from "../require.ts";
 

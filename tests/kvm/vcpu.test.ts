@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Kvm, KvmMpState, type KvmRegs, KvmVcpu } from "../../ffi/kvm/mod.ts";
-import { OsError } from "../../ffi/os_error.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { LongModeCode, RealModeCode, TestMachine } from "../guest.ts";
 import { fdFlags, mappings, openFds } from "../proc.ts";

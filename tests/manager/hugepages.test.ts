@@ -1,6 +1,6 @@
 import { assertEquals, assertGreaterOrEqual, assertStringIncludes, assertThrows } from "@std/assert";
 import { GuestMemoryManager, Mappable, MappingError, OsError, RamLayoutError } from "membacking";
-import { hasTransparentHugepages } from "../../ffi/memory_policy.ts";
+import { hasTransparentHugepages } from "../../ffi/files/memory_policy.ts";
 import { mappingFlags, openFds, readProc } from "../proc.ts";
 import { HUGE_PAGE, hugePageTest, moreHugePages, noHugePages, noKvm, testUnless } from "../require.ts";
 import { Machine, range } from "./machine.ts";

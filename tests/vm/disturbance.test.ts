@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import type { MemoryRange, RegionHandle } from "membacking";
-import { memoryUsage } from "../../ffi/smaps.ts";
+import { memoryUsage } from "../../ffi/host/smaps.ts";
 import { mappings } from "../proc.ts";
 import { kvmTest } from "../require.ts";
 import { Machine, Observed, range, stamp, stamps } from "./machine.ts";

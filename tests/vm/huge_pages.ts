@@ -5,9 +5,9 @@
  */
 
 import { Mappable } from "membacking";
-import { cString, libc } from "../../ffi/libc.ts";
-import { MFD_CLOEXEC, MFD_HUGE_SHIFT, MFD_HUGETLB } from "../../ffi/mman.ts";
-import { unwrap } from "../../ffi/os_error.ts";
+import { cString, libc } from "../../ffi/os/libc.ts";
+import { MFD_CLOEXEC, MFD_HUGE_SHIFT, MFD_HUGETLB } from "../../ffi/os/mman.ts";
+import { unwrap } from "../../ffi/os/os_error.ts";
 import { readProc } from "../proc.ts";
 
 /** The size of the huge pages, in bytes. */

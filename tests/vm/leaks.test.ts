@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
 import { Mappable, MappingError, RegionManager, RegionOverlapError, VaMapper } from "membacking";
 import { Kvm, KvmVcpu } from "membacking/kvm";
-import { spareMappings } from "../../ffi/mapping_budget.ts";
+import { spareMappings } from "../../ffi/host/mapping_budget.ts";
 import { touchForever, VcpuThread } from "../guest.ts";
 import { mappings, openFds, status } from "../proc.ts";
 import { kvmTest } from "../require.ts";

@@ -8,9 +8,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { GuestMemoryError, Mappable, MappingError, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { RecordingDmaTarget } from "membacking/testing";
-import { cString, libc } from "../../ffi/libc.ts";
-import { O_CLOEXEC, O_RDONLY } from "../../ffi/mman.ts";
-import { unwrap } from "../../ffi/os_error.ts";
+import { cString, libc } from "../../ffi/os/libc.ts";
+import { O_CLOEXEC, O_RDONLY } from "../../ffi/os/mman.ts";
+import { unwrap } from "../../ffi/os/os_error.ts";
 import { type Backing, type ErrorName, Model, type Request } from "../model/model.ts";
 import { FILES, PAGES, resolve, type SequenceStep } from "../model/sequences.ts";
 import { Abandoned, pageRange } from "../model/world.ts";

@@ -5,9 +5,9 @@
  */
 
 import { Mappable } from "membacking";
-import { libc } from "../../../ffi/libc.ts";
-import { F_ADD_SEALS, F_SEAL_FUTURE_WRITE } from "../../../ffi/mman.ts";
-import { unwrap } from "../../../ffi/os_error.ts";
+import { libc } from "../../../ffi/os/libc.ts";
+import { F_ADD_SEALS, F_SEAL_FUTURE_WRITE } from "../../../ffi/os/mman.ts";
+import { unwrap } from "../../../ffi/os/os_error.ts";
 import { Machine, range } from "../machine.ts";
 import { failureOf, pagesFrom, report, snapshot } from "./attempt.ts";
 

@@ -4,9 +4,9 @@
  * @module
  */
 
-import { libc } from "../../../ffi/libc.ts";
-import { MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ } from "../../../ffi/mman.ts";
-import { unwrap } from "../../../ffi/os_error.ts";
+import { libc } from "../../../ffi/os/libc.ts";
+import { MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ } from "../../../ffi/os/mman.ts";
+import { unwrap } from "../../../ffi/os/os_error.ts";
 import { fdFlags, mappings, readProc } from "../../proc.ts";
 import { PAGE } from "../witness.ts";
 

@@ -1,0 +1,238 @@
+/**
+ * One open file that can be mapped: its descriptor, counted references to it, and what was learned about it.
+ *
+ * Why it is safe: the descriptor is this object's own (made here, or duplicated by the caller) and is closed once, when
+ * the last reference goes. The structs the kernel fills have the sizes of x86-64 Linux, which do not change.
+ *
+ * @module
+ */
+
+import { MembackingError } from "../../src/core/errors.ts";
+import { hex } from "../../src/core/hex.ts";
+import { PAGE_SIZE } from "../../src/core/memory_range.ts";
+import { FileMapping } from "../os/address_space.ts";
+import { cString, libc } from "../os/libc.ts";
+import {
+  F_GET_SEALS,
+  F_GETFL,
+  F_SEAL_FUTURE_WRITE,
+  F_SEAL_GROW,
+  F_SEAL_SEAL,
+  F_SEAL_SHRINK,
+  F_SEAL_WRITE,
+  O_ACCMODE,
+  O_RDWR,
+  O_WRONLY,
+  PROT_READ,
+  PROT_WRITE,
+} from "../os/mman.ts";
+import { Errno, OsError, unwrap } from "../os/os_error.ts";
+
+/** The part of `struct statx` that is read, as byte offsets. */
+export const STATX = { size: 256, stx_mode: 28, stx_size: 40 } as const;
+
+/** The part of `struct statfs` that is read, as byte offsets. */
+export const STATFS = { size: 120, f_type: 0, f_bsize: 8 } as const;
+
+const STATX_BASIC_STATS = 0x7ff;
+const AT_EMPTY_PATH = 0x1000;
+
+const HUGETLBFS_MAGIC = 0x958458f6;
+
+// File systems whose mmap, once it has worked for a file, cannot fail but for want of memory: tmpfs (and with it every
+// memfd), ext2/3/4, xfs, btrfs. Others, such as FUSE or a network, may change their mind.
+const STEADY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0xef53, 0x58465342, 0x9123683e]);
+
+const S_IFMT = 0o170000;
+const S_IFREG = 0o100000;
+const KINDS: Readonly<Record<number, string>> = {
+  0o010000: "a pipe",
+  0o020000: "a character device",
+  0o040000: "a directory",
+  0o060000: "a block device",
+  0o120000: "a symbolic link",
+  0o140000: "a socket",
+};
+
+const WRITE_SEALS = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+const SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
+
+/** A memfd open for writing, sealed against resizing and further seals. */
+export interface SealedMemfd {
+  /** Its size in bytes. */
+  readonly size: number;
+  /** Its page size in bytes; more than 4096 for hugetlb. */
+  readonly pageSize: number;
+}
+
+/** What all clones of one `Mappable` share. Two handles are of one file exactly if they share this object. */
+export class OpenFile {
+  /** The descriptor. */
+  readonly fd: number;
+  /** What messages call it, such as `memfd "ram"`. */
+  readonly label: string;
+  /** The unit it is mapped in, in bytes: 4096, or the page size of the hugetlb file system it is on. */
+  readonly pageSize: number;
+  /** Whether it lives on a hugetlb file system (hugetlb memfds do). */
+  readonly hugetlb: boolean;
+  /** Whether someone may shorten it while it is mapped, after which touching the mapping is SIGBUS. */
+  readonly truncatable: boolean;
+  /** Whether mapping it may fail after the kernel has already taken away what was there before. */
+  readonly mayFailLate: boolean;
+  #references = 1;
+  #revoked = false;
+  #afterRelease: (() => void) | undefined;
+  readonly #borrowed: boolean;
+  #openForWriting: boolean;
+  #fixedSize: number | undefined;
+  #fixedSeals: number | undefined;
+
+  /**
+   * Takes over `fd`, and closes it if the file turns out to be unusable. A borrowed one is never closed: another thread
+   * owns it, and keeps it open at least until `afterRelease` is called. Of a memfd that was made just now the maker
+   * knows all there is to ask.
+   *
+   * @throws {OsError} If the file is not of a kind that can be mapped, or was opened without the right to read.
+   */
+  constructor(fd: number, label: string, borrowed: boolean = false, facts?: SealedMemfd) {
+    this.fd = fd;
+    this.label = label;
+    this.#borrowed = borrowed;
+    if (facts !== undefined) {
+      this.#openForWriting = true;
+      this.#fixedSize = facts.size;
+      this.#fixedSeals = SIZE_SEALS | F_SEAL_SEAL;
+      this.hugetlb = this.mayFailLate = facts.pageSize > PAGE_SIZE;
+      this.pageSize = facts.pageSize;
+      this.truncatable = false;
+      return;
+    }
+    try {
+      this.#openForWriting = accessMode(fd, label) === O_RDWR;
+      const size = regularFileSize(fd, label);
+      const { type, blockSize } = fileSystem(fd, label);
+      this.hugetlb = type === HUGETLBFS_MAGIC;
+      this.pageSize = this.hugetlb ? blockSize : PAGE_SIZE;
+      this.mayFailLate = this.hugetlb || !STEADY_FILE_SYSTEMS.has(type);
+      const seals = readSeals(fd);
+      if ((seals & F_SEAL_SEAL) !== 0) this.#fixedSeals = seals;
+      if ((seals & SIZE_SEALS) === SIZE_SEALS) this.#fixedSize = size;
+      this.truncatable = (seals & F_SEAL_SHRINK) === 0;
+    } catch (error) {
+      if (!borrowed) libc().sys.close(fd);
+      throw error;
+    }
+  }
+
+  /** Whether its owner has taken it back, so that the descriptor may be another file's by now. */
+  get revoked(): boolean {
+    return this.#revoked;
+  }
+
+  /** Says that the owner of a borrowed descriptor takes it back. */
+  revoke(): void {
+    this.#revoked = true;
+  }
+
+  /** Calls `act` once the last holder has let go. */
+  afterRelease(act: () => void): void {
+    this.#afterRelease = act;
+  }
+
+  /** The size in bytes, now: asked from the kernel each time unless seals forbid it to change. */
+  get size(): number {
+    return this.#fixedSize ?? regularFileSize(this.fd, this.label);
+  }
+
+  /** Whether it can be mapped for writing: opened for reading and writing, and no seal against writing. */
+  get writable(): boolean {
+    return this.#openForWriting && ((this.#fixedSeals ?? readSeals(this.fd)) & WRITE_SEALS) === 0;
+  }
+
+  /**
+   * Maps one page for a moment, to learn now rather than later whether the file can be mapped at all.
+   *
+   * @throws {OsError} If it cannot.
+   */
+  probe(): void {
+    if (this.hugetlb) return; // It can, and a page of it may be scarce.
+    try {
+      using _mapping = new FileMapping(this.fd, 0, PAGE_SIZE, this.writable ? PROT_READ | PROT_WRITE : PROT_READ);
+    } catch (cause) {
+      if (!(cause instanceof OsError)) throw cause;
+      throw new OsError("mmap", cause.errno, `${this.label} cannot be mapped into memory`, { cause });
+    }
+  }
+
+  /** Counts one more holder. */
+  retain(): this {
+    this.#references++;
+    return this;
+  }
+
+  /** Counts one holder less; the last one closes the descriptor. */
+  release(): void {
+    if (--this.#references > 0) return;
+    // The result does not matter: on Linux the descriptor is gone even where close reports an error.
+    if (!this.#borrowed) libc().sys.close(this.fd);
+    this.#afterRelease?.();
+  }
+
+  /** Throws unless `[offset, offset + length)` lies within the file. */
+  checkBounds(offset: number, length: number): void {
+    const { size } = this;
+    if (offset + length > size) {
+      throw new RangeError(
+        `${hex(length)} bytes at offset ${hex(offset)} go past the end of ${this.label}, which has ${hex(size)} bytes`,
+      );
+    }
+  }
+
+  /** An error for a transfer that ended before it was whole, as when someone shortens the file meanwhile. */
+  shortTransfer(offset: number): MembackingError {
+    return new MembackingError(`${this.label} ended at offset ${hex(offset)} while it was being accessed`);
+  }
+}
+
+/** The access mode `fd` was opened with. */
+function accessMode(fd: number, label: string): number {
+  const { sys, errno } = libc();
+  const mode = unwrap(sys.fcntl(fd, F_GETFL, 0), errno[0], "fcntl", () => label) & O_ACCMODE;
+  if (mode === O_WRONLY) {
+    throw new OsError("mmap", Errno.EACCES, `${label} is open for writing only, mapping it needs reading too`);
+  }
+  return mode;
+}
+
+/** The size of a file of a kind that memory can be made of: a regular one, or one without a kind, such as a dma-buf. */
+function regularFileSize(fd: number, label: string): number {
+  const { sys, errno } = libc();
+  const bytes = new Uint8Array(STATX.size);
+  // SAFETY: statx fills one struct statx, for which there is room.
+  unwrap(sys.statx(fd, cString(""), AT_EMPTY_PATH, STATX_BASIC_STATS, bytes), errno[0], "statx", () => label);
+  const view = new DataView(bytes.buffer);
+  const kind = view.getUint16(STATX.stx_mode, true) & S_IFMT;
+  if (kind !== S_IFREG && kind !== 0) {
+    throw new OsError(
+      "mmap",
+      Errno.ENODEV,
+      `${label} is ${KINDS[kind] ?? "of an unknown kind"}, and only files and memfds can back guest memory`,
+    );
+  }
+  return Number(view.getBigUint64(STATX.stx_size, true));
+}
+
+function fileSystem(fd: number, label: string): { type: number; blockSize: number } {
+  const { sys, errno } = libc();
+  const bytes = new Uint8Array(STATFS.size);
+  // SAFETY: fstatfs fills one struct statfs, for which there is room.
+  unwrap(sys.fstatfs(fd, bytes), errno[0], "fstatfs", () => label);
+  const view = new DataView(bytes.buffer);
+  return { type: view.getUint32(STATFS.f_type, true), blockSize: Number(view.getBigInt64(STATFS.f_bsize, true)) };
+}
+
+/** The seals of a file. One that knows no seals can never get any, which is what F_SEAL_SEAL says. */
+function readSeals(fd: number): number {
+  const seals = libc().sys.fcntl(fd, F_GET_SEALS, 0);
+  return seals === -1 ? F_SEAL_SEAL : seals;
+}

@@ -1,0 +1,314 @@
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { DisposedError } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
+import { checkAligned, checkNumber, MemoryRange } from "../core/memory_range.ts";
+import { RangeMap } from "../core/range_map.ts";
+import { type Mapping, touchedIn } from "../core/map/state.ts";
+import { closeFile, FileBacking, mappableOf, settleFiles } from "../memory/file_backing.ts";
+import { checkFile, checkPages } from "../regions/mapping_options.ts";
+import type { RegionHandle } from "../regions/region_handle.ts";
+import type { RegionOptions } from "../regions/options.ts";
+
+/** The priority of device memory: anything else hides it. */
+const DEVICE_PRIORITY = 0;
+
+/** What device memory needs of a region manager, or of a client of one. */
+export interface DeviceMemoryHost {
+  /** Whether it is gone. */
+  readonly disposed: boolean;
+  /** Adds a region. */
+  newRegion(options: RegionOptions): RegionHandle;
+  /** Makes several requests one. */
+  batch<T>(requests: () => T): T;
+  /** Calls back once it is known whether the batch under way came true: at once where there is none. */
+  whenSettled(settled: (committed: boolean) => void): void;
+}
+
+/** How device memory behaves. */
+export interface DeviceMemoryOptions {
+  /**
+   * What a guest access to an address without a mapping does. `"exit"` (the default): an MMIO exit, for the device to
+   * answer. `"fault"`: KVM_RUN fails with EFAULT, and mapping and unmapping cost no slot change, for windows whose
+   * mappings change all the time (virtio-fs DAX).
+   */
+  readonly holes?: "exit" | "fault";
+}
+
+/** Device memory as it was when inspected. */
+export interface InspectDeviceMemory {
+  /** Its name. */
+  readonly name: string;
+  /** Its length in bytes. */
+  readonly length: number;
+  /** Where the guest has it, `null` where it has not. */
+  readonly gpa: number | null;
+  /** What backs it, by offset. */
+  readonly mappings: readonly {
+    /** The offsets, such as `"0x1000-0x3000"`. */
+    readonly range: string;
+    /** Where in the file it begins, in bytes. */
+    readonly fileOffset: number;
+    /** Whether it may be written where the guest has it writable. */
+    readonly writable: boolean;
+    /** The file. */
+    readonly backing: string;
+  }[];
+}
+
+/**
+ * Memory of a device, such as a PCI BAR or a DAX window: an address range that files are mapped into by offset, and
+ * that as a whole comes and goes, and moves, in guest memory. RAM at the same addresses hides it.
+ *
+ * What is mapped stays mapped while the guest does not have it. Every request is all or nothing: if it throws, the
+ * memory is where it was, with what it had.
+ *
+ * @example A BAR that the guest moves
+ * ```ts
+ * import { GuestMemoryManager, Mappable, MemoryRange } from "membacking";
+ *
+ * using guest = GuestMemoryManager.create({
+ *   maxAddress: 0x20_0000,
+ *   ram: [{ ranges: [new MemoryRange(0, 0x10_0000)] }],
+ * });
+ * using bar = guest.newDeviceMemory("frame buffer", 0x4000);
+ * using pixels = Mappable.memfd("pixels", 0x4000);
+ * bar.map(0, pixels, 0, 0x4000, true);
+ *
+ * bar.mapToGuest(0x10_0000, true);
+ * guest.memory.writeUint32(0x10_0000, 0xff_00ff);
+ * bar.mapToGuest(0x18_0000, true);
+ * console.assert(guest.memory.readUint32(0x18_0000) === 0xff_00ff);
+ * ```
+ */
+export class DeviceMemory implements Disposable {
+  /** What its region is called. */
+  readonly name: string;
+  /** Its length in bytes. */
+  readonly length: number;
+  readonly #regions: DeviceMemoryHost;
+  readonly #holes: "exit" | "fault";
+  readonly #onDispose: (memory: DeviceMemory) => void;
+  /** What is mapped, by offset; the guest's region, if there is one, has the same. */
+  #mappings: RangeMap<Mapping> = RangeMap.EMPTY;
+  #region: RegionHandle | null = null;
+  #disposed = false;
+
+  /** Made by `newDeviceMemory` of a `GuestMemoryManager` or a `SyncRegionManagerClient`. */
+  constructor(
+    regions: DeviceMemoryHost,
+    name: string,
+    length: number,
+    options: DeviceMemoryOptions,
+    onDispose: (memory: DeviceMemory) => void,
+  ) {
+    const { holes = "exit" } = options;
+    if (typeof name !== "string") throw new TypeError("Device memory needs a name");
+    if (new MemoryRange(0, length).isEmpty) throw new RangeError(`Device memory "${name}" needs a length above 0`);
+    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
+    this.name = name;
+    this.length = length;
+    this.#regions = regions;
+    this.#holes = holes;
+    this.#onDispose = onDispose;
+  }
+
+  /** The GPA at which the guest has it, `null` where it has not. */
+  get gpa(): number | null {
+    return this.#region?.range.start ?? null;
+  }
+
+  /**
+   * The GPA ranges at which the guest sees it, holes included: all of it, or what RAM does not hide. Empty while the
+   * guest does not have it.
+   */
+  get visible(): readonly MemoryRange[] {
+    return this.#region?.visible ?? [];
+  }
+
+  /**
+   * Maps `length` bytes of `mappable` from `fileOffset` on to `[offset, offset + length)`. What is mapped there is
+   * replaced, and split where it reaches out of the range; under a running guest that is one `mmap`, without a moment in
+   * which nothing is there. Keeps its own clone of `mappable`.
+   *
+   * @param offset Where in the device memory, in bytes; page-aligned.
+   * @param fileOffset Where in the file, in bytes; page-aligned.
+   * @param length In bytes; page-aligned, above 0.
+   * @param writable Whether it may be written where `mapToGuest` allows it too.
+   * @throws {RangeError} If a number is not aligned, or the range is empty or reaches beyond the device memory.
+   * @throws {MappingError} If the file is too short or read-only, or a target failed.
+   * @throws {MemoryLockedError} If memory that would change is locked.
+   * @throws {LimitError} If memory slots or host mappings would run out.
+   * @throws {DisposedError} If this or the mappable has been disposed.
+   */
+  map(offset: number, mappable: Mappable, fileOffset: number, length: number, writable: boolean): void {
+    this.#check();
+    const range = this.#range(offset, length);
+    checkAligned(fileOffset, "File offset");
+    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+    if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
+    const { file } = mappable;
+    checkFile(file, fileOffset, range.start, range.end, writable);
+    checkPages(file, fileOffset, range, { Offset: offset });
+    this.#regions.batch(() => {
+      this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
+      const backing = new FileBacking(mappable.clone(), file);
+      this.#edit(range, { backing, delta: fileOffset - offset, writable, policy: undefined });
+    });
+  }
+
+  /**
+   * Takes away whatever is mapped in `[offset, offset + length)`, splitting what reaches out of it. Nothing mapped
+   * there is no error.
+   *
+   * @param offset In bytes; page-aligned.
+   * @param length In bytes; page-aligned, above 0.
+   * @throws {RangeError} If a number is not aligned, or the range is empty or reaches beyond the device memory.
+   * @throws {MappingError} If a huge page would be cut, or a target failed.
+   * @throws {MemoryLockedError} If memory that would change is locked.
+   * @throws {DisposedError} If this has been disposed.
+   */
+  unmap(offset: number, length: number): void {
+    this.#check();
+    const range = this.#range(offset, length);
+    this.#regions.batch(() => {
+      this.#region?.removeMappings(range);
+      this.#edit(range, null);
+    });
+  }
+
+  /**
+   * Gives the guest the memory at `gpa`, or moves it there: the old place goes and the new one comes in one request, and
+   * if that fails the old place stays.
+   *
+   * @param gpa Where, in bytes; page-aligned.
+   * @param writable Whether the guest may write, where the mapping allows it too.
+   * @throws {RangeError} If `gpa` is not a page-aligned number, or there is no room below the end of guest memory.
+   * @throws {RegionOverlapError} If it would lie half on RAM, or over other device memory.
+   * @throws {MappingError} If `gpa` is not a multiple of a mapped file's huge pages, or a target failed.
+   * @throws {MemoryLockedError} If memory that would change is locked.
+   * @throws {LimitError} If memory slots or host mappings would run out.
+   * @throws {DisposedError} If this has been disposed.
+   */
+  mapToGuest(gpa: number, writable: boolean): void {
+    this.#check();
+    checkAligned(gpa, `Address of device memory "${this.name}"`);
+    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+    const old = this.#region;
+    if (old?.range.start === gpa) return old.map({ writable });
+    const range = MemoryRange.of(gpa, this.length);
+    this.#regions.batch(() => {
+      old?.[Symbol.dispose]();
+      const region = this.#regions.newRegion({
+        name: this.name,
+        range,
+        priority: DEVICE_PRIORITY,
+        type: "device",
+        holes: this.#holes,
+      });
+      for (const { start, end, value: mapping } of this.#mappings) {
+        const mappable = mappableOf(mapping);
+        if (mappable === null) continue;
+        const rangeInRegion = new MemoryRange(start, end);
+        region.addMapping({ rangeInRegion, mappable, fileOffset: start + mapping.delta, writable: mapping.writable });
+      }
+      region.map({ writable });
+      this.#place(region);
+    });
+  }
+
+  /**
+   * Takes the memory away from the guest. What is mapped stays mapped, for the next `mapToGuest`.
+   *
+   * @throws {MappingError} If a target failed.
+   * @throws {MemoryLockedError} If memory that would change is locked.
+   * @throws {DisposedError} If this has been disposed.
+   */
+  unmapFromGuest(): void {
+    this.#check();
+    this.#regions.batch(() => {
+      this.#region?.[Symbol.dispose]();
+      this.#place(null);
+    });
+  }
+
+  /** What it is and has, as plain data, safe for JSON. */
+  inspect(): InspectDeviceMemory {
+    return {
+      name: this.name,
+      length: this.length,
+      gpa: this.gpa,
+      mappings: [...this.#mappings].map(({ start, end, value: mapping }) => ({
+        range: `${hex(start)}-${hex(end)}`,
+        fileOffset: start + mapping.delta,
+        writable: mapping.writable,
+        backing: mappableOf(mapping)?.file.label ?? "",
+      })),
+    };
+  }
+
+  /**
+   * Takes the memory away from the guest and gives the files up. Does nothing the second time.
+   *
+   * @throws {MemoryLockedError} If it is locked; it stays as it is, and disposal may be tried again.
+   * @throws {MappingError} If a target failed; it stays as it is, and disposal may be tried again.
+   */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    const close = () => {
+      this.#disposed = true;
+      this.#edit(new MemoryRange(0, this.length), null);
+      this.#regions.whenSettled((committed) => {
+        if (committed) this.#onDispose(this);
+        else this.#disposed = false;
+      });
+    };
+    if (this.#regions.disposed) {
+      this.#region = null;
+      return close();
+    }
+    this.#regions.batch(() => {
+      this.#region?.[Symbol.dispose]();
+      this.#place(null);
+      close();
+    });
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new DisposedError(`Device memory "${this.name}"`);
+  }
+
+  #range(offset: number, length: number): MemoryRange {
+    checkAligned(offset, "Offset");
+    checkAligned(length, "Length");
+    checkNumber(offset + length, "Offset plus length");
+    if (length === 0) throw new RangeError("Length must not be 0");
+    if (offset + length > this.length) {
+      throw new RangeError(
+        `${hex(length)} bytes at offset ${hex(offset)} reach beyond device memory "${this.name}" of ` +
+          `${hex(this.length)} bytes`,
+      );
+    }
+    return new MemoryRange(offset, offset + length);
+  }
+
+  /** Notes where the memory is, for as long as the request under way does not fail. */
+  #place(region: RegionHandle | null): void {
+    const old = this.#region;
+    this.#region = region;
+    this.#regions.whenSettled((committed) => {
+      if (!committed) this.#region = old;
+    });
+  }
+
+  /** Notes what is mapped, for as long as the request under way does not fail. */
+  #edit({ start, end }: MemoryRange, mapping: Mapping | null): void {
+    const old = this.#mappings;
+    const touched = touchedIn(old, start, end);
+    this.#mappings = mapping === null ? old.delete(start, end) : old.set(start, end, mapping);
+    this.#regions.whenSettled((committed) => {
+      if (committed) return settleFiles(touched);
+      this.#mappings = old;
+      if (mapping !== null) closeFile(mapping);
+    });
+  }
+}

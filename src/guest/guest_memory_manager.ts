@@ -1,0 +1,395 @@
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { DisposedError } from "../core/errors.ts";
+import { checkAligned, checkNumber, MemoryRange } from "../core/memory_range.ts";
+import type { OverlapRule } from "../core/map/overlap.ts";
+import {
+  type BackingLayout,
+  checkAlias,
+  layOutRam,
+  nearest,
+  RAM_ALIGNMENT,
+  RAM_PRIORITY,
+  RamLayoutError,
+} from "../core/ram_layout.ts";
+import type { Partition } from "../core/targets.ts";
+import { DeviceMemory, type DeviceMemoryOptions } from "./device_memory.ts";
+import type { GuestMemory } from "../memory/guest_memory.ts";
+import { inspectBacking, inspectGuest, type InspectGuestMemory, type InspectRamBacking } from "./inspect_guest.ts";
+import { PartitionHalf } from "./partition_half.ts";
+import { type RamBacking, ramPolicy, ramRequest, ramSource } from "./ram_backing.ts";
+import { prefault, type PrefaultOptions } from "./prefault.ts";
+import { RegionManager } from "../regions/region_manager.ts";
+import type { RegionHandle } from "../regions/region_handle.ts";
+import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from "./shareable_regions.ts";
+import type { Logger, Quiesce } from "../targets/targets.ts";
+import { type Report, reportTo } from "../targets/report.ts";
+
+/** What guest memory is made of. */
+export interface GuestMemoryOptions {
+  /** Where guest memory ends, in bytes: RAM, and everything that will ever be mapped, lies below. Page-aligned. */
+  readonly maxAddress: number;
+  /** The RAM; none if empty. */
+  readonly ram: readonly RamBacking[];
+  /**
+   * Whether the ranges that PC chipsets switch on and off become regions of their own, for `setRamVisibility`: the VGA
+   * window 0xa0000-0xc0000, the twelve PAM ranges of 0x4000 bytes from 0xc0000 on, and 0xf0000-0x100000. All begin as
+   * ordinary RAM. Needs shared RAM of ordinary pages from 0 to at least 1 MiB. `false` by default.
+   */
+  readonly x86Legacy?: boolean;
+  /** Whether all memory is pinned into host memory for partitions that are attached, `false` by default. */
+  readonly pin?: boolean;
+  /** `"nested"` (the default): of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
+  readonly overlap?: OverlapRule;
+  /** Is told what the manager does; `console` fits. Silent by default. A logger that throws is ignored. */
+  readonly logger?: Logger;
+  /** Holds vCPUs while a change that is not atomic to them is made. Without it, changes are made all the same. */
+  readonly quiesce?: Quiesce;
+}
+
+/** How a partition is attached. */
+export interface AttachOptions {
+  /**
+   * If given, all memory appears a second time, at its GPA plus this many bytes (in OpenVMM, the VTL0 alias map). A
+   * multiple of 2 MiB at or above `maxAddress`.
+   */
+  readonly aliasOffset?: number;
+}
+
+/** What a guest may do with a range of RAM. */
+export type RamVisibility = "unmapped" | "read-only" | "read-write";
+
+/** A range of RAM that is switched as a whole. */
+interface RamRange {
+  readonly region: RegionHandle;
+  readonly prefetch: boolean;
+}
+
+/**
+ * The memory of one guest: RAM, device memory, and everything that has to follow them.
+ *
+ * Where a VMM begins: `create` builds the RAM, `attachPartition` gives it to a virtual machine, and `memory` reads and
+ * writes it. RAM has priority 255 and device memory 0, so RAM hides device memory until it is switched off.
+ *
+ * @example Usage
+ * ```ts
+ * import { GuestMemoryManager, MemoryRange } from "membacking";
+ * import { RecordingPartition } from "membacking/testing";
+ *
+ * using guest = GuestMemoryManager.create({
+ *   maxAddress: 0x1_0000_0000,
+ *   ram: [{ ranges: [new MemoryRange(0, 0x800_0000)] }],
+ *   x86Legacy: true,
+ * });
+ * const vm = new RecordingPartition(); // or the KvmVm of membacking/kvm
+ * using _attached = guest.attachPartition(vm);
+ *
+ * guest.memory.write(0x10_0000, new TextEncoder().encode("kernel"));
+ * guest.setRamVisibility(new MemoryRange(0xa0000, 0xc0000), "unmapped"); // the VGA window
+ * console.assert(vm.accessAt(0x9ffff) !== null && vm.accessAt(0xa0000) === null);
+ * ```
+ */
+export class GuestMemoryManager implements Disposable {
+  /** The regions of guest memory, for everything that is not covered here. */
+  readonly regions: RegionManager;
+  readonly #va: VaMapper;
+  readonly #backings: readonly InspectRamBacking[];
+  readonly #ram: readonly RamRange[];
+  readonly #pin: boolean;
+  readonly #pageSize: number;
+  readonly #shareable: ShareableRegions;
+  readonly #devices = new Set<DeviceMemory>();
+  /** The two halves of partitions that were attached with an alias, so that attaching one twice is found out. */
+  readonly #halves = new WeakMap<Partition, readonly [PartitionHalf, PartitionHalf]>();
+
+  private constructor(options: GuestMemoryOptions, stack: DisposableStack) {
+    const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce } = options;
+    const report = reportTo(logger);
+    checkAligned(maxAddress, "maxAddress");
+    if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
+    if (!Array.isArray(ram)) throw new TypeError("ram must be an array of RAM backings");
+    const layouts = layOutRam(ram.map(ramRequest), { maxAddress, x86Legacy });
+    this.#pageSize = Math.max(RAM_ALIGNMENT, ...layouts.map(({ pageSize }) => pageSize));
+    this.#va = stack.use(VaMapper.reserve(maxAddress, { alignment: this.#pageSize }));
+    this.regions = stack.use(
+      new RegionManager(this.#va, {
+        ...(logger !== undefined && { logger }),
+        ...(overlap !== undefined && { overlap }),
+        ...(quiesce !== undefined && { quiesce }),
+      }),
+    );
+    this.#backings = ram.map(inspectBacking);
+    this.#pin = pin;
+    this.#shareable = new ShareableRegions(this.regions, report);
+    this.#ram = this.regions.batch(() =>
+      ram.flatMap((backing: RamBacking, i) => {
+        const layout = layouts[i];
+        return layout === undefined ? [] : addRam(this.regions, backing, layout, report);
+      })
+    );
+  }
+
+  /**
+   * Reserves addresses, makes the RAM and maps it, all of it readable and writable.
+   *
+   * @example Two NUMA nodes, and a gap for devices below 4 GiB
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x2_0000_0000,
+   *   ram: [
+   *     { name: "node 0", ranges: [new MemoryRange(0, 0xc000_0000)], hostNumaNode: 0 },
+   *     { name: "node 1", ranges: [new MemoryRange(0x1_0000_0000, 0x1_4000_0000)], transparentHugepages: true },
+   *   ],
+   * });
+   * console.assert(guest.shareableRegions().length === 2);
+   * ```
+   *
+   * @throws {RamLayoutError} If the backings and options do not go together; `kind` and `range` say why.
+   * @throws {RegionOverlapError} If two RAM ranges overlap.
+   * @throws {RangeError} If a number is out of its range, or a RAM range is empty or ends beyond `maxAddress`.
+   * @throws {MappingError} If a file that exists is too short or read-only.
+   * @throws {OsError} If the host is out of addresses or memory; for huge pages the message names the pool to raise.
+   */
+  static create(options: GuestMemoryOptions): GuestMemoryManager {
+    using stack = new DisposableStack();
+    const manager = new GuestMemoryManager(options, stack);
+    stack.move();
+    return manager;
+  }
+
+  /** Guest memory as it is visible now, to read and write. */
+  get memory(): GuestMemory {
+    return this.regions.memory;
+  }
+
+  /** The ranges of RAM that `setRamVisibility` switches, lowest first. */
+  get ramRanges(): readonly MemoryRange[] {
+    return this.#ram.map(({ region }) => region.range).sort((a, b) => a.start - b.start);
+  }
+
+  /**
+   * Attaches a partition, such as a `KvmVm`: gives it all memory that is visible, and every change from now on, until
+   * the handle returned is disposed, which takes everything away from it again.
+   *
+   * With `aliasOffset` all of it appears twice, in half of the partition's memory slots each.
+   *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   * import { RecordingPartition } from "membacking/testing";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   * });
+   * const vm = new RecordingPartition();
+   * using _attached = guest.attachPartition(vm, { aliasOffset: 0x4000_0000 });
+   * console.assert(vm.hvaAt(0x1000) === vm.hvaAt(0x4000_1000));
+   * ```
+   *
+   * @throws {RamLayoutError} If the alias would overlap guest memory, end beyond 2^52, or break up huge pages.
+   * @throws {TypeError} If the partition is attached already.
+   * @throws {MappingError} If the partition failed; everything has been undone.
+   * @throws {LimitError} If it cannot hold that many ranges.
+   */
+  attachPartition(partition: Partition, options: AttachOptions = {}): Disposable {
+    const { regions } = this;
+    const { aliasOffset } = options;
+    if (aliasOffset === undefined) return regions.addPartition(partition, { pin: this.#pin });
+    checkNumber(aliasOffset, "Alias offset");
+    checkAlias(aliasOffset, this.#va.length, this.#pageSize);
+    const known = this.#halves.get(partition);
+    const [main, alias] = known ?? [new PartitionHalf(partition, false), new PartitionHalf(partition, true)] as const;
+    if (known === undefined) this.#halves.set(partition, [main, alias]);
+    const [first, second] = regions.batch(() => [
+      regions.addPartition(main, { pin: this.#pin }),
+      regions.addPartition(alias, { offset: aliasOffset }),
+    ]);
+    return {
+      [Symbol.dispose]() {
+        if (regions.disposed) return;
+        regions.batch(() => {
+          second?.[Symbol.dispose]();
+          first?.[Symbol.dispose]();
+        });
+      },
+    };
+  }
+
+  /**
+   * Brings all RAM that is visible into host memory ahead of use, after transparent huge pages and NUMA nodes were asked
+   * for. Works in slices of a few milliseconds, between which everything else goes on. RAM that is unmapped at its turn
+   * is left out; read-only RAM is brought in for reading.
+   *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   * });
+   * await guest.prefault({
+   *   signal: AbortSignal.timeout(60_000),
+   *   onProgress: (done, total) => console.log(`${(100 * done / total).toFixed()} %`),
+   * });
+   * ```
+   *
+   * @throws {OsError} ENOMEM if the host runs out of memory, EFAULT if a file has been truncated.
+   * @throws {DisposedError} If the manager is disposed meanwhile.
+   * @throws The signal's reason, if it aborts first.
+   */
+  prefault(options: PrefaultOptions = {}): Promise<void> {
+    const populate = (start: number, end: number) => {
+      for (const piece of this.regions.pieces(start, end)) {
+        if (piece.value.region.type === "ram") this.#va.populate(piece.start, piece.end, piece.value.writable);
+      }
+    };
+    return prefault(this.ramRanges, populate, options);
+  }
+
+  /**
+   * Switches a range of RAM: to ordinary RAM, to RAM the guest can only read (its writes are MMIO exits), or off, so that
+   * device memory below it shows. The contents stay.
+   *
+   * @example A chipset makes the firmware's shadow RAM read-only
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   *   x86Legacy: true,
+   * });
+   * guest.setRamVisibility(new MemoryRange(0xf0000, 0x10_0000), "read-only");
+   * console.assert(guest.memory.readUint8(0xf0000) === 0);
+   * ```
+   *
+   * @param range Exactly one of `ramRanges`; use `regions.batch` to switch several in one request.
+   * @throws {RamLayoutError} If it is not; the message names the nearest ones.
+   * @throws {MappingError} If private memory would be unmapped and so lost, or a target failed.
+   * @throws {MemoryLockedError} If the range is locked.
+   */
+  setRamVisibility(range: MemoryRange, to: RamVisibility): void {
+    if (!(range instanceof MemoryRange)) throw new TypeError("A MemoryRange is needed");
+    const found = this.#ram.find(({ region }) => region.range.equals(range));
+    if (found === undefined) {
+      const near = nearest(this.ramRanges, range, 3);
+      const hint = near.length === 0 ? "there is no RAM" : `the nearest are ${near.join(", ")}`;
+      throw new RamLayoutError(
+        "not-a-ram-range",
+        `${range} is not a whole RAM range, and only those can be switched; ${hint}`,
+        range,
+      );
+    }
+    const { region, prefetch } = found;
+    switch (to) {
+      case "unmapped":
+        return region.unmap();
+      case "read-only":
+      case "read-write":
+        return region.map({ writable: to === "read-write", prefetch });
+      default:
+        throw new TypeError(`RAM can be "unmapped", "read-only" or "read-write", got ${JSON.stringify(to)}`);
+    }
+  }
+
+  /**
+   * Makes memory for a device, such as a PCI BAR: nothing mapped in it, and not in the guest yet. Disposing the manager
+   * disposes it.
+   *
+   * @param name For messages and inspection; need not be unique.
+   * @param length In bytes; page-aligned, above 0.
+   * @throws {RangeError} If the length is 0 or not page-aligned.
+   */
+  newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
+    if (this.regions.disposed) throw new DisposedError("The guest memory manager");
+    const memory = new DeviceMemory(this.regions, name, length, options, (gone) => this.#devices.delete(gone));
+    this.#devices.add(memory);
+    return memory;
+  }
+
+  /**
+   * The RAM that another process can map, lowest address first: what is visible, has a file, and may be written by the
+   * guest (a vhost-user back end cannot be told otherwise). Parts that continue each other in guest and file are one.
+   */
+  shareableRegions(): SharedRegion[] {
+    return this.#shareable.list();
+  }
+
+  /**
+   * Calls `listener` with the new list after each request that changed `shareableRegions()`, until the result is
+   * disposed. The request is over then, so the listener may make requests of its own; what it throws is logged and
+   * otherwise ignored. Disposing the manager is not announced.
+   *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * const low = new MemoryRange(0, 0x20_0000);
+   * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [{ ranges: [low] }] });
+   * let table = guest.shareableRegions();
+   * using _watching = guest.watchShareableRegions((regions) => table = regions);
+   *
+   * guest.setRamVisibility(low, "unmapped");
+   * console.assert(table.length === 0);
+   * ```
+   */
+  watchShareableRegions(listener: SharedRegionsListener): Disposable {
+    return this.#shareable.watch(listener);
+  }
+
+  /**
+   * The memory map and what it is made of, as plain data, safe for JSON. `drawMemoryMap` draws it.
+   *
+   * Asks the kernel for the memory really in use, which takes some milliseconds per gigabyte; `regions.inspect()` does
+   * not.
+   */
+  inspect(): InspectGuestMemory {
+    return inspectGuest(this.regions.inspect(), this.#backings, this.#devices);
+  }
+
+  /**
+   * Takes all memory away from partitions and DMA targets, revokes locks, disposes device memory and gives the host's
+   * memory back. What fails does not keep the rest from being done. Does nothing the second time.
+   *
+   * @throws {MembackingError} If a step failed; its `cause` is an `AggregateError` of all that did.
+   */
+  [Symbol.dispose](): void {
+    // Nobody else uses the addresses: with this said, the manager unmaps them as a whole and need not empty them first.
+    this.#va[Symbol.dispose]();
+    try {
+      this.regions[Symbol.dispose]();
+    } finally {
+      // Not where a callback of the manager tried it: that disposes nothing.
+      if (this.regions.disposed) {
+        for (const device of this.#devices) device[Symbol.dispose]();
+      }
+    }
+  }
+}
+
+/** The regions of one backing, mapped. */
+function addRam(
+  regions: RegionManager,
+  backing: RamBacking,
+  layout: BackingLayout,
+  report: Report,
+): RamRange[] {
+  const { prefetch = false } = backing;
+  const source = ramSource(backing, layout);
+  using _source = source === "private" ? null : source;
+  const policy = ramPolicy(backing, layout, report);
+  return layout.pieces.map(({ name, range, fileOffset }) => {
+    const region = regions.newRegion({ name, range, priority: RAM_PRIORITY, type: "ram" });
+    region.addMapping({
+      rangeInRegion: new MemoryRange(0, range.length),
+      mappable: source,
+      fileOffset,
+      ...(policy !== undefined && { policy }),
+    });
+    region.map({ prefetch });
+    return { region, prefetch };
+  });
+}

@@ -1,0 +1,50 @@
+import type { Mappable } from "../../ffi/files/mappable.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
+import type { Backing, Mapping, Touched } from "../core/map/state.ts";
+
+/**
+ * The manager's own handle of the file behind a mapping, shared by all pieces that the mapping has been cut into.
+ *
+ * The core passes it through untouched. `pieces` counts the entries that refer to it, one to begin with; the last one
+ * that goes closes the handle.
+ */
+export class FileBacking implements Backing {
+  readonly mappable: Mappable;
+  readonly file: OpenFile;
+  readonly pageSize: number;
+  readonly mayFailLate: boolean;
+  pieces = 1;
+
+  /** Takes over `mappable`, a handle of `file`. */
+  constructor(mappable: Mappable, file: OpenFile) {
+    this.mappable = mappable;
+    this.file = file;
+    this.pageSize = file.pageSize;
+    this.mayFailLate = file.mayFailLate;
+  }
+}
+
+/** The file behind a mapping, `null` for private memory. */
+export function mappableOf(mapping: Mapping): Mappable | null {
+  // SAFETY: the manager puts nothing but its own FileBacking into a state.
+  return mapping.backing === null ? null : (mapping.backing as FileBacking).mappable;
+}
+
+/** Counts the pieces that a request made of mappings and took away, and closes the files whose last piece went. */
+export function settleFiles({ gone, split }: Touched): void {
+  // What was cut first: a batch may cut a mapping and then take one part away.
+  for (const { backing } of split) {
+    if (backing !== null) (backing as FileBacking).pieces++;
+  }
+  for (const mapping of gone) settleFile(mapping);
+}
+
+/** Counts one piece less of a mapping, and closes its file after the last. */
+export function settleFile(mapping: Mapping): void {
+  if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
+}
+
+/** Closes the file of a mapping that no region has. */
+export function closeFile(mapping: Mapping): void {
+  mappableOf(mapping)?.[Symbol.dispose]();
+}

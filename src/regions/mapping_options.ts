@@ -1,0 +1,105 @@
+import { checkBoolean } from "../targets/checks.ts";
+import { MappingError } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
+import { checkAligned, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import type { Region } from "../core/map/overlap.ts";
+import type { Span } from "../core/span.ts";
+import type { Mapping } from "../core/map/state.ts";
+import type { MemoryPolicy, VaTarget } from "../core/targets.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
+import { FileBacking } from "../memory/file_backing.ts";
+import type { MappingOptions } from "./region_handle.ts";
+
+/** The GPAs of a range in a region, checked. */
+export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
+  if (!(rangeInRegion instanceof MemoryRange)) throw new TypeError(`Region "${region.name}" needs a MemoryRange`);
+  if (rangeInRegion.isEmpty) throw new RangeError(`Region "${region.name}" needs a range that is not empty`);
+  if (rangeInRegion.end > region.range.length) {
+    throw new RangeError(
+      `Range ${rangeInRegion} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`,
+    );
+  }
+  return { start: region.range.start + rangeInRegion.start, end: region.range.start + rangeInRegion.end };
+}
+
+/**
+ * Checks what `addMapping` was given for GPAs `[start, end)` against the file as it is now, and makes the mapping with a
+ * file handle of its own.
+ */
+export function mappingOf(options: MappingOptions, start: number, end: number, va: VaTarget<Mappable>): Mapping {
+  const { mappable, fileOffset = 0, writable = true, policy } = options;
+  checkAligned(fileOffset, "File offset");
+  checkBoolean(writable, "writable");
+  if (policy !== undefined) checkPolicy(policy);
+  if (mappable === "private") {
+    if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
+    return { backing: null, delta: 0, writable, policy };
+  }
+  if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
+  const { file } = mappable;
+  checkFile(file, fileOffset, start, end, writable);
+  if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
+  const backing = new FileBacking(mappable.clone(), file);
+  return { backing, delta: fileOffset - start, writable, policy };
+}
+
+/**
+ * Throws unless bytes `[fileOffset, fileOffset + end - start)` of `file` can be mapped.
+ *
+ * @throws {MappingError} If the file is too short or not writable.
+ */
+export function checkFile(
+  file: OpenFile,
+  fileOffset: number,
+  start: number,
+  end: number,
+  writable: boolean,
+): void {
+  const { size } = file;
+  const length = end - start;
+  // The last page of a file may be cut short.
+  if (fileOffset + length > size && fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
+    throw new MappingError(
+      `The file is ${hex(size)} bytes long and too short for ${hex(length)} bytes from offset ${hex(fileOffset)}`,
+      new MemoryRange(start, end),
+    );
+  }
+  if (writable && !file.writable) {
+    throw new MappingError(
+      "The file is not writable, open it for writing or pass writable: false",
+      new MemoryRange(start, end),
+    );
+  }
+}
+
+/**
+ * Throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of the file's page size.
+ *
+ * @throws {MappingError} Naming what is not.
+ */
+export function checkPages(
+  file: OpenFile,
+  fileOffset: number,
+  { start, end }: Span,
+  addresses: Readonly<Record<string, number>>,
+): void {
+  const { pageSize } = file;
+  for (const [what, value] of Object.entries({ ...addresses, Length: end - start, "File offset": fileOffset })) {
+    if (value % pageSize === 0) continue;
+    throw new MappingError(
+      `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,
+      new MemoryRange(start, end),
+    );
+  }
+}
+
+function checkPolicy(policy: MemoryPolicy): void {
+  if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
+  const { hostNumaNode, transparentHugepages } = policy;
+  if (transparentHugepages !== undefined) checkBoolean(transparentHugepages, "transparentHugepages");
+  if (hostNumaNode === undefined) return;
+  if (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023) {
+    throw new RangeError(`Host NUMA node must be an integer from 0 to 1023, got ${hostNumaNode}`);
+  }
+}

@@ -1,0 +1,391 @@
+import type { Mappable } from "../../ffi/files/mappable.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { ClientServer } from "../serving/server.ts";
+import { DisposedError, MembackingError } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
+import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { fragments, type OverlapRule, type Region } from "../core/map/overlap.ts";
+import type { Entry } from "../core/range_map.ts";
+import {
+  addDmaTarget,
+  addPartition,
+  addRegion,
+  type Change,
+  type MapParams,
+  type Mapping,
+  mapRegion,
+  paramsOf,
+  removeRegion,
+  setMapping,
+  type State,
+  unmapRegion,
+} from "../core/map/state.ts";
+import type { Partition, VaTarget } from "../core/targets.ts";
+import { type Piece, piecesIn } from "../core/map/view.ts";
+import { GuestMemory } from "../memory/guest_memory.ts";
+import { type InspectNode, inspectState } from "./inspect.ts";
+import { LockKeeper } from "../memory/lock_keeper.ts";
+import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../targets/checks.ts";
+import { closeFile } from "../memory/file_backing.ts";
+import { mappingOf, rangeIn } from "./mapping_options.ts";
+import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
+import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
+import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
+import type { DmaTarget } from "../targets/targets.ts";
+import { tearDown } from "../requests/transaction.ts";
+
+/**
+ * Regions over the guest-physical address space, and everything that has to follow them: host memory, partitions
+ * (virtual machines) and DMA targets.
+ *
+ * A request makes the next memory map out of the present one, plans the steps from the one to the other, and carries
+ * them out; if a step fails, the steps done are undone and the caller gets a `MappingError` with the `cause`. Requests
+ * are served one at a time: a partition, DMA target, logger or quiesce callback that makes one gets a
+ * `ReentrancyError`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+ * import { RecordingPartition } from "membacking/testing";
+ *
+ * using va = VaMapper.reserve(0x10_0000);
+ * using regions = new RegionManager(va);
+ * const vm = new RecordingPartition();
+ * using _attached = regions.addPartition(vm);
+ *
+ * using file = Mappable.memfd("ram", 0x4000);
+ * using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x4000), priority: 0 });
+ * ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: file });
+ * ram.map({ writable: true });
+ * console.assert(vm.ranges.length === 1);
+ * ```
+ */
+export class RegionManager implements Disposable {
+  /** Guest memory as it is visible now. */
+  readonly memory: GuestMemory;
+  readonly #va: VaTarget<Mappable>;
+  readonly #overlap: OverlapRule;
+  readonly #retained: Disposable | undefined;
+  readonly #map: MemoryMap;
+  readonly #locks: LockKeeper;
+  readonly #requests: RegionRequests;
+  #clients: ClientServer | undefined;
+  #nextId = 1;
+
+  /**
+   * Manages the addresses that `va` reserved; one reservation serves one manager.
+   *
+   * @throws {DisposedError} If `va` has been disposed.
+   * @throws {TypeError} If `va` serves another manager.
+   */
+  constructor(va: VaTarget<Mappable>, options: RegionManagerOptions = {}) {
+    const { overlap = "nested", logger, quiesce } = options;
+    if (overlap !== "nested" && overlap !== "any") {
+      throw new TypeError(`Overlap must be "nested" or "any", got ${JSON.stringify(overlap)}`);
+    }
+    if (quiesce !== undefined && typeof quiesce !== "function") throw new TypeError("quiesce must be a function");
+    if (logger !== undefined) checkMethods(logger, "A logger", ["debug", "info", "warn", "error"]);
+    if (served.has(va)) throw new TypeError("One VaMapper serves one RegionManager, reserve another");
+    this.#retained = va.retain?.();
+    served.add(va);
+    this.#va = va;
+    this.#overlap = overlap;
+    this.#map = new MemoryMap({ va, quiesce, logger, invalidate: () => this.memory.invalidate() });
+    this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check());
+    this.memory = new GuestMemory(this.#locks);
+    this.#requests = {
+      map: (region, params) => this.#mapRegion(region, params),
+      unmap: (region) => this.#unmap(region),
+      addMapping: (region, mapping) => this.#addMapping(region, mapping),
+      removeMappings: (region, range) => this.#removeMappings(region, range),
+      remove: (region) => this.#remove(region),
+      teardown: (region, signal) => this.#teardown(region, signal),
+      paramsOf: (region) => this.#map.current.regions.get(region)?.params ?? null,
+      visibleOf: (region) =>
+        fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end)),
+    };
+  }
+
+  /**
+   * Adds a region, unmapped and without mappings.
+   *
+   * @throws {RegionOverlapError} If it overlaps another region in a way the overlap rule forbids; names both.
+   * @throws {RangeError} If the range is empty or beyond the reservation, or the priority is not 0 to 255.
+   */
+  newRegion(options: RegionOptions): RegionHandle {
+    const { name, range, priority, type = "ram", holes = "exit" } = options;
+    if (typeof name !== "string") throw new TypeError("A region needs a name");
+    if (!(range instanceof MemoryRange)) throw new TypeError(`Region "${name}" needs a MemoryRange`);
+    if (range.isEmpty) throw new RangeError(`Region "${name}" needs a range that is not empty`);
+    if (range.end > this.#va.length) {
+      throw new RangeError(
+        `Region "${name}" (${range}) reaches beyond the reservation of ${hex(this.#va.length)} bytes`,
+      );
+    }
+    if (!Number.isInteger(priority) || priority < 0 || priority > 255) {
+      throw new RangeError(`Priority of region "${name}" must be an integer from 0 to 255, got ${priority}`);
+    }
+    if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
+    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
+    // A range of our own: the caller's could be changed behind the back of the type.
+    const own = new MemoryRange(range.start, range.end);
+    const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes, latest: undefined };
+    this.#map.check();
+    this.#request("add", region, addRegion(this.#map.current, region, this.#overlap));
+    return new RegionHandle(region, this.#requests);
+  }
+
+  /**
+   * Attaches a partition: tells it everything that is visible, and every change from now on, until the handle returned
+   * is disposed, which takes everything away from it again.
+   *
+   * @throws {MappingError} If the partition failed; everything has been undone. If it does not give back what it took,
+   * `outOfStep` says so, and nothing follows it any more: dispose it.
+   * @throws {LimitError} If it cannot hold that many ranges.
+   * @throws {RangeError} If the offset is not page-aligned, or guest memory would not fit below 2^52 with it.
+   */
+  addPartition(partition: Partition, options: PartitionOptions = {}): Disposable {
+    const { offset = 0, pin = false } = options;
+    checkPartition(partition);
+    checkBoolean(pin, "pin");
+    if (!Number.isSafeInteger(offset) || offset % PAGE_SIZE !== 0) {
+      throw new RangeError(`Partition offset must be a multiple of ${hex(PAGE_SIZE)}, got ${offset}`);
+    }
+    if (offset < 0 || offset + this.#va.length > GPA_LIMIT) {
+      throw new RangeError(
+        `Guest memory of ${hex(this.#va.length)} bytes does not fit below ${hex(GPA_LIMIT)} at offset ${hex(offset)}`,
+      );
+    }
+    const { length } = this.#va;
+    if (this.#map.current.partitions.some((at) => at.target === partition && Math.abs(at.offset - offset) < length)) {
+      throw new TypeError(
+        `The partition is attached already, attach it again at least ${hex(length)} bytes away or not at all`,
+      );
+    }
+    const id = this.#nextId++;
+    this.#map.check();
+    const state = addPartition(this.#map.current, { id, target: partition, offset, pin });
+    this.#request("add a partition", null, { state, changed: [] });
+    const isAttached = (state: State) => state.partitions.some((attached) => attached.id === id);
+    return this.#attachment("remove a partition", isAttached, (state) => ({
+      ...state,
+      partitions: state.partitions.filter((attached) => attached.id !== id),
+    }));
+  }
+
+  /**
+   * Attaches a DMA target: tells it of every mapping that is visible, and every change from now on, until the handle
+   * returned is disposed, which takes everything away from it again.
+   *
+   * @throws {MappingError} If the target failed, or needs files and there is private memory; everything has been
+   * undone.
+   */
+  addDmaTarget(target: DmaTarget, options: DmaTargetOptions = {}): Disposable {
+    checkDmaTarget(target);
+    if (this.#map.current.dmaTargets.some((attached) => attached.target === target)) {
+      throw new TypeError("The DMA target is attached already, dispose the handle of the first time to attach it anew");
+    }
+    const id = this.#nextId++;
+    this.#map.check();
+    const state = addDmaTarget(this.#map.current, { id, target, needsFd: options.needsFd ?? false });
+    this.#request("add a DMA target", null, { state, changed: [] });
+    const isAttached = (state: State) => state.dmaTargets.some((attached) => attached.id === id);
+    return this.#attachment("remove a DMA target", isAttached, (state) => ({
+      ...state,
+      dmaTargets: state.dmaTargets.filter((attached) => attached.id !== id),
+    }));
+  }
+
+  /**
+   * Makes the requests inside `requests` one request: one plan, carried out when it returns, all or nothing. If it
+   * throws, or carrying out the plan fails, nothing has changed and handles made inside are dead. A batch within a
+   * batch is part of it; if the inner one throws, what it asked for is forgotten and the outer one may go on.
+   *
+   * Handles show the state to come inside the batch; guest memory shows the present one.
+   *
+   * @returns What `requests` returned.
+   * @throws {TypeError} If `requests` returns a promise: requests after an `await` would not be part of the batch.
+   */
+  batch<T>(requests: () => T): T {
+    return this.#map.batch(requests, this.#locks);
+  }
+
+  /**
+   * Calls `settled` once it is known whether the batch under way came true: at once where there is none. Must not throw.
+   *
+   * @internal For what is built on regions and has state of its own.
+   */
+  whenSettled(settled: (committed: boolean) => void): void {
+    this.#map.whenSettled(settled);
+  }
+
+  /**
+   * Tells `watcher` of each request from now on, until the result is disposed.
+   *
+   * @internal
+   */
+  watch(watcher: Watcher): Disposable {
+    return this.#map.watch(watcher);
+  }
+
+  /**
+   * What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back.
+   *
+   * @internal
+   */
+  pieces(start: number, end: number): readonly Entry<Piece>[] {
+    this.#map.check();
+    const state = this.#map.committed;
+    const pieces = piecesIn(state, start, end);
+    return state.lost.size === 0 ? pieces : pieces.filter((piece) => !state.lost.overlaps(piece.start, piece.end));
+  }
+
+  /**
+   * Serves a client in another thread: whoever calls `RegionManagerClient.connect` or
+   * `SyncRegionManagerClient.connect` with the other end of `port`. Requests of clients are served one at a time like
+   * those of this thread, between its own turns of the event loop.
+   *
+   * A client's regions are removed when it is disposed, when the result of this is, and within a moment after its
+   * thread has ended. The port is the manager's from now on, and keeps the event loop alive until then.
+   *
+   * @throws {DisposedError} If the manager has been disposed.
+   */
+  serve(port: MessagePort): Disposable {
+    this.#map.check();
+    if (!(port instanceof MessagePort)) throw new TypeError("A client is served through a MessagePort");
+    this.#clients ??= this.#newServer();
+    return this.#clients.serve(port);
+  }
+
+  /** Whether it has been disposed. */
+  get disposed(): boolean {
+    return this.#map.closed;
+  }
+
+  /** The memory map as plain data, safe for JSON. */
+  inspect(): InspectNode {
+    if (this.#map.closed) throw new DisposedError("The region manager");
+    this.#clients?.updateLocks();
+    return inspectState(this.#map.committed, this.#va, this.#locks.entries());
+  }
+
+  /**
+   * Takes everything away from partitions and DMA targets, revokes locks, and gives host memory back. What fails does
+   * not keep the rest from being done. Does nothing the second time.
+   *
+   * @throws {MembackingError} If a step failed; its `cause` is an `AggregateError` of all that did.
+   */
+  [Symbol.dispose](): void {
+    if (this.#map.closed) return;
+    const failures: unknown[] = [];
+    let isPoisoned = false;
+    this.#map.close((state) => {
+      isPoisoned = state.poisoned.size > 0;
+      const revoked = this.#locks.revokeAll();
+      const kept = this.#clients === undefined ? revoked.kept : [...revoked.kept, ...this.#clients.close()];
+      const context = { va: this.#va, quiesce: undefined, logger: this.#map.logger };
+      failures.push(...revoked.failures, ...tearDown(state, context, kept));
+    });
+    // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
+    // So do addresses among which something else of the process lives now.
+    if (failures.length === 0 && isPoisoned) return;
+    if (failures.length === 0) {
+      // What a client has locked is its own to release.
+      if (this.#clients !== undefined) return this.#clients.keepWhileLocked(this.#retained);
+      return this.#retained?.[Symbol.dispose]();
+    }
+    const steps = failures.length === 1 ? "1 step" : `${failures.length} steps`;
+    throw new MembackingError(`${steps} failed while the region manager was disposed, see the cause`, {
+      cause: new AggregateError(failures),
+    });
+  }
+
+  #newServer(): ClientServer {
+    const { base, length } = this.#va;
+    const clients = new ClientServer({
+      manager: this,
+      memory: { base: this.#va instanceof VaMapper ? base : null, length },
+      state: () => this.#map.committed,
+      locks: this.#locks,
+      logger: this.#map.logger,
+    });
+    this.#map.gate = clients;
+    return clients;
+  }
+
+  /**
+   * The state to start from, once it is clear that the region exists and a request may be made. Asked after options
+   * have been read, since that may run code of the caller's.
+   */
+  #stateWith(region: Region, added?: Mapping): State {
+    this.#map.check();
+    const state = this.#map.current;
+    if (state.regions.get(region) === undefined) {
+      if (added !== undefined) closeFile(added);
+      throw new DisposedError(`Region "${region.name}"`);
+    }
+    return state;
+  }
+
+  #request(what: string, region: Region | null, change: Change, added?: Mapping): void {
+    this.#map.request(what, region, this.#locks, change, added);
+  }
+
+  #mapRegion(region: Region, params: Partial<MapParams>): void {
+    const { writable = true, executable = true, prefetch = false } = params;
+    checkBoolean(writable, "writable");
+    checkBoolean(executable, "executable");
+    checkBoolean(prefetch, "prefetch");
+    const wanted = paramsOf(writable, executable, prefetch);
+    const state = this.#stateWith(region);
+    if (this.#map.swapRegion(region, wanted, this.#locks)) return;
+    this.#request("map", region, mapRegion(state, region, wanted));
+  }
+
+  #unmap(region: Region): void {
+    const state = this.#stateWith(region);
+    if (this.#map.swapRegion(region, null, this.#locks)) return;
+    this.#request("unmap", region, unmapRegion(state, region));
+  }
+
+  #addMapping(region: Region, options: MappingOptions): void {
+    const { start, end } = rangeIn(region, options.rangeInRegion);
+    const mapping = mappingOf(options, start, end, this.#va);
+    const state = this.#stateWith(region, mapping);
+    if (this.#map.swapMapping(region, start, end, mapping, this.#locks)) return;
+    this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
+  }
+
+  #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
+    const { start, end } = rangeIn(region, rangeInRegion);
+    const state = this.#stateWith(region);
+    if (this.#map.swapMapping(region, start, end, null, this.#locks)) return;
+    this.#request("remove mappings", region, setMapping(state, region, start, end, null));
+  }
+
+  #remove(region: Region): void {
+    if (this.#map.closed) return;
+    this.#map.check();
+    const state = this.#map.current;
+    if (state.regions.get(region) !== undefined) this.#request("remove", region, removeRegion(state, region));
+  }
+
+  async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#map.closed || this.#map.current.regions.get(region) === undefined) return;
+    await this.#locks.drain(region, signal, () => this.#remove(region));
+  }
+
+  #attachment(what: string, isAttached: (state: State) => boolean, without: (state: State) => State): Disposable {
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#map.closed) return;
+        this.#map.check();
+        const state = this.#map.current;
+        if (isAttached(state)) this.#request(what, null, { state: without(state), changed: [] });
+      },
+    };
+  }
+}
+
+/** The managers' reservations: one serves one. */
+const served = new WeakSet<VaTarget<Mappable>>();

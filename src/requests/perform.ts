@@ -1,0 +1,164 @@
+/**
+ * What a step does to its target.
+ *
+ * @module
+ */
+
+import type { Mappable } from "../../ffi/files/mappable.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import type { Span } from "../core/span.ts";
+import type { Step } from "../core/plan/steps.ts";
+import type { VaTarget } from "../core/targets.ts";
+import type { VaStep } from "../core/plan/va_steps.ts";
+import type { Piece } from "../core/map/view.ts";
+import { mappableOf } from "../memory/file_backing.ts";
+import type { DmaRequest, DmaTarget, Logger } from "../targets/targets.ts";
+
+/** What steps act through, besides the partitions and DMA targets in them. */
+export interface StepContext {
+  /** Host memory. */
+  readonly va: VaTarget<Mappable>;
+  /** Where failures go that fail nothing. */
+  readonly logger: Logger;
+}
+
+/** Carries out one step. A prefetch that fails is logged and fails nothing. */
+export function perform(step: Step, context: StepContext): void {
+  switch (step.kind) {
+    case "va":
+      return performVa(step, context.va);
+    case "partition": {
+      const { target, offset } = step.partition;
+      if (target.disposed ?? false) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      expectSync(
+        step.to === null ? target.unmapRange(range) : target.mapRange(context.va.base + step.start, range, step.to),
+      );
+      return;
+    }
+    case "dma": {
+      // SAFETY: the manager puts nothing but DmaTargets into a state.
+      const target = step.dma.target as DmaTarget;
+      const range = new MemoryRange(step.start, step.end);
+      expectSync(step.to === null ? target.unmapDma(range) : target.mapDma(dmaRequest(range, step.to, context.va)));
+      return;
+    }
+    case "pin": {
+      const { target, offset } = step.partition;
+      if (target.disposed ?? false) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      expectSync(step.to ? target.pinRange?.(range) : target.unpinRange?.(range));
+      return;
+    }
+    case "prefetch": {
+      const { target, offset } = step.partition;
+      if (!step.to || (target.disposed ?? false)) return;
+      const range = new MemoryRange(step.start + offset, step.end + offset);
+      try {
+        expectSync(target.prefetchRange?.(range));
+      } catch (error) {
+        context.logger.warn(`Prefetching ${range} failed`, error);
+      }
+      return;
+    }
+  }
+}
+
+/** Carries out one step on host memory. */
+export function performVa(step: VaStep, va: VaTarget<Mappable>): void {
+  const { action, start, end, to } = step;
+  if (to === null) va.remove(start, end);
+  else if (action === "protect") va.protect(start, end, to.writable);
+  else {
+    const { mapping } = to;
+    const mappable = mappableOf(mapping);
+    va.map(start, end, mappable, mappable === null ? 0 : start + mapping.delta, to.writable, mapping.policy);
+  }
+}
+
+function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): DmaRequest {
+  const mappable = mappableOf(piece.mapping);
+  return {
+    range,
+    hva: va.base + range.start,
+    mappable,
+    fileOffset: mappable === null ? 0 : range.start + piece.mapping.delta,
+    writable: piece.writable,
+    type: piece.region.type,
+  };
+}
+
+/** A promise would be work that goes on after the step, out of reach of undo. */
+function expectSync(result: unknown): void {
+  if (!isThenable(result)) return;
+  Promise.resolve(result).catch(() => {});
+  throw new TypeError("A partition or DMA target must do its work synchronously, and this one returned a promise");
+}
+
+/** Whether `value` is a promise or works like one. */
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+}
+
+/** What messages call the target of `step`. */
+export function targetName(step: Step): string {
+  if (step.kind === "va") return "host memory";
+  return step.kind === "dma"
+    ? nameOf(step.dma.target as DmaTarget, "DMA target")
+    : nameOf(step.partition.target, "partition");
+}
+
+/** The name of a target, whatever it does when asked: an undo goes on. */
+export function nameOf(target: { readonly name?: string }, otherwise: string): string {
+  try {
+    const { name } = target;
+    return typeof name === "string" ? name : otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** What a target threw, in words, whatever it is. */
+export function messageOf(error: unknown): string {
+  try {
+    return error instanceof Error ? `${error.message}` : String(error);
+  } catch {
+    return "it threw something that cannot be described";
+  }
+}
+
+/** What messages call the effect of `step`. */
+export function describe(step: Step): string {
+  switch (step.kind) {
+    case "va":
+      return step.action === "protect" ? "protect" : step.action;
+    case "pin":
+    case "prefetch":
+      return step.to ? step.kind : `un${step.kind}`;
+    default:
+      return step.to === null ? "unmap" : "map";
+  }
+}
+
+/** The GPA range of a step or span. */
+export function rangeOf({ start, end }: Span): MemoryRange {
+  return new MemoryRange(start, end);
+}
+
+/** Whether the step's target has it, or does it, afterwards. */
+export function isThere({ to }: Step): boolean {
+  return to !== null && to !== false;
+}
+
+/** Takes away what may be there, and says whether there was something. Throwing only says that there was nothing. */
+export function clear(step: Exclude<Step, VaStep>, context: StepContext): boolean {
+  const gone =
+    (step.kind === "partition" || step.kind === "dma" ? { ...step, to: null } : { ...step, to: false }) as Step;
+  try {
+    perform(gone, context);
+    return true;
+  } catch (error) {
+    context.logger.debug(`Clearing ${rangeOf(step)} on ${targetName(step)} found nothing to clear`, error);
+    return false;
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * Puts everything back after a step has failed. Written here, once, for every request.
+ *
+ * ```
+ *   steps    1  2  3  4x            4 fails
+ *   undo              4' 3' 2' 1'   4' because a failed step may have been done all the same
+ * ```
+ *
+ * A target that throws should have done nothing, but it may have done its work first, or have destroyed the old state
+ * (a failed MAP_FIXED can). So the failed step is forced back: first cleared, which may fail because nothing is there,
+ * then the old state is put in place, which may not. Undoing goes on to the end whatever fails on the way.
+ *
+ * @module
+ */
+
+import { hadNoEffect, ReservationLostError } from "../../ffi/host/va_mapper.ts";
+import { MappingError, type OutOfStep } from "../core/errors.ts";
+import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
+import type { Span } from "../core/span.ts";
+import type { State } from "../core/map/state.ts";
+import { inverse, type Step } from "../core/plan/steps.ts";
+import { clear, describe, isThere, messageOf, perform, rangeOf, type StepContext, targetName } from "./perform.ts";
+
+/** A request that failed: what to tell the caller, and the state that is true now. */
+export interface TransactionFailure {
+  /** What the caller gets. */
+  readonly error: MappingError;
+  /** The old state, less what could not be restored. */
+  readonly state: State;
+}
+
+/** Undoes `steps` up to the one that failed with `cause`, and tells what came of it. */
+export function undo(
+  steps: readonly Step[],
+  failed: number,
+  cause: unknown,
+  old: State,
+  context: StepContext,
+): TransactionFailure {
+  using _room = context.va.makeRoom?.();
+  return new Undo(old, context).run(steps, failed, cause);
+}
+
+/** Whether two steps are about one target, and their ranges overlap. */
+function collide(a: Step, b: Step): boolean {
+  if (a.kind !== b.kind || a.start >= b.end || b.start >= a.end) return false;
+  if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
+  if (a.kind === "va" || b.kind === "va") return true;
+  return a.kind !== "dma" && b.kind !== "dma" && a.partition.id === b.partition.id;
+}
+
+/** Puts back what the steps before a failure did, and keeps account of what it could not. */
+class Undo {
+  readonly #old: State;
+  readonly #context: StepContext;
+  #unrestored: Unrestored[] = [];
+  readonly #failures: OutOfStep[] = [];
+  readonly #poisoned: Span[] = [];
+
+  constructor(old: State, context: StepContext) {
+    this.#old = old;
+    this.#context = context;
+  }
+
+  run(steps: readonly Step[], failed: number, cause: unknown): TransactionFailure {
+    const step = steps[failed]!;
+    this.#notePoison(cause);
+    if (step.kind !== "va") clear(step, this.#context);
+    // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.
+    for (const back of step.kind === "va" && hadNoEffect(cause) ? [] : inverse(step)) {
+      // Only what was there before is put back: a range that was not mapped is cleared already.
+      if (back.kind === "va" || isThere(back)) this.#restore(back);
+    }
+    for (let i = failed - 1; i >= 0; i--) {
+      for (const back of inverse(steps[i]!)) this.#restore(back);
+    }
+    for (const span of this.#poisoned) this.#evacuate(span);
+
+    const state = this.#unrestored.length + this.#poisoned.length === 0
+      ? this.#old
+      : outOfStep(this.#old, this.#unrestored, this.#poisoned);
+    const why = messageOf(cause);
+    const left = this.#failures.length === 0
+      ? "the request was undone"
+      : `the request could not be undone on ${
+        this.#failures.map(({ target, range }) => `${target} ${range}`).join(", ")
+      }`;
+    const error = new MappingError(
+      `Cannot ${describe(step)} ${rangeOf(step)} on ${targetName(step)}, ${left}: ${why}`,
+      rangeOf(step),
+      {
+        cause,
+        outOfStep: this.#failures,
+      },
+    );
+    return { error, state };
+  }
+
+  #restore(step: Step): void {
+    if (isThere(step) && this.#isPoisoned(step)) {
+      this.#unrestored.push({ step, doubtful: false });
+      return;
+    }
+    try {
+      perform(step, this.#context);
+      // A target holds no two ranges over one address: what it took excludes what we could not take away before.
+      if (isThere(step)) this.#settle((other) => collide(other, step));
+    } catch (error) {
+      this.#notePoison(error);
+      if (!(error instanceof ReservationLostError)) {
+        this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
+      }
+      const cleared = step.kind !== "va" && isThere(step) && clear(step, this.#context);
+      if (cleared) {
+        this.#settle((other) => collide(other, step) && other.start === step.start && other.end === step.end);
+      }
+      this.#unrestored.push({ step, doubtful: !cleared });
+    }
+  }
+
+  /** There is no doubt any more about the steps that `isSettled`: their ranges are not there. */
+  #settle(isSettled: (step: Step) => boolean): void {
+    this.#unrestored = this.#unrestored.map((entry) =>
+      entry.doubtful && isSettled(entry.step) ? { ...entry, doubtful: false } : entry
+    );
+  }
+
+  #notePoison(error: unknown): void {
+    if (!(error instanceof ReservationLostError)) return;
+    const { start, end } = error.range;
+    this.#poisoned.push({ start, end });
+    this.#failures.push({ target: "host memory", range: error.range, cause: error });
+  }
+
+  #isPoisoned({ start, end }: Span): boolean {
+    return this.#poisoned.some((span) => span.start < end && start < span.end);
+  }
+
+  /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */
+  #evacuate({ start, end }: Span): void {
+    const { partitions, dmaTargets } = this.#old;
+    for (const partition of partitions) {
+      for (const { start: from, end: to, value } of partition.book.overlapping(start, end)) {
+        this.#take({ kind: "partition", partition, start: from, end: to, from: value, to: null, uncertain: false });
+      }
+    }
+    for (const dma of dmaTargets) {
+      for (const { start: from, end: to, value } of dma.book.overlapping(start, end)) {
+        this.#take({ kind: "dma", dma, start: from, end: to, from: value, to: null, uncertain: false });
+      }
+    }
+  }
+
+  /** Takes one range away, unless it is gone already, and says that its target has lost it. */
+  #take(step: Step): void {
+    const isGone = this.#unrestored.some((entry) => isThere(entry.step) && collide(entry.step, step));
+    let cause: unknown = new Error("The host addresses behind it are lost");
+    let doubtful = false;
+    try {
+      if (!isGone) perform(step, this.#context);
+    } catch (error) {
+      doubtful = true;
+      cause = error;
+    }
+    this.#failures.push({ target: targetName(step), range: rangeOf(step), cause });
+    if (!isGone) { for (const back of inverse(step)) this.#unrestored.push({ step: back, doubtful }); }
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * What clients and the owner of a region manager say to each other through their port.
+ *
+ * @module
+ */
+
+import type { ThreadIdentity } from "../../ffi/os/thread.ts";
+import type { MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { MapParams } from "../core/map/state.ts";
+import type { MemoryPolicy } from "../core/targets.ts";
+import type { ErrorData, Json } from "./error_data.ts";
+
+/** The ends of a range. Objects of classes do not survive `postMessage`. */
+export type Ends = readonly [start: number, end: number];
+
+/** A file that a client maps. */
+export interface FileReference {
+  /** The client's number for the file; negative for one that the owner lent. */
+  readonly key: number;
+  /** The client's descriptor, open until the request is answered. */
+  readonly fd: number;
+}
+
+/** A region as `newRegion` makes it. */
+export interface NewRegion {
+  readonly name: string;
+  readonly range: Ends;
+  readonly priority: number;
+  readonly type?: "ram" | "device";
+  readonly holes?: "exit" | "fault";
+}
+
+/** A change that can be part of a batch. Regions are named by their ids; in a batch, -1 is the first new one in it. */
+export type ChangeRequest =
+  | { readonly kind: "new-region"; readonly options: NewRegion }
+  | { readonly kind: "map"; readonly region: number; readonly params: Partial<MapParams> }
+  | { readonly kind: "unmap"; readonly region: number }
+  | {
+    readonly kind: "add-mapping";
+    readonly region: number;
+    readonly range: Ends;
+    readonly file: FileReference | "private";
+    readonly fileOffset?: number;
+    readonly writable?: boolean;
+    readonly policy?: MemoryPolicy;
+  }
+  | { readonly kind: "remove-mappings"; readonly region: number; readonly range: Ends }
+  /** `eventually`: not an error if the region is locked; it goes when the locks do. */
+  | { readonly kind: "remove"; readonly region: number; readonly eventually?: boolean };
+
+/** All that a client may ask for. */
+export type Request =
+  | ChangeRequest
+  | { readonly kind: "batch"; readonly changes: readonly ChangeRequest[] }
+  | { readonly kind: "teardown"; readonly region: number }
+  | { readonly kind: "map-params"; readonly region: number }
+  | { readonly kind: "visible"; readonly region: number }
+  | { readonly kind: "inspect" }
+  | { readonly kind: "memfd"; readonly name: string; readonly size: number; readonly options: MemfdOptions }
+  | { readonly kind: "open"; readonly path: string; readonly options: OpenOptions };
+
+/** What a client sends. */
+export type ClientMessage =
+  | {
+    readonly kind: "hello";
+    readonly thread: ThreadIdentity;
+    /** Where answers are written for a client that waits for them; absent for one that gets them as messages. */
+    readonly mail?: SharedArrayBuffer;
+  }
+  | { readonly kind: "request"; readonly id: number; readonly request: Request }
+  | { readonly kind: "abort"; readonly id: number }
+  /** A lock was released while somebody waited for that. */
+  | { readonly kind: "released" }
+  /** A file is no longer used. */
+  | { readonly kind: "forget"; readonly key: number }
+  /** Another client wants to be served. */
+  | { readonly kind: "serve"; readonly port: MessagePort }
+  /** The client is gone, its locks and its use of memory with it. */
+  | { readonly kind: "bye" };
+
+/** The answer to a request. */
+export type Answer = { readonly value: Json } | { readonly error: ErrorData };
+
+/** What a client has to know. */
+export interface Welcome {
+  readonly kind: "welcome";
+  /** The thread of the owner. */
+  readonly owner: ThreadIdentity;
+  /** The host address of GPA 0, or `null` where guest memory cannot be looked at. */
+  readonly base: number | null;
+  /** Where guest memory ends, in bytes. */
+  readonly length: number;
+  readonly gate: SharedArrayBuffer;
+  readonly line: SharedArrayBuffer;
+  readonly locks: SharedArrayBuffer;
+  readonly nodes: SharedArrayBuffer;
+  readonly rows: SharedArrayBuffer;
+}
+
+/** What the owner sends. */
+export type OwnerMessage =
+  | Welcome
+  | { readonly kind: "answer"; readonly id: number; readonly answer: Answer }
+  /** The client is no longer served. */
+  | { readonly kind: "closed" };
