@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import config from "../deno.json" with { type: "json" };
-import { kvmTest } from "./require.ts";
+import { kvmTest } from "./support/require.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const README = read("README.md");

@@ -15,7 +15,8 @@ import {
   VaMapper,
 } from "membacking";
 import { RecordingPartition, RecordingVa } from "membacking/testing";
-import { openFds } from "../proc.ts";
+import { openFds } from "../support/proc.ts";
+import { range } from "../support/units.ts";
 
 const LENGTH = 0x10_0000;
 
@@ -39,10 +40,6 @@ class Rig implements Disposable {
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
-}
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
 }
 
 const tick = () => new Promise((resolve) => setTimeout(resolve, 5));

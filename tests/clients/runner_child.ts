@@ -4,7 +4,7 @@
  * @module
  */
 
-import { TestMachine, touchForever } from "../guest.ts";
+import { TestMachine, touchForever } from "../support/guest.ts";
 import { RunningVcpu, until } from "./runner.ts";
 
 using machine = new TestMachine();

@@ -3,8 +3,8 @@ import * as fc from "fast-check";
 import { CODE } from "../../src/serving/page_codes.ts";
 import { PageReader } from "../../src/clients/page_reader.ts";
 import { PageWriter } from "../../src/serving/page_writer.ts";
+import { PAGE } from "../support/units.ts";
 
-const PAGE = 0x1000;
 const FILES = Array.from({ length: 6 }, (_, fd) => ({ key: { fd }, fd, delta: fd * PAGE }));
 
 interface Edit {

@@ -8,8 +8,8 @@
  * @module
  */
 
-/** The page size, in bytes. */
-export const PAGE = 0x1000;
+import { PAGE } from "../support/units.ts";
+
 /** Pages of a window. */
 export const WINDOW_PAGES = 8;
 /** The length of a window in bytes. */

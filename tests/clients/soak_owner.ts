@@ -6,7 +6,7 @@
  */
 
 import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
-import { mappings } from "../proc.ts";
+import { mappings } from "../support/proc.ts";
 import {
   CHANGING,
   FILE_PAGES,
@@ -15,7 +15,6 @@ import {
   NOTHING,
   OWN_AT,
   OWN_WINDOWS,
-  PAGE,
   randomFrom,
   READ_ONLY,
   SHARED,
@@ -27,6 +26,7 @@ import {
   WINDOWS,
   WORKERS,
 } from "./soak_layout.ts";
+import { PAGE } from "../support/units.ts";
 
 const [seconds = 3, seed = 1] = Deno.args.map(Number);
 const random = randomFrom(seed);

@@ -18,7 +18,6 @@ import {
 import {
   CHANGING,
   NOTHING,
-  PAGE,
   randomFrom,
   READ_ONLY,
   SHARED,
@@ -29,6 +28,7 @@ import {
   WINDOW_PAGES,
   WINDOWS,
 } from "./soak_layout.ts";
+import { PAGE } from "../support/units.ts";
 
 interface WorkerScope {
   onmessage: ((event: MessageEvent<SoakStart>) => void) | null;

@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
 import { Kvm, quiesceVcpus, VcpuControl } from "membacking/kvm";
-import { RealModeCode, startRealMode } from "../guest.ts";
-import { kvmTest } from "../require.ts";
+import { RealModeCode, startRealMode } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
 import type { ExitJob } from "./exit_worker.ts";
 
 const CPUS = [{ code: 0x1000, at: 0x10_0000 }, { code: 0x2000, at: 0x20_0000 }] as const;

@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { DisposedError, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
 import { Kvm, quiesceVcpus, VcpuControl } from "membacking/kvm";
-import { CODE_AT, pollForever, startLongMode, TABLES_AT, TestMachine, touchForever } from "../guest.ts";
-import { kvmTest } from "../require.ts";
+import { CODE_AT, pollForever, startLongMode, TABLES_AT, TestMachine, touchForever } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
 import { RunningVcpu, until } from "./runner.ts";
 
 const TOUCHED = 0x20_0000;

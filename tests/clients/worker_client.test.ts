@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { isAlive } from "../../ffi/os/thread.ts";
-import { openFds } from "../proc.ts";
+import { openFds } from "../support/proc.ts";
 import { Remote, RemoteError } from "./remote.ts";
 
 const LENGTH = 0x10_0000;

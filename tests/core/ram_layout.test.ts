@@ -11,13 +11,10 @@ import {
   type RamLayoutErrorKind,
   type RamRequest,
 } from "../../src/core/ram_layout.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
 
 function request(ranges: MemoryRange[], rest: Partial<RamRequest> = {}): RamRequest {
   return { name: "ram", ranges, kind: "shared", hugepageSize: undefined, ...rest };

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
-import { MemoryRange, type Partition, type VaTarget } from "membacking";
+import type { Partition, VaTarget } from "membacking";
 import {
   failAfter,
   FAILURE_MODES,
@@ -11,13 +11,10 @@ import {
   RecordingVa,
   TargetStateError,
 } from "membacking/testing";
+import { range } from "../support/units.ts";
 
 const RW = { writable: true, executable: true };
 const HVA = 0x7000_0000;
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
 
 Deno.test("RecordingPartition fits where a Partition is asked for, RecordingVa where a VaTarget is", () => {
   const partition: Partition = new RecordingPartition();

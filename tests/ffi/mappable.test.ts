@@ -14,8 +14,8 @@ import {
   MFD_ALLOW_SEALING,
   MFD_CLOEXEC,
 } from "../../ffi/os/mman.ts";
-import { fdFlags, openFds } from "../proc.ts";
-import { HUGE_PAGE, hugePageTest } from "../require.ts";
+import { fdFlags, openFds } from "../support/proc.ts";
+import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 
 const CLOSE_ON_EXEC = 1;
 

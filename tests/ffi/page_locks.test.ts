@@ -3,9 +3,8 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { lockCount, lockPages, relockPages, unlockPages } from "../../ffi/host/page_locks.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
-import { status } from "../proc.ts";
-
-const PAGE = 0x1000;
+import { status } from "../support/proc.ts";
+import { PAGE } from "../support/units.ts";
 
 /** Sixteen mapped pages, and how many KiB of the process are locked on top of what was before. */
 function setup() {

@@ -5,7 +5,7 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { writeProcessMemory } from "../../ffi/os/process_memory.ts";
-import { HUGE_PAGE, hugePageTest } from "../require.ts";
+import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 
 Deno.test("memory is written by address, and where there is none it is an error and no signal", () => {
   using file = Mappable.memfd("file", 0x2000, { seal: false });

@@ -3,7 +3,7 @@ import { KEPT_BACK, spareMappings } from "../../ffi/host/mapping_budget.ts";
 import { Reservation, reservationAt } from "../../ffi/host/reservation.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../../src/core/errors.ts";
-import { mappings, readProc } from "../proc.ts";
+import { mappings, readProc } from "../support/proc.ts";
 
 const SIZE = 2 ** 30;
 

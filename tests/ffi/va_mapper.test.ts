@@ -5,10 +5,9 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { revokeView } from "../../ffi/os/view.ts";
-import { mappingFlags, mappings, type Vma } from "../proc.ts";
-import { HUGE_PAGE, hugePageTest } from "../require.ts";
-
-const PAGE = 0x1000;
+import { mappingFlags, mappings, type Vma } from "../support/proc.ts";
+import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
+import { PAGE } from "../support/units.ts";
 
 /** What is mapped in a reservation, as `access@start-end`, offsets into it. */
 function layout(va: VaMapper): string[] {

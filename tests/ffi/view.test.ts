@@ -2,8 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
-
-const PAGE = 0x1000;
+import { PAGE } from "../support/units.ts";
 
 function setup() {
   const va = VaMapper.reserve(2 ** 40);

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { MemoryRange } from "membacking";
 import { bootFloppy, GOOD, LEFT_BEHIND } from "../../examples/firmware/boot_sector.ts";
 import { FIRMWARE, Machine, type MachineEvents, type MemoryChange, RAM } from "../../examples/firmware/machine.ts";
-import { noKvm, testUnless } from "../require.ts";
+import { noKvm, testUnless } from "../support/require.ts";
 
 /** What QEMU 7.2 needs for the same firmware on the same KVM: all changes of memory slots, and the deletes among them. */
 const QEMU_CHANGES = 30;

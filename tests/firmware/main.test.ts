@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows }
 import { Mappable, MemoryRange, OsError } from "membacking";
 import config from "../../deno.json" with { type: "json" };
 import { Machine, type MachineEvents } from "../../examples/firmware/machine.ts";
-import { kvmTest } from "../require.ts";
+import { kvmTest } from "../support/require.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const FLAGS = config.tasks.firmware.command.match(/--\S+/g) ?? [];

@@ -10,14 +10,10 @@ import {
   VaMapper,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
+import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
-const PAGE = 0x1000;
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
 
 /** 1 MiB of RAM, a hole, a read-only MiB, private memory; 16 MiB in all. */
 function create(): GuestMemoryManager {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GuestMemoryError, GuestMemoryManager, Mappable, MemoryRange } from "membacking";
+import { PAGE } from "../support/units.ts";
 
-const PAGE = 0x1000;
 const AT = 0x10_0000;
 
 /** A guest with RAM up to 1 MiB and a file right above that anyone may truncate. */

@@ -16,8 +16,8 @@ import {
   MemoryRange,
   RegionOverlapError,
 } from "membacking";
+import { PAGE } from "../support/units.ts";
 
-const PAGE = 0x1000;
 const MIB = 2 ** 20;
 const END = 16 * MIB;
 const FILE_PAGES = 8;

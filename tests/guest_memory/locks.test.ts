@@ -13,15 +13,11 @@ import {
   type RegionHandle,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { mappings, openFds } from "../proc.ts";
-import { HUGE_PAGE, hugePageTest } from "../require.ts";
+import { mappings, openFds } from "../support/proc.ts";
+import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
-const PAGE = 0x1000;
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
 
 /** A region of its own besides RAM, to be changed at will. */
 function region(guest: GuestMemoryManager, start: number, end: number, file: Mappable | "private"): RegionHandle {

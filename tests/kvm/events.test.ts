@@ -3,9 +3,9 @@ import { EventFd, Kvm, KvmCap, KvmMpState } from "../../ffi/kvm/mod.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import { RealModeCode, startRealMode, TestMachine } from "../guest.ts";
-import { fdFlags } from "../proc.ts";
-import { kvmTest } from "../require.ts";
+import { RealModeCode, startRealMode, TestMachine } from "../support/guest.ts";
+import { fdFlags } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
 
 Deno.test("an eventfd counts, is emptied by taking, never waits, and is close-on-exec", () => {
   const event = new EventFd();

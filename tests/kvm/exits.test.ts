@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
-import { LongModeCode, RealModeCode, TestMachine } from "../guest.ts";
-import { kvmTest } from "../require.ts";
+import { LongModeCode, RealModeCode, TestMachine } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
 
 kvmTest("port writes carry port, width and value, and reads take what the VMM fills in", () => {
   using machine = new TestMachine();

@@ -2,8 +2,8 @@ import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/a
 import { Kvm, KvmCap } from "../../ffi/kvm/mod.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
-import { openFds } from "../proc.ts";
-import { kvmTest } from "../require.ts";
+import { openFds } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
 
 Deno.test("a KVM device that is not there says how to get one", () => {
   const error = assertThrows(() => Kvm.open("/dev/no-such-kvm"), OsError);

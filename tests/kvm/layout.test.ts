@@ -7,7 +7,7 @@ import * as constants from "../../ffi/kvm/constants.ts";
 import { REQUEST } from "../../ffi/kvm/ioctl.ts";
 import { SIGACTION } from "../../ffi/kvm/kick_signal.ts";
 import * as layout from "../../ffi/kvm/layout.ts";
-import { testUnless } from "../require.ts";
+import { testUnless } from "../support/require.ts";
 
 /** A C expression and the number it should have; `guard` is a macro that headers may be too old for. */
 interface Claim {

@@ -7,9 +7,9 @@ import { F_DUPFD_CLOEXEC } from "../../ffi/os/mman.ts";
 import { unwrap } from "../../ffi/os/os_error.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import { pollForever, startLongMode, TestMachine, VcpuThread } from "../guest.ts";
-import { mappings, openFds } from "../proc.ts";
-import { kvmTest } from "../require.ts";
+import { pollForever, startLongMode, TestMachine, VcpuThread } from "../support/guest.ts";
+import { mappings, openFds } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
 
 const READ_WRITE = { writable: true, executable: true };
 

@@ -6,10 +6,10 @@ import { lockCount } from "../../ffi/host/page_locks.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError, MappingError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import { status } from "../proc.ts";
-import { kvmTest } from "../require.ts";
+import { status } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
+import { PAGE } from "../support/units.ts";
 
-const PAGE = 0x1000;
 const READ_WRITE = { writable: true, executable: true };
 const READ_ONLY = { writable: false, executable: true };
 

@@ -2,8 +2,8 @@ import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";
 import { currentThreadId, kickThread } from "../../ffi/kvm/mod.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
-import { pollForever, readEach, REPORT_PORT, TestMachine, touchForever, VcpuThread } from "../guest.ts";
-import { kvmTest } from "../require.ts";
+import { pollForever, readEach, REPORT_PORT, TestMachine, touchForever, VcpuThread } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
 
 const WINDOW = 0x100_0000;
 const WINDOW_END = WINDOW + 0x20_0000;

@@ -2,9 +2,9 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Kvm, KvmMpState, type KvmRegs, KvmVcpu } from "../../ffi/kvm/mod.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
-import { LongModeCode, RealModeCode, TestMachine } from "../guest.ts";
-import { fdFlags, mappings, openFds } from "../proc.ts";
-import { kvmTest } from "../require.ts";
+import { LongModeCode, RealModeCode, TestMachine } from "../support/guest.ts";
+import { fdFlags, mappings, openFds } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
 
 kvmTest("a new vCPU is in the reset state of an x86 processor", () => {
   using machine = new TestMachine();

@@ -12,14 +12,11 @@ import {
   RegionOverlapError,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { mappings, openFds } from "../proc.ts";
+import { mappings, openFds } from "../support/proc.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
 
 function create(ram: RamBacking[], rest: Partial<GuestMemoryOptions> = {}): GuestMemoryManager {
   return GuestMemoryManager.create({ maxAddress: 16 * MIB, ram, ...rest });

@@ -11,12 +11,12 @@ import {
   RegionOverlapError,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { openFds } from "../proc.ts";
-import { kvmTest } from "../require.ts";
-import { Machine, NOTHING, range } from "./machine.ts";
+import { openFds } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
+import { Machine, NOTHING } from "./machine.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
-const PAGE = 0x1000;
 const OPTIONS: GuestMemoryOptions = { maxAddress: 16 * MIB, ram: [{ ranges: [range(0, 2 * MIB)] }] };
 const BAR_AT = 8 * MIB;
 

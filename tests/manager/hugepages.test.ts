@@ -1,9 +1,10 @@
 import { assertEquals, assertGreaterOrEqual, assertStringIncludes, assertThrows } from "@std/assert";
 import { GuestMemoryManager, Mappable, MappingError, OsError, RamLayoutError } from "membacking";
 import { hasTransparentHugepages } from "../../ffi/files/memory_policy.ts";
-import { mappingFlags, openFds, readProc } from "../proc.ts";
-import { HUGE_PAGE, hugePageTest, moreHugePages, noHugePages, noKvm, testUnless } from "../require.ts";
-import { Machine, range } from "./machine.ts";
+import { mappingFlags, openFds, readProc } from "../support/proc.ts";
+import { HUGE_PAGE, hugePageTest, moreHugePages, noHugePages, noKvm, testUnless } from "../support/require.ts";
+import { Machine } from "./machine.ts";
+import { range } from "../support/units.ts";
 
 const FREE = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { GuestMemoryManager, Mappable } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { range } from "./machine.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 

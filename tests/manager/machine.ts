@@ -4,9 +4,9 @@
  * @module
  */
 
-import { GuestMemoryManager, type GuestMemoryOptions, MemoryRange } from "membacking";
+import { GuestMemoryManager, type GuestMemoryOptions } from "membacking";
 import { Kvm, type KvmVcpu, type KvmVm } from "membacking/kvm";
-import { RealModeCode, startRealMode } from "../guest.ts";
+import { RealModeCode, startRealMode } from "../support/guest.ts";
 
 const REPORT_PORT = 0x10;
 
@@ -72,9 +72,4 @@ export class Machine implements Disposable {
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
-}
-
-/** A range by its ends, in bytes. */
-export function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
 }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { DisposedError, GuestMemoryManager, Mappable, OsError } from "membacking";
-import { range } from "./machine.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 

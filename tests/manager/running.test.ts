@@ -1,12 +1,11 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GuestMemoryManager, Mappable, MemoryLockedError } from "membacking";
 import { Kvm, type KvmVcpu } from "membacking/kvm";
-import { pollForever, startLongMode, touchForever, VcpuThread } from "../guest.ts";
-import { kvmTest } from "../require.ts";
-import { range } from "./machine.ts";
+import { pollForever, startLongMode, touchForever, VcpuThread } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
-const PAGE = 0x1000;
 const TABLES = 0x1_0000;
 const CODE = 0x1000;
 const COUNTER = 0x8000;

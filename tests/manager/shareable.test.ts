@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GuestMemoryManager, type GuestMemoryOptions, Mappable, type SharedRegion } from "membacking";
 import { FAILURE_MODES, Faults, RecordingPartition } from "membacking/testing";
-import { range } from "./machine.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 

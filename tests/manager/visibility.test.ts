@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { GuestMemoryManager, Mappable, MappingError, MemoryLockedError, RamLayoutError } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { kvmTest } from "../require.ts";
-import { Machine, NOTHING, range } from "./machine.ts";
+import { kvmTest } from "../support/require.ts";
+import { Machine, NOTHING } from "./machine.ts";
+import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 const LOW = range(0, 2 * MIB);

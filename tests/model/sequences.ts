@@ -9,7 +9,8 @@ import * as fc from "fast-check";
 import { MappingError } from "membacking";
 import { FAILURE_MODES, type FailureMode, InjectedFault, type TargetCall } from "membacking/testing";
 import { type ErrorName, Model, type ModelFile, type NewRegion, type Request } from "./model.ts";
-import { checkEconomy, describe, type Files, PAGE, wantedNow, World } from "./world.ts";
+import { checkEconomy, describe, type Files, wantedNow, World } from "./world.ts";
+import { PAGE } from "../support/units.ts";
 
 /** The length of the address space of a sequence, in pages. Small, so that everything meets everything. */
 export const PAGES = 16;

@@ -16,9 +16,7 @@ import {
   RecordingVa,
 } from "membacking/testing";
 import type { Model, ModelFile, Request } from "./model.ts";
-
-/** The page size, in bytes. */
-export const PAGE = 4096;
+import { PAGE } from "../support/units.ts";
 
 /** The policies that mappings may have, by number. None has an effect on a recording target but being passed on. */
 const POLICIES: readonly (MemoryPolicy | undefined)[] = [undefined, { transparentHugepages: true }];

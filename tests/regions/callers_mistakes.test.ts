@@ -15,7 +15,8 @@ import {
   type Partition,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { range, Rig, slots } from "./rig.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 /** Values that are no targets. */
 const NO_TARGETS: readonly unknown[] = [undefined, null, 5, "vm", {}, { mapRange() {}, mapDma() {} }];

@@ -1,6 +1,7 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { MappingError } from "membacking";
-import { dma, range, Rig } from "./rig.ts";
+import { dma, Rig } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test("a DMA target is told range, host address, file, offset, access and type of each mapping", () => {
   using rig = new Rig();

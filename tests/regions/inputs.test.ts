@@ -9,7 +9,8 @@ import {
   RegionOverlapError,
 } from "membacking";
 import { RecordingPartition, RecordingVa } from "membacking/testing";
-import { range, Rig } from "./rig.ts";
+import { Rig } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 /** A rig with a partition, a DMA target and one mapped region, so that a request that does too much is seen. */
 function watched(): Rig {

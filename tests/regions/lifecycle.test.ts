@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { DisposedError, type Logger, MappingError, ReentrancyError, type RegionHandle } from "membacking";
 import { RecordingDmaTarget, RecordingPartition } from "membacking/testing";
-import { range, Rig, slots, visible } from "./rig.ts";
+import { Rig, slots, visible } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 const quiet = { debug() {}, info() {}, warn() {}, error() {} } satisfies Logger;
 

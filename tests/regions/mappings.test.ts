@@ -1,7 +1,8 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { Mappable, MappingError } from "membacking";
-import { fdFlags } from "../proc.ts";
-import { range, Rig, slots } from "./rig.ts";
+import { fdFlags } from "../support/proc.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test("a mapping over the middle of another splits it, and both remainders keep their file offsets", () => {
   using rig = new Rig();

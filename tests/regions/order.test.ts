@@ -1,6 +1,7 @@
 import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { MappingError, type MemoryRange, type Quiesce } from "membacking";
-import { range, Rig, slots } from "./rig.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 /** A quiesce hook that notes when the guest is held, between the calls of the rig it is given to. */
 function holding(): { quiesce: Quiesce; attach(rig: Rig): void; held: string[][]; take(rig: Rig): string[] } {

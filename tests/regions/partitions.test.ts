@@ -1,7 +1,8 @@
 import { assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
 import { LimitError, MappingError } from "membacking";
 import { RecordingPartition } from "membacking/testing";
-import { range, Rig, slots } from "./rig.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test("a slot's host address is the reservation's base plus its guest address", () => {
   using rig = new Rig();

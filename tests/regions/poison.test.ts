@@ -16,6 +16,7 @@ import {
   type VaTarget,
 } from "membacking";
 import { RecordingDmaTarget, RecordingPartition } from "membacking/testing";
+import { range } from "../support/units.ts";
 
 /** A real reservation that loses what is mapped next over the addresses in `losing`. */
 class LosingVa implements VaTarget<Mappable>, Disposable {
@@ -57,10 +58,6 @@ class LosingVa implements VaTarget<Mappable>, Disposable {
   [Symbol.dispose](): void {
     this.#va[Symbol.dispose]();
   }
-}
-
-function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
 }
 
 function setUp(stack: DisposableStack) {

@@ -1,6 +1,7 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { MappingError } from "membacking";
-import { range, Rig, slots } from "./rig.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test("private memory is mapped without a file and reaches the guest and devices", () => {
   using rig = new Rig();

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Logger, Mappable, MemoryRange, type Quiesce, type RegionHandle, RegionManager } from "membacking";
+import { type Logger, Mappable, type Quiesce, type RegionHandle, RegionManager } from "membacking";
 import {
   Faults,
   type RecordedCall,
@@ -13,14 +13,7 @@ import {
   type RecordingPartitionOptions,
   RecordingVa,
 } from "membacking/testing";
-
-/** The page size, in bytes. */
-export const PAGE = 0x1000;
-
-/** A range by its ends, in bytes. */
-export function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
+import { range } from "../support/units.ts";
 
 /** What a rig is made with. */
 export interface RigOptions {

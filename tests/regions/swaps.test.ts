@@ -10,8 +10,9 @@ import {
   RegionManager,
   VaMapper,
 } from "membacking";
-import { fdFlags } from "../proc.ts";
-import { range, Rig, type RigOptions, slots } from "./rig.ts";
+import { fdFlags } from "../support/proc.ts";
+import { Rig, type RigOptions, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 /** A window with one mapping in the middle, between holes. */
 function newWindow(options?: RigOptions) {

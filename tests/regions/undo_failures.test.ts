@@ -2,9 +2,10 @@ import { assert, assertEquals, assertInstanceOf, assertStrictEquals, assertThrow
 import { MappingError, MembackingError } from "membacking";
 import { FAILURE_MODES, type FailureMode, InjectedFault, type TargetCall } from "membacking/testing";
 import { Model } from "../model/model.ts";
-import { describe, Files, PAGE, World } from "../model/world.ts";
-import { dma, range, Rig, slots } from "./rig.ts";
+import { describe, Files, World } from "../model/world.ts";
+import { dma, Rig, slots } from "./rig.ts";
 import { FILES, PAGES, type Scenario, SCENARIOS } from "./scenarios.ts";
+import { PAGE, range } from "../support/units.ts";
 
 /** The `n`-th call of a method, counted from 0, on a target. */
 function nth(n: number, method: TargetCall["method"], target?: string): (call: TargetCall) => boolean {

@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { range, Rig, slots, visible } from "./rig.ts";
+import { Rig, slots, visible } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test("a region is visible only while it is mapped", () => {
   using rig = new Rig();

@@ -1,5 +1,6 @@
 import { assertEquals, assertStrictEquals } from "@std/assert";
-import { range, Rig, slots } from "./rig.ts";
+import { Rig, slots } from "./rig.ts";
+import { range } from "../support/units.ts";
 
 Deno.test(`holes "exit": slots cover exactly the backed parts`, () => {
   using rig = new Rig();

@@ -1,10 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import type { MemoryRange, RegionHandle } from "membacking";
 import { memoryUsage } from "../../ffi/host/smaps.ts";
-import { mappings } from "../proc.ts";
-import { kvmTest } from "../require.ts";
-import { Machine, Observed, range, stamp, stamps } from "./machine.ts";
+import { mappings } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
+import { Machine, Observed, stamp, stamps } from "./machine.ts";
 import type { Witness } from "./witness.ts";
+import { range } from "../support/units.ts";
 
 /** A machine whose slot changes and holds are one list, in the order they happen. */
 class Scene implements Disposable {

@@ -8,12 +8,13 @@ import {
   VaMapper,
   type VaTarget,
 } from "membacking";
-import { kvmTest, noKvm, testUnless } from "../require.ts";
+import { kvmTest, noKvm, testUnless } from "../support/require.ts";
 import { assertAllOrNothing, runChild } from "./child.ts";
 import type { Attempt, Failure, Snapshot } from "./children/attempt.ts";
 import { noHugePageFiles } from "./huge_pages.ts";
-import { range, stamp, stampedFile, stamps } from "./machine.ts";
+import { stamp, stampedFile, stamps } from "./machine.ts";
 import type { Sight } from "./witness.ts";
+import { range } from "../support/units.ts";
 
 /** Real host memory that refuses to be mapped as often as told. */
 class Refusing implements VaTarget<Mappable> {

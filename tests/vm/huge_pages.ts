@@ -8,7 +8,7 @@ import { Mappable } from "membacking";
 import { cString, libc } from "../../ffi/os/libc.ts";
 import { MFD_CLOEXEC, MFD_HUGE_SHIFT, MFD_HUGETLB } from "../../ffi/os/mman.ts";
 import { unwrap } from "../../ffi/os/os_error.ts";
-import { readProc } from "../proc.ts";
+import { readProc } from "../support/proc.ts";
 
 /** The size of the huge pages, in bytes. */
 export const HUGE_PAGE = 2 ** 21;

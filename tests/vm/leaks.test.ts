@@ -2,11 +2,12 @@ import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
 import { Mappable, MappingError, RegionManager, RegionOverlapError, VaMapper } from "membacking";
 import { Kvm, KvmVcpu } from "membacking/kvm";
 import { spareMappings } from "../../ffi/host/mapping_budget.ts";
-import { touchForever, VcpuThread } from "../guest.ts";
-import { mappings, openFds, status } from "../proc.ts";
-import { kvmTest } from "../require.ts";
-import { Machine, range } from "./machine.ts";
+import { touchForever, VcpuThread } from "../support/guest.ts";
+import { mappings, openFds, status } from "../support/proc.ts";
+import { kvmTest } from "../support/require.ts";
+import { Machine } from "./machine.ts";
 import { Witness } from "./witness.ts";
+import { range } from "../support/units.ts";
 
 const RESERVED = 2 ** 32;
 

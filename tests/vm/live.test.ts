@@ -1,11 +1,12 @@
 import { assertEquals, assertGreater, assertThrows } from "@std/assert";
 import { Mappable, MappingError, type RegionHandle } from "membacking";
-import { kvmTest, noKvm, testUnless } from "../require.ts";
-import { LongModeCode, VcpuThread } from "../guest.ts";
+import { kvmTest, noKvm, testUnless } from "../support/require.ts";
+import { LongModeCode, VcpuThread } from "../support/guest.ts";
 import { HUGE_PAGE, noHugePageFiles, tooManyHugePages, unreservedHugePages } from "./huge_pages.ts";
-import { Machine, Observed, range } from "./machine.ts";
+import { Machine, Observed } from "./machine.ts";
 import { stampPages, Watch } from "./watch.ts";
-import { NOTES, PAGE } from "./witness.ts";
+import { NOTES } from "./witness.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const START = 0x10_0000;
 const PAGES = 16;

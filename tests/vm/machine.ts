@@ -7,7 +7,7 @@
 import {
   type Access,
   Mappable,
-  MemoryRange,
+  type MemoryRange,
   type OverlapRule,
   type Partition,
   type Quiesce,
@@ -16,12 +16,8 @@ import {
   VaMapper,
 } from "membacking";
 import type { KvmVm } from "membacking/kvm";
-import { PAGE, Witness, type WitnessOptions } from "./witness.ts";
-
-/** A range by its ends, in bytes. */
-export function range(start: number, end: number): MemoryRange {
-  return new MemoryRange(start, end);
-}
+import { Witness, type WitnessOptions } from "./witness.ts";
+import { PAGE, range } from "../support/units.ts";
 
 /** The word that page `page` of the file with the tag `tag` is full of. */
 export function stamp(tag: number, page: number): number {

@@ -1,6 +1,6 @@
 import * as fc from "fast-check";
 import { sequence } from "../model/sequences.ts";
-import { kvmTest } from "../require.ts";
+import { kvmTest } from "../support/require.ts";
 import { runOnVms, Stock } from "./vm_world.ts";
 
 /** How many random sequences are tried in each overlap mode. */

@@ -14,9 +14,10 @@ import { unwrap } from "../../ffi/os/os_error.ts";
 import { type Backing, type ErrorName, Model, type Request } from "../model/model.ts";
 import { FILES, PAGES, resolve, type SequenceStep } from "../model/sequences.ts";
 import { Abandoned, pageRange } from "../model/world.ts";
-import { mappings, status, type Vma } from "../proc.ts";
+import { mappings, status, type Vma } from "../support/proc.ts";
 import { stamp } from "./machine.ts";
-import { type Fate, PAGE, type Sight, Witness } from "./witness.ts";
+import { type Fate, type Sight, Witness } from "./witness.ts";
+import { PAGE } from "../support/units.ts";
 
 const ALL_PAGES: readonly number[] = Array.from({ length: PAGES }, (_, page) => page);
 

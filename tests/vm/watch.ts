@@ -9,8 +9,9 @@
 
 import { assertEquals } from "@std/assert";
 import type { Mappable } from "membacking";
-import { LongModeCode, REPORT_PORT, VcpuThread } from "../guest.ts";
-import { NOTES, PAGE, type Witness } from "./witness.ts";
+import { LongModeCode, REPORT_PORT, VcpuThread } from "../support/guest.ts";
+import { NOTES, type Witness } from "./witness.ts";
+import { PAGE } from "../support/units.ts";
 
 const SWEEPS = NOTES;
 const CHANGES = NOTES + 8;

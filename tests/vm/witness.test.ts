@@ -2,9 +2,10 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { GuestMemoryManager, type Mappable, MappingError, type RegionHandle } from "membacking";
 import { Kvm, KvmCap } from "membacking/kvm";
 import { KVM_X86_QUIRK_SLOT_ZAP_ALL } from "../../ffi/kvm/constants.ts";
-import { kvmTest } from "../require.ts";
-import { Machine, range, stamp, stampedFile, stamps } from "./machine.ts";
-import { type Mode, MODES, PAGE, Witness } from "./witness.ts";
+import { kvmTest } from "../support/require.ts";
+import { Machine, stamp, stampedFile, stamps } from "./machine.ts";
+import { type Mode, MODES, Witness } from "./witness.ts";
+import { PAGE, range } from "../support/units.ts";
 
 /** Registers a test for guests of both modes. */
 function guestTest(name: string, test: (mode: Mode) => void): void {

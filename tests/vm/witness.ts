@@ -9,10 +9,8 @@
 
 import { Mappable, MemoryRange, VaMapper } from "membacking";
 import { Kvm, type KvmExit, type KvmMmioExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
-import { LongModeCode, RealModeCode, REPORT_PORT, startLongMode, startRealMode, STOP_PORT } from "../guest.ts";
-
-/** The page size, in bytes. */
-export const PAGE = 0x1000;
+import { LongModeCode, RealModeCode, REPORT_PORT, startLongMode, startRealMode, STOP_PORT } from "../support/guest.ts";
+import { PAGE } from "../support/units.ts";
 
 /** What a load finds: the word there, no memory, or memory that is missing behind a slot. */
 export type Sight = number | "mmio" | "fault";

@@ -5,9 +5,10 @@
  */
 
 import { type InspectNode, LimitError, MappingError, OsError } from "membacking";
-import { mappings, openFds, status, type Vma } from "../../proc.ts";
+import { mappings, openFds, status, type Vma } from "../../support/proc.ts";
 import type { Machine } from "../machine.ts";
-import { PAGE, type Sight, type Witness } from "../witness.ts";
+import type { Sight, Witness } from "../witness.ts";
+import { PAGE } from "../../support/units.ts";
 
 /** An error, as far as it matters. */
 export interface Failure {

@@ -4,11 +4,11 @@
  * @module
  */
 
-import { mappings } from "../../proc.ts";
-import { Machine, range } from "../machine.ts";
-import { PAGE } from "../witness.ts";
+import { mappings } from "../../support/proc.ts";
+import { Machine } from "../machine.ts";
 import { failureOf, report, snapshot } from "./attempt.ts";
 import { mappingLimit } from "./limits.ts";
+import { PAGE, range } from "../../support/units.ts";
 
 using machine = new Machine({ length: 2 ** 30 });
 const guest = machine.attached({ reach: 2 ** 30 });

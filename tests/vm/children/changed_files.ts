@@ -8,8 +8,9 @@ import { Mappable } from "membacking";
 import { libc } from "../../../ffi/os/libc.ts";
 import { F_ADD_SEALS, F_SEAL_FUTURE_WRITE } from "../../../ffi/os/mman.ts";
 import { unwrap } from "../../../ffi/os/os_error.ts";
-import { Machine, range } from "../machine.ts";
+import { Machine } from "../machine.ts";
 import { failureOf, pagesFrom, report, snapshot } from "./attempt.ts";
+import { range } from "../../support/units.ts";
 
 const { sys, errno } = libc();
 

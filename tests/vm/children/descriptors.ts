@@ -6,10 +6,11 @@
 
 import { GuestMemoryManager, Mappable, VaMapper } from "membacking";
 import { EventFd, Kvm, KvmVcpu } from "membacking/kvm";
-import { mappings, openFds } from "../../proc.ts";
-import { Machine, range } from "../machine.ts";
+import { mappings, openFds } from "../../support/proc.ts";
+import { Machine } from "../machine.ts";
 import { type Failure, failureOf, pagesFrom, report } from "./attempt.ts";
 import { noDescriptors } from "./limits.ts";
+import { range } from "../../support/units.ts";
 
 using machine = new Machine();
 const guest = machine.attached();

@@ -5,10 +5,10 @@
  * @module
  */
 
-import { Machine, range } from "../machine.ts";
-import { PAGE } from "../witness.ts";
+import { Machine } from "../machine.ts";
 import { attempt, pagesFrom, report } from "./attempt.ts";
 import { fewMappings } from "./limits.ts";
+import { PAGE, range } from "../../support/units.ts";
 
 const START = 0x10_0000;
 /** How many pages, with a page between each two, a request changes. Each of them costs two mappings. */

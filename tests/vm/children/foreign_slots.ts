@@ -7,9 +7,10 @@
 import { VaMapper } from "membacking";
 import { ioctl } from "../../../ffi/kvm/ioctl.ts";
 import { MEMORY_REGION } from "../../../ffi/kvm/layout.ts";
-import { Machine, range } from "../machine.ts";
-import { PAGE, type Witness } from "../witness.ts";
+import { Machine } from "../machine.ts";
+import type { Witness } from "../witness.ts";
 import { attempt, failureOf, pagesFrom, report, snapshot } from "./attempt.ts";
+import { PAGE, range } from "../../support/units.ts";
 
 using machine = new Machine();
 const guest = machine.attached();

@@ -6,8 +6,9 @@
 
 import { Mappable } from "membacking";
 import { HUGE_PAGE, tooManyHugePages, unreservedHugePages } from "../huge_pages.ts";
-import { Machine, range } from "../machine.ts";
+import { Machine } from "../machine.ts";
 import { failureOf, pagesFrom, report, snapshot } from "./attempt.ts";
+import { range } from "../../support/units.ts";
 
 const length = tooManyHugePages() * HUGE_PAGE;
 

@@ -7,8 +7,8 @@
 import { libc } from "../../../ffi/os/libc.ts";
 import { MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ } from "../../../ffi/os/mman.ts";
 import { unwrap } from "../../../ffi/os/os_error.ts";
-import { fdFlags, mappings, readProc } from "../../proc.ts";
-import { PAGE } from "../witness.ts";
+import { fdFlags, mappings, readProc } from "../../support/proc.ts";
+import { PAGE } from "../../support/units.ts";
 
 const C = Deno.dlopen("libc.so.6", {
   getrlimit: { parameters: ["i32", "buffer"], result: "i32" },

@@ -4,10 +4,11 @@
  * @module
  */
 
-import { status } from "../../proc.ts";
-import { Machine, range } from "../machine.ts";
+import { status } from "../../support/proc.ts";
+import { Machine } from "../machine.ts";
 import { attempt, pagesFrom, report } from "./attempt.ts";
 import { lockAtMost } from "./limits.ts";
+import { range } from "../../support/units.ts";
 
 const KIB = 1024;
 const locked = () => status("VmLck") * KIB;

@@ -5,9 +5,10 @@
  */
 
 import { Mappable } from "membacking";
-import { Machine, Observed, range, stamp } from "../machine.ts";
-import { HOME, PAGE } from "../witness.ts";
+import { Machine, Observed, stamp } from "../machine.ts";
+import { HOME } from "../witness.ts";
 import { attempt, failureOf, report, snapshot } from "./attempt.ts";
+import { PAGE, range } from "../../support/units.ts";
 
 using machine = new Machine({ length: 2 ** 28 });
 const guest = machine.witness({ reach: 2 ** 28 });

@@ -5,9 +5,9 @@
  * @module
  */
 
-import { cString, libc } from "../ffi/os/libc.ts";
-import { O_CLOEXEC, O_RDONLY } from "../ffi/os/mman.ts";
-import { unwrap } from "../ffi/os/os_error.ts";
+import { cString, libc } from "../../ffi/os/libc.ts";
+import { O_CLOEXEC, O_RDONLY } from "../../ffi/os/mman.ts";
+import { unwrap } from "../../ffi/os/os_error.ts";
 
 const O_WRONLY = 1;
 const F_GETFD = 1;

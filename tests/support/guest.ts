@@ -4,13 +4,13 @@
  * @module
  */
 
-import { Mappable } from "../ffi/files/mappable.ts";
-import { VaMapper } from "../ffi/host/va_mapper.ts";
-import { MemoryRange } from "../src/core/memory_range.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { MemoryRange } from "../../src/core/memory_range.ts";
 import { Kvm, type KvmExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
-import { startLongMode, startRealMode, STOP_PORT } from "../examples/guest/mod.ts";
+import { startLongMode, startRealMode, STOP_PORT } from "../../examples/guest/mod.ts";
 
-export * from "../examples/guest/mod.ts";
+export * from "../../examples/guest/mod.ts";
 
 /** Where a `TestMachine` keeps the long-mode page tables. */
 export const TABLES_AT = 0x1_0000;
