@@ -72,7 +72,12 @@ export type { RamBacking } from "./src/guest/ram_backing.ts";
 export { RamLayoutError, type RamLayoutErrorKind } from "./src/core/ram_layout.ts";
 export type { PrefaultOptions } from "./src/guest/prefault.ts";
 export type { SharedRegion, SharedRegionsListener } from "./src/guest/shareable_regions.ts";
-export { DeviceMemory, type DeviceMemoryOptions, type InspectDeviceMemory } from "./src/guest/device_memory.ts";
+export {
+  type DeviceMapping,
+  DeviceMemory,
+  type DeviceMemoryOptions,
+  type InspectDeviceMemory,
+} from "./src/guest/device_memory.ts";
 export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_guest.ts";
 export type { MemoryUsage } from "./ffi/host/smaps.ts";
 export { GuestMemory } from "./src/memory/guest_memory.ts";

@@ -356,7 +356,7 @@ pri region      ╷          640K          ╷         384K          ╷        
 
   using pixels = Mappable.memfd("pixels", 8 * MIB);
   const screen = guest.newDeviceMemory("screen", 16 * MIB);
-  screen.map(0, pixels, 0, 8 * MIB, true);
+  screen.map({ offset: 0, mappable: pixels, length: 8 * MIB });
   screen.mapToGuest(0xe000_0000, true);
   guest.setRamVisibility(new MemoryRange(0xa_0000, 0xc_0000), "unmapped");
   guest.setRamVisibility(new MemoryRange(0xf_0000, MIB), "read-only");

@@ -39,7 +39,7 @@ export async function showPc(guest: Guest): Promise<void> {
   using pixels = Mappable.memfd("pixels", 8 * MIB);
   pixels.write(0, toWord("pix1"));
   const screen = pc.newDeviceMemory("screen", 16 * MIB);
-  screen.map(0, pixels, 0, 8 * MIB, true);
+  screen.map({ offset: 0, mappable: pixels, length: 8 * MIB });
   screen.mapToGuest(0xd000_0000, true);
   loads(guest, 0xd000_0000, "pix1", "mapToGuest()");
   screen.mapToGuest(0xe000_0000, true);

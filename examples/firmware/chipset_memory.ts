@@ -52,7 +52,7 @@ export class ChipsetMemory {
     const registers = regions.newDeviceMemory("card registers", REGISTERS_LENGTH); // nothing in it: accesses are exits
     const memory = regions.newDeviceMemory("card memory", CARD_MEMORY_LENGTH);
     using file = regions.memfd("card", CARD_MEMORY_LENGTH);
-    memory.map(0, file, 0, CARD_MEMORY_LENGTH, true);
+    memory.map({ offset: 0, mappable: file, length: CARD_MEMORY_LENGTH });
     this.#windows = [registers, memory];
   }
 

@@ -6,7 +6,7 @@ self.onmessage = async ({ data: { vcpu, port } }) => {
   using client = await SyncRegionManagerClient.connect(port);
   using runner = VcpuRunner.attach(vcpu);
   using bar = client.newDeviceMemory("bar 0", 0x1000);
-  bar.map(0, client.memfd("bar 0", 0x1000), 0, 0x1000, true);
+  bar.map({ offset: 0, mappable: client.memfd("bar 0", 0x1000), length: 0x1000 });
 
   for (let exit = runner.run(); exit.kind !== "hlt"; exit = runner.run()) {
     if (exit.kind !== "io") throw new Error(`Unexpected exit: ${exit.kind}`);

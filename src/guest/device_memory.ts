@@ -1,7 +1,7 @@
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
-import { checkAligned, checkNumber, MemoryRange } from "../core/memory_range.ts";
+import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
 import { type Mapping, touchedIn } from "../core/map/state.ts";
 import { closeFile, FileBacking, mappableOf, settleFiles } from "../memory/file_backing.ts";
@@ -32,6 +32,20 @@ export interface DeviceMemoryOptions {
    * mappings change all the time (virtio-fs DAX).
    */
   readonly holes?: "exit" | "fault";
+}
+
+/** What to put where in device memory. */
+export interface DeviceMapping {
+  /** Where in the device memory, in bytes; page-aligned. */
+  readonly offset: number;
+  /** The file, of which the device memory keeps a clone of its own. */
+  readonly mappable: Mappable;
+  /** Where in the file the range begins, in bytes; page-aligned, 0 by default. */
+  readonly fileOffset?: number;
+  /** In bytes; page-aligned, above 0. By default all of the file from `fileOffset` on, in whole pages. */
+  readonly length?: number;
+  /** Whether it may be written where `mapToGuest` allows it too; `true` by default. */
+  readonly writable?: boolean;
 }
 
 /** Device memory as it was when inspected. */
@@ -72,7 +86,7 @@ export interface InspectDeviceMemory {
  * });
  * using bar = guest.newDeviceMemory("frame buffer", 0x4000);
  * using pixels = Mappable.memfd("pixels", 0x4000);
- * bar.map(0, pixels, 0, 0x4000, true);
+ * bar.map({ offset: 0, mappable: pixels, length: 0x4000 });
  *
  * bar.mapToGuest(0x10_0000, true);
  * guest.memory.writeUint32(0x10_0000, 0xff_00ff);
@@ -126,21 +140,17 @@ export class DeviceMemory implements Disposable {
   }
 
   /**
-   * Maps `length` bytes of `mappable` from `fileOffset` on to `[offset, offset + length)`. What is mapped there is
-   * replaced, and split where it reaches out of the range; under a running guest that is one `mmap`, without a moment in
-   * which nothing is there. Keeps its own clone of `mappable`.
+   * Maps a part of a file. What is mapped there is replaced, and split where it reaches out of the range; under a running
+   * guest that is one `mmap`, without a moment in which nothing is there. Keeps its own clone of the file.
    *
-   * @param offset Where in the device memory, in bytes; page-aligned.
-   * @param fileOffset Where in the file, in bytes; page-aligned.
-   * @param length In bytes; page-aligned, above 0.
-   * @param writable Whether it may be written where `mapToGuest` allows it too.
    * @throws {RangeError} If a number is not aligned, or the range is empty or reaches beyond the device memory.
    * @throws {MappingError} If the file is too short or read-only, or a target failed.
    * @throws {MemoryLockedError} If memory that would change is locked.
    * @throws {LimitError} If memory slots or host mappings would run out.
    * @throws {DisposedError} If this or the mappable has been disposed.
    */
-  map(offset: number, mappable: Mappable, fileOffset: number, length: number, writable: boolean): void {
+  map(mapping: DeviceMapping): void {
+    const { offset, mappable, fileOffset = 0, length = restOf(mappable, fileOffset), writable = true } = mapping;
     this.#check();
     const range = this.#range(offset, length);
     checkAligned(fileOffset, "File offset");
@@ -311,4 +321,11 @@ export class DeviceMemory implements Disposable {
       if (mapping !== null) closeFile(mapping);
     });
   }
+}
+
+/** How long a file is from `fileOffset` on, in whole pages. */
+function restOf(mappable: Mappable, fileOffset: number): number {
+  if (!(mappable instanceof Mappable)) throw new TypeError("Device memory needs a Mappable");
+  const { size } = mappable;
+  return Math.max(0, Math.ceil(size / PAGE_SIZE) * PAGE_SIZE - fileOffset);
 }

@@ -15,7 +15,7 @@ Deno.test("SyncRegionManagerClient.newDeviceMemory moves with its contents, or s
   const placed = await remote.run(`
     kept.bar = client.newDeviceMemory("bar", 0x4000);
     using file = client.memfd("bar", 0x2000);
-    kept.bar.map(0x1000, file, 0, 0x2000, true);
+    kept.bar.map({ offset: 0x1000, mappable: file, length: 0x2000 });
     kept.bar.mapToGuest(${GPA}, true);
     client.memory.writeUint32(${GPA} + 0x1000, 42);
     return [kept.bar.gpa, kept.bar.visible.map(String)];

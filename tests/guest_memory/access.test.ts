@@ -279,7 +279,7 @@ Deno.test("every change of the memory map is seen by the next access", () => {
   using file = Mappable.memfd("device", PAGE);
   file.write(0, new Uint8Array([9]));
   const device = guest.newDeviceMemory("device", PAGE);
-  device.map(0, file, 0, PAGE, true);
+  device.map({ offset: 0, mappable: file, length: PAGE });
   device.mapToGuest(0, true);
   assertEquals(memory.readUint32(0), 9);
   guest.setRamVisibility(low, "read-write");

@@ -19,7 +19,7 @@ class Rig implements Disposable {
     using file = Mappable.open(this.path, { write: true });
     const pages = Math.ceil(length / PAGE) * PAGE;
     const device = this.guest.newDeviceMemory("file", pages);
-    device.map(0, file, 0, pages, true);
+    device.map({ offset: 0, mappable: file, length: pages });
     device.mapToGuest(AT, true);
   }
 

@@ -95,7 +95,12 @@ function change(): void {
     case 1:
       return guest.setRamVisibility(ram, "read-write");
     case 2:
-      return device.map(random(FILE_PAGES) * PAGE, file, 0, (1 + random(FILE_PAGES)) * PAGE, random(2) === 0);
+      return device.map({
+        offset: random(FILE_PAGES) * PAGE,
+        mappable: file,
+        length: (1 + random(FILE_PAGES)) * PAGE,
+        writable: random(2) === 0,
+      });
     case 3:
       return device.unmap(random(FILE_PAGES) * PAGE, (1 + random(FILE_PAGES)) * PAGE);
     case 4:

@@ -371,7 +371,7 @@ Deno.test("a thousand managers leave no file descriptor and no mapping behind", 
     guest.memory.writeUint8(0, 1);
     using file = Mappable.memfd("bar", 0x4000);
     const bar = guest.newDeviceMemory("bar", 0x4000);
-    bar.map(0, file, 0, 0x4000, true);
+    bar.map({ offset: 0, mappable: file, length: 0x4000 });
     bar.mapToGuest(7 * MIB, true);
   };
   for (let i = 0; i < 10; i++) cycle();

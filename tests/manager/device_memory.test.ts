@@ -44,11 +44,11 @@ Deno.test("device memory shows what is mapped in it wherever it is put", () => {
   using file = numbered(8, 100);
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
   assertEquals([bar.name, bar.length, bar.gpa, bar.visible.length], ["bar", 4 * PAGE, null, 0]);
-  bar.map(PAGE, file, 2 * PAGE, 2 * PAGE, true);
+  bar.map({ offset: PAGE, mappable: file, fileOffset: 2 * PAGE, length: 2 * PAGE });
   bar.mapToGuest(BAR_AT, true);
   assertEquals(pages(guest, BAR_AT, 4), [null, 102, 103, null]);
   assertEquals([bar.gpa, bar.visible.map(String)], [BAR_AT, ["0x800000-0x804000"]]);
-  bar.map(0, file, 7 * PAGE, PAGE, true);
+  bar.map({ offset: 0, mappable: file, fileOffset: 7 * PAGE, length: PAGE });
   assertEquals(pages(guest, BAR_AT, 4), [107, 102, 103, null]);
   bar.mapToGuest(BAR_AT + 0x10_0000, true);
   assertEquals(pages(guest, BAR_AT, 4), [null, null, null, null]);
@@ -67,8 +67,8 @@ Deno.test("overlapping maps replace, and partial unmaps split, whether the guest
     using b = numbered(8, 200);
     const bar = guest.newDeviceMemory("bar", 8 * PAGE);
     if (early) bar.mapToGuest(BAR_AT, true);
-    bar.map(0, a, 0, 8 * PAGE, true);
-    bar.map(2 * PAGE, b, PAGE, 2 * PAGE, true);
+    bar.map({ offset: 0, mappable: a, length: 8 * PAGE });
+    bar.map({ offset: 2 * PAGE, mappable: b, fileOffset: PAGE, length: 2 * PAGE });
     bar.unmap(3 * PAGE, 2 * PAGE);
     bar.unmap(7 * PAGE, PAGE);
     bar.unmap(7 * PAGE, PAGE);
@@ -86,8 +86,8 @@ Deno.test("device memory is writable where both the mapping and the guest's view
   using guest = GuestMemoryManager.create(OPTIONS);
   using file = numbered(2);
   const bar = guest.newDeviceMemory("bar", 2 * PAGE);
-  bar.map(0, file, 0, PAGE, true);
-  bar.map(PAGE, file, PAGE, PAGE, false);
+  bar.map({ offset: 0, mappable: file, length: PAGE });
+  bar.map({ offset: PAGE, mappable: file, fileOffset: PAGE, length: PAGE, writable: false });
   const writable = () =>
     [0, PAGE].map((offset) => {
       try {
@@ -110,7 +110,7 @@ Deno.test("device memory keeps files of its own, and closes them with the last p
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
   const before = openFds();
   const file = numbered(4, 100);
-  bar.map(0, file, 0, 4 * PAGE, true);
+  bar.map({ offset: 0, mappable: file, length: 4 * PAGE });
   file[Symbol.dispose]();
   bar.mapToGuest(BAR_AT, true);
   assertEquals(pages(guest, BAR_AT, 4), [100, 101, 102, 103]);
@@ -124,7 +124,7 @@ Deno.test("RAM hides device memory that lies below it", () => {
   using guest = GuestMemoryManager.create(OPTIONS);
   using file = numbered(1, 7);
   const bar = guest.newDeviceMemory("bar", PAGE);
-  bar.map(0, file, 0, PAGE, true);
+  bar.map({ offset: 0, mappable: file, length: PAGE });
   bar.mapToGuest(MIB, true);
   assertEquals([guest.memory.readUint32(MIB), bar.gpa, bar.visible.length], [0, MIB, 0]);
   bar.mapToGuest(BAR_AT, true);
@@ -137,7 +137,7 @@ Deno.test("a BAR put at a place that is not possible stays where it was", () => 
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
   const other = guest.newDeviceMemory("other", 4 * PAGE);
   other.mapToGuest(12 * MIB, true);
-  bar.map(0, file, 0, 4 * PAGE, true);
+  bar.map({ offset: 0, mappable: file, length: 4 * PAGE });
   bar.mapToGuest(BAR_AT, true);
   const stays = () => assertEquals([bar.gpa, ...pages(guest, BAR_AT, 4)], [BAR_AT, 100, 101, 102, 103]);
 
@@ -158,7 +158,7 @@ Deno.test("a BAR put at a place that is not possible stays where it was", () => 
     assertThrows(() => bar.mapToGuest(9 * MIB, true), MemoryLockedError);
     assertThrows(() => bar.unmapFromGuest(), MemoryLockedError);
     assertThrows(() => bar.unmap(0, PAGE), MemoryLockedError);
-    assertThrows(() => bar.map(0, file, PAGE, PAGE, true), MemoryLockedError);
+    assertThrows(() => bar.map({ offset: 0, mappable: file, fileOffset: PAGE, length: PAGE }), MemoryLockedError);
     assertThrows(() => bar[Symbol.dispose](), MemoryLockedError);
     stays();
   }
@@ -170,7 +170,7 @@ Deno.test("a move over its own old place works, in both directions", () => {
   using guest = GuestMemoryManager.create(OPTIONS);
   using file = numbered(4, 100);
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
-  bar.map(0, file, 0, 4 * PAGE, true);
+  bar.map({ offset: 0, mappable: file, length: 4 * PAGE });
   for (const gpa of [BAR_AT, BAR_AT + PAGE, BAR_AT + 3 * PAGE, BAR_AT + 2 * PAGE, BAR_AT]) {
     bar.mapToGuest(gpa, true);
     assertEquals(pages(guest, gpa, 4), [100, 101, 102, 103]);
@@ -184,8 +184,8 @@ Deno.test("whichever step of a move fails, the old place works, and trying again
     using _attached = guest.attachPartition(vm);
     using file = numbered(4, 100);
     const bar = guest.newDeviceMemory("bar", 4 * PAGE);
-    bar.map(0, file, 0, PAGE, true);
-    bar.map(2 * PAGE, file, PAGE, 2 * PAGE, true);
+    bar.map({ offset: 0, mappable: file, length: PAGE });
+    bar.map({ offset: 2 * PAGE, mappable: file, fileOffset: PAGE, length: 2 * PAGE });
     bar.mapToGuest(BAR_AT, true);
     const before = vm.ranges.map(({ range, hva }) => `${range} ${hva}`);
     vm.faults.failAfter(step);
@@ -213,14 +213,14 @@ Deno.test("a batch that fails takes back what it did to device memory", () => {
   using a = numbered(4, 100);
   using b = numbered(4, 200);
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
-  bar.map(0, a, 0, 4 * PAGE, true);
+  bar.map({ offset: 0, mappable: a, length: 4 * PAGE });
   bar.mapToGuest(BAR_AT, true);
   const fds = openFds();
   const change = () => {
-    bar.map(PAGE, b, 0, PAGE, true);
+    bar.map({ offset: PAGE, mappable: b, length: PAGE });
     bar.unmap(2 * PAGE, PAGE);
     bar.mapToGuest(9 * MIB, false);
-    bar.map(0, b, PAGE, PAGE, true);
+    bar.map({ offset: 0, mappable: b, fileOffset: PAGE, length: PAGE });
   };
   assertThrows(() =>
     guest.regions.batch(() => {
@@ -247,7 +247,7 @@ Deno.test("a request that fails inside a batch leaves no trace in it if the batc
   using guest = GuestMemoryManager.create(OPTIONS);
   using file = numbered(4, 100);
   const [bar, other] = [guest.newDeviceMemory("bar", 4 * PAGE), guest.newDeviceMemory("other", 4 * PAGE)];
-  bar.map(0, file, 0, 4 * PAGE, true);
+  bar.map({ offset: 0, mappable: file, length: 4 * PAGE });
   bar.mapToGuest(BAR_AT, true);
   guest.regions.batch(() => {
     assertThrows(() => bar.mapToGuest(2 * MIB - PAGE, true), RegionOverlapError);
@@ -261,7 +261,7 @@ Deno.test("two BARs change places in one batch", () => {
   using file = numbered(2, 100);
   const bars = [0, 1].map((i) => {
     const bar = guest.newDeviceMemory(`bar ${i}`, PAGE);
-    bar.map(0, file, i * PAGE, PAGE, true);
+    bar.map({ offset: 0, mappable: file, fileOffset: i * PAGE, length: PAGE });
     bar.mapToGuest(BAR_AT + i * PAGE, true);
     return bar;
   });
@@ -280,26 +280,30 @@ Deno.test("device memory checks offsets, lengths, types and files", () => {
     const bar = guest.newDeviceMemory("bar", 4 * PAGE);
     if (mapped) bar.mapToGuest(BAR_AT, true);
     for (const bad of [-PAGE, 0.5, NaN, 1, 2 ** 53]) {
-      assertThrows(() => bar.map(bad, file, 0, PAGE, true), RangeError);
-      assertThrows(() => bar.map(0, file, bad, PAGE, true), RangeError);
-      assertThrows(() => bar.map(0, file, 0, bad, true), RangeError);
+      assertThrows(() => bar.map({ offset: bad, mappable: file, length: PAGE }), RangeError);
+      assertThrows(() => bar.map({ offset: 0, mappable: file, fileOffset: bad, length: PAGE }), RangeError);
+      assertThrows(() => bar.map({ offset: 0, mappable: file, length: bad }), RangeError);
       assertThrows(() => bar.unmap(bad, PAGE), RangeError);
       assertThrows(() => bar.unmap(0, bad), RangeError);
     }
-    assertThrows(() => bar.map(0, file, 0, 0, true), RangeError);
+    assertThrows(() => bar.map({ offset: 0, mappable: file, length: 0 }), RangeError);
     assertThrows(() => bar.unmap(0, 0), RangeError);
-    assertThrows(() => bar.map(3 * PAGE, file, 0, 2 * PAGE, true), RangeError, "0x4000");
-    assertThrows(() => bar.map(5 * PAGE, file, 0, PAGE, true), RangeError, "0x5000");
+    assertThrows(() => bar.map({ offset: 3 * PAGE, mappable: file, length: 2 * PAGE }), RangeError, "0x4000");
+    assertThrows(() => bar.map({ offset: 5 * PAGE, mappable: file, length: PAGE }), RangeError, "0x5000");
     assertThrows(() => bar.unmap(3 * PAGE, 2 * PAGE), RangeError, "0x4000");
-    assertThrows(() => bar.map(0, file, 2 * PAGE, 3 * PAGE, true), MappingError, "0x4000");
-    assertThrows(() => bar.map(0, {} as never, 0, PAGE, true), TypeError);
-    assertThrows(() => bar.map(0, "private" as never, 0, PAGE, true), TypeError);
-    assertThrows(() => bar.map(0, file, 0, PAGE, undefined as never), TypeError);
+    assertThrows(
+      () => bar.map({ offset: 0, mappable: file, fileOffset: 2 * PAGE, length: 3 * PAGE }),
+      MappingError,
+      "0x4000",
+    );
+    assertThrows(() => bar.map({ offset: 0, mappable: {} as never, length: PAGE }), TypeError);
+    assertThrows(() => bar.map({ offset: 0, mappable: "private" as never, length: PAGE }), TypeError);
+    assertThrows(() => bar.map({ offset: 0, mappable: file, length: PAGE, writable: null as never }), TypeError);
     assertEquals(bar.inspect().mappings, []);
     bar[Symbol.dispose]();
     for (
       const use of [
-        () => bar.map(0, file, 0, PAGE, true),
+        () => bar.map({ offset: 0, mappable: file, length: PAGE }),
         () => bar.unmap(0, PAGE),
         () => bar.mapToGuest(BAR_AT, true),
         () => bar.unmapFromGuest(),
@@ -321,8 +325,8 @@ kvmTest("a guest finds a BAR where it was put, an MMIO exit elsewhere, and its o
   const { guest } = machine;
   using file = numbered(4, 100);
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
-  bar.map(0, file, 0, 2 * PAGE, true);
-  bar.map(3 * PAGE, file, 3 * PAGE, PAGE, false);
+  bar.map({ offset: 0, mappable: file, length: 2 * PAGE });
+  bar.map({ offset: 3 * PAGE, mappable: file, fileOffset: 3 * PAGE, length: PAGE, writable: false });
   bar.mapToGuest(BAR_AT, true);
   assertEquals(machine.read(BAR_AT), { value: 100, exits: [] });
   assertEquals(machine.write(BAR_AT + PAGE, 0x1234), { value: 0, exits: [] });
@@ -347,7 +351,7 @@ kvmTest("mappings of device memory with holes that fault change no slot", () => 
   const slots = () => machine.vm.slots.map(({ slot, range }) => `${slot} ${range}`);
   const before = slots();
   for (let i = 0; i < 8; i++) {
-    dax.map(i * PAGE, file, (7 - i) * PAGE, PAGE, i % 2 === 0);
+    dax.map({ offset: i * PAGE, mappable: file, fileOffset: (7 - i) * PAGE, length: PAGE, writable: i % 2 === 0 });
     assertEquals(machine.read(BAR_AT + i * PAGE), { value: 107 - i, exits: [] });
   }
   dax.unmap(PAGE, 3 * PAGE);
@@ -380,7 +384,13 @@ Deno.test("whatever is mapped, unmapped and moved, device memory shows what an a
         const run = (command: (typeof commands)[number]) => {
           if (command.kind === "map") {
             const { span: { from, length }, page, writable } = command;
-            bar.map(from * PAGE, file, page * PAGE, length * PAGE, writable);
+            bar.map({
+              offset: from * PAGE,
+              mappable: file,
+              fileOffset: page * PAGE,
+              length: length * PAGE,
+              writable: writable,
+            });
             const pages = model.pages.map((old, i) => i >= from && i < from + length ? 100 + page + i - from : old);
             model = { ...model, pages };
           } else if (command.kind === "unmap") {

@@ -73,9 +73,9 @@ hugePageTest("device memory of huge pages moves in whole huge pages only", 1, ()
   using file = Mappable.memfd("bar", HUGE_PAGE, { hugepageSize: HUGE_PAGE });
   file.write(0, new Uint8Array([6]));
   const bar = guest.newDeviceMemory("bar", 2 * HUGE_PAGE);
-  assertThrows(() => bar.map(0x1000, file, 0, HUGE_PAGE, true), MappingError, "0x1000");
-  assertThrows(() => bar.map(0, file, 0, 0x1000, true), MappingError, "0x1000");
-  bar.map(HUGE_PAGE, file, 0, HUGE_PAGE, true);
+  assertThrows(() => bar.map({ offset: 0x1000, mappable: file, length: HUGE_PAGE }), MappingError, "0x1000");
+  assertThrows(() => bar.map({ offset: 0, mappable: file, length: 0x1000 }), MappingError, "0x1000");
+  bar.map({ offset: HUGE_PAGE, mappable: file, length: HUGE_PAGE });
   bar.mapToGuest(4 * HUGE_PAGE, true);
   assertThrows(() => bar.mapToGuest(8 * HUGE_PAGE + 0x1000, true), MappingError, "0x200000");
   assertEquals(guest.memory.readUint8(5 * HUGE_PAGE), 6);

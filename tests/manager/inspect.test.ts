@@ -19,7 +19,7 @@ Deno.test("inspect() says what guest memory is made of, and survives JSON", () =
   using _attached = guest.attachPartition(vm);
   using locked = guest.memory.lock(range(0x1000, 0x3000));
   const bar = guest.newDeviceMemory("bar", 0x4000);
-  bar.map(0x1000, saved, 0x2000, 0x1000, false);
+  bar.map({ offset: 0x1000, mappable: saved, fileOffset: 0x2000, length: 0x1000, writable: false });
   bar.mapToGuest(16 * MIB, true);
   const hidden = guest.newDeviceMemory("hidden", 0x1000);
 

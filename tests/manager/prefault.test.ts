@@ -50,7 +50,7 @@ Deno.test("prefault leaves out RAM that is unmapped, and reads RAM that is read-
   });
   using file = Mappable.memfd("device", MIB);
   const device = guest.newDeviceMemory("device", MIB);
-  device.map(0, file, 0, MIB, true);
+  device.map({ offset: 0, mappable: file, length: MIB });
   device.mapToGuest(8 * MIB, true);
   guest.setRamVisibility(range(8 * MIB, 9 * MIB), "unmapped");
   guest.setRamVisibility(range(16 * MIB, 17 * MIB), "read-only");

@@ -65,7 +65,7 @@ kvmTest("a guest that runs from RAM notices nothing of legacy ranges switched an
   await runner.counted(1000n);
   using file = Mappable.memfd("bar", MIB);
   const bar = guest.newDeviceMemory("bar", MIB);
-  bar.map(0, file, 0, MIB, true);
+  bar.map({ offset: 0, mappable: file, length: MIB });
   for (let i = 0; i < 100; i++) {
     for (const to of ["read-only", "unmapped", "read-write"] as const) {
       guest.setRamVisibility(range(0xc_0000, 0xc_4000), to);
@@ -85,7 +85,7 @@ kvmTest("a lock shows what a running guest writes, as it writes it, and holds th
   const { guest } = runner;
   using file = Mappable.memfd("ring", PAGE);
   const ring = guest.newDeviceMemory("ring", PAGE);
-  ring.map(0, file, 0, PAGE, true);
+  ring.map({ offset: 0, mappable: file, length: PAGE });
   ring.mapToGuest(16 * MIB, true);
   await using thread = await runner.run(touchForever(16 * MIB, 16 * MIB + PAGE, 8));
   const locked = guest.memory.lock(range(16 * MIB, 16 * MIB + PAGE), { write: true });

@@ -49,7 +49,7 @@ Deno.test("private memory and device memory are not shareable, RAM added later i
   });
   using file = Mappable.memfd("more", MIB);
   const device = guest.newDeviceMemory("device", MIB);
-  device.map(0, file, 0, MIB, true);
+  device.map({ offset: 0, mappable: file, length: MIB });
   device.mapToGuest(16 * MIB, true);
   assertEquals(text(guest.shareableRegions()), ["0x100000-0x200000 @0x100000"]);
 
@@ -97,7 +97,7 @@ Deno.test("a listener is told of the new list once per request that changed it, 
   });
   using file = Mappable.memfd("device", MIB);
   const device = guest.newDeviceMemory("device", MIB);
-  device.map(0, file, 0, MIB, true);
+  device.map({ offset: 0, mappable: file, length: MIB });
   device.mapToGuest(16 * MIB, true);
   using _attached = guest.attachPartition(new RecordingPartition());
   assertEquals(told, []);

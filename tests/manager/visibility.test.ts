@@ -55,7 +55,7 @@ kvmTest("device memory below RAM shows when the RAM is switched off, and RAM has
   const window = range(0xa_0000, 0xc_0000);
   using pixels = Mappable.memfd("vga", window.length);
   const vga = guest.newDeviceMemory("vga", window.length);
-  vga.map(0, pixels, 0, window.length, true);
+  vga.map({ offset: 0, mappable: pixels, length: window.length });
   vga.mapToGuest(window.start, true);
   machine.write(0xa_0000, 0x0bad);
   assertEquals(vga.visible, []);
