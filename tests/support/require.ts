@@ -16,11 +16,15 @@ export function testUnless(missing: string | undefined, name: string, fn: Body):
   else Deno.test({ name: `${name} [ignored: ${missing}]`, ignore: true, fn });
 }
 
-/** Why KVM cannot be used here. */
-export const noKvm: string | undefined = reasonFrom(() => {
+const kvmFailure = reasonFrom(() => {
   using kvm = Kvm.open();
   using _vm = kvm.createVm();
 });
+
+/** Why KVM cannot be used here, and where it can. */
+export const noKvm: string | undefined = kvmFailure === undefined
+  ? undefined
+  : `${kvmFailure}; "deno task nested -- deno test -A --no-check FILE" has a KVM of its own`;
 
 /** Registers a test that needs KVM, and the capability `cap` of it if one is named. */
 export function kvmTest(name: string, fn: Body, cap?: keyof typeof KvmCap): void {
