@@ -93,3 +93,7 @@ export const SYS_GETTID = 186n;
 export const SYS_TGKILL = 234n;
 /** The NUMA policy of a mapping. */
 export const SYS_MBIND = 237n;
+/** Waiting for a word of memory, and waking who waits. */
+export const SYS_FUTEX = 202n;
+/** A descriptor of a process. */
+export const SYS_PIDFD_OPEN = 434n;

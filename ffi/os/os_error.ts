@@ -23,6 +23,10 @@ export const Errno = {
   ENODEV: 19,
   EINVAL: 22,
   ENOSPC: 28,
+  EPIPE: 32,
+  ECONNRESET: 104,
+  ETOOMANYREFS: 109,
+  ETIMEDOUT: 110,
 } as const satisfies Readonly<Record<string, number>>;
 
 // Number -> name and meaning. The ones that the calls of this package can return; any other shows as its number.
@@ -53,13 +57,21 @@ const NAMES: Readonly<Record<number, readonly [code: string, meaning: string]>> 
   28: ["ENOSPC", "no space left"],
   29: ["ESPIPE", "not seekable"],
   30: ["EROFS", "read-only file system"],
+  32: ["EPIPE", "the other end is closed"],
   34: ["ERANGE", "out of range"],
   36: ["ENAMETOOLONG", "name too long"],
   38: ["ENOSYS", "not in this kernel"],
   40: ["ELOOP", "too many symbolic links"],
   75: ["EOVERFLOW", "value too large"],
+  88: ["ENOTSOCK", "not a socket"],
+  90: ["EMSGSIZE", "message too long"],
   95: ["EOPNOTSUPP", "not supported"],
+  104: ["ECONNRESET", "the other end has closed the connection"],
+  106: ["EISCONN", "connected already"],
+  107: ["ENOTCONN", "not connected"],
+  109: ["ETOOMANYREFS", "too many file descriptors are on their way"],
   110: ["ETIMEDOUT", "timed out"],
+  111: ["ECONNREFUSED", "nobody listens there"],
   122: ["EDQUOT", "quota exceeded"],
   133: ["EHWPOISON", "memory page has a hardware error"],
 };

@@ -1,0 +1,294 @@
+/**
+ * Unix sockets that carry file descriptors: to other processes that share memory with this one.
+ *
+ * Why it is safe: the kernel gets one `struct msghdr` with one buffer and one control area, all of which belong to the
+ * call and are kept alive until it returns, with the lengths they have. Descriptors that arrive are close-on-exec and
+ * handed to the caller, who owns them; those that do not fit are closed by the kernel, and the caller is told.
+ *
+ * No call here waits, but for `waitFor`, which is given a time. A call that a signal interrupts is made again.
+ *
+ * @module
+ */
+
+import { DisposedError } from "../../src/core/errors.ts";
+import { cString, libc } from "./libc.ts";
+import { F_DUPFD_CLOEXEC, O_CLOEXEC } from "./mman.ts";
+import { Errno, OsError, unwrap } from "./os_error.ts";
+import { plainBytes } from "./plain_bytes.ts";
+import { Poll, pollOne } from "./poll.ts";
+
+/** Whether a socket keeps the borders of messages ("seqpacket") or not ("stream"). */
+export type SocketType = "stream" | "seqpacket";
+
+/** Who sent a message, as the kernel vouches for it. */
+export interface Credentials {
+  /** The number of the process. */
+  readonly pid: number;
+  /** Its user. */
+  readonly uid: number;
+  /** Its group. */
+  readonly gid: number;
+}
+
+/** What arrived. */
+export interface Received {
+  /** How many bytes; 0 where the other end has closed. */
+  readonly length: number;
+  /** The descriptors that came along; they are the caller's to close. */
+  readonly fds: number[];
+  /** Whether bytes or descriptors did not fit and are lost. */
+  readonly truncated: boolean;
+  /** Who sent it, where `passCredentials` asked for that. */
+  readonly credentials: Credentials | null;
+}
+
+/** How many descriptors one message can carry: the kernel's SCM_MAX_FD. */
+export const MAX_FDS = 253;
+
+const AF_UNIX = 1;
+const TYPES: Readonly<Record<SocketType, number>> = { stream: 1, seqpacket: 5 };
+const SOL_SOCKET = 1;
+const SO_PASSCRED = 16;
+const SCM_RIGHTS = 1;
+const SCM_CREDENTIALS = 2;
+const MSG_CTRUNC = 0x8;
+const MSG_TRUNC = 0x20;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+const MSG_CMSG_CLOEXEC = 0x4000_0000;
+const SHUT_RDWR = 2;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
+
+/** The part of `struct sockaddr_un` there is: a family of two bytes and a path of at most 108 with its NUL. */
+const MAX_PATH = 108;
+
+/** Byte offsets in `struct msghdr` and `struct cmsghdr` of x86-64 Linux, and the size of `struct ucred`. */
+const MSGHDR = { iov: 16, iovlen: 24, control: 32, controllen: 40, flags: 48, size: 56 } as const;
+const CMSG = { level: 8, type: 12, data: 16 } as const;
+const UCRED_SIZE = 12;
+
+/** Room for the most descriptors a message can carry, and for who sent it. */
+const CONTROL_SIZE = aligned(CMSG.data + 4 * MAX_FDS) + aligned(CMSG.data + UCRED_SIZE);
+
+/** A connected Unix socket, which owns its descriptor. */
+export class UnixSocket implements Disposable {
+  readonly #fd: number;
+  #disposed = false;
+  // One of each for all calls: they do not wait, so there is one call at a time.
+  readonly #header = new DataView(new ArrayBuffer(MSGHDR.size));
+  readonly #headerBytes = new Uint8Array(this.#header.buffer);
+  readonly #vector = new BigUint64Array(2);
+  readonly #control = new DataView(new ArrayBuffer(CONTROL_SIZE));
+  readonly #controlAddress = addressOf(new Uint8Array(this.#control.buffer));
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+    this.#header.setBigUint64(MSGHDR.iov, addressOf(new Uint8Array(this.#vector.buffer)), true);
+    this.#header.setBigUint64(MSGHDR.iovlen, 1n, true);
+  }
+
+  /** Takes over a descriptor that is open. */
+  static own(fd: number): UnixSocket {
+    return new UnixSocket(fd);
+  }
+
+  /**
+   * A socket that an inherited descriptor stands for. The descriptor is duplicated, close-on-exec, and closed.
+   *
+   * @throws {OsError} If it is not open (EBADF).
+   */
+  static inherit(fd: number): UnixSocket {
+    const { sys, errno } = libc();
+    const own = unwrap(sys.fcntl(fd, F_DUPFD_CLOEXEC, 3), errno[0], "fcntl", () => `file descriptor ${fd}`);
+    sys.close(fd);
+    return new UnixSocket(own);
+  }
+
+  /**
+   * Two sockets that are connected with each other.
+   *
+   * @throws {OsError} If the process has too many open files.
+   */
+  static pair(type: SocketType): [UnixSocket, UnixSocket] {
+    const { sys, errno } = libc();
+    const fds = new Int32Array(2);
+    // SAFETY: the kernel writes two ints.
+    unwrap(sys.socketpair(AF_UNIX, TYPES[type] | O_CLOEXEC, 0, fds), errno[0], "socketpair");
+    return [new UnixSocket(fds[0] ?? -1), new UnixSocket(fds[1] ?? -1)];
+  }
+
+  /**
+   * Connects to whoever listens at `path`; a leading "@" names an abstract address.
+   *
+   * @throws {RangeError} If the path is longer than the 107 bytes an address has room for.
+   * @throws {OsError} If nobody listens there, or it may not be reached.
+   */
+  static connect(path: string, type: SocketType = "stream"): UnixSocket {
+    const isAbstract = path.startsWith("@");
+    const name = cString(path);
+    if (name.length > MAX_PATH) throw new RangeError(`The path of a socket has at most ${MAX_PATH - 1} bytes`);
+    if (isAbstract) name[0] = 0;
+    const address = new Uint8Array(2 + (isAbstract ? name.length - 1 : name.length));
+    address[0] = AF_UNIX;
+    address.set(name.subarray(0, address.length - 2), 2);
+    const { sys, errno } = libc();
+    const fd = unwrap(sys.socket(AF_UNIX, TYPES[type] | O_CLOEXEC, 0), errno[0], "socket");
+    try {
+      // SAFETY: the kernel reads as many bytes as the address has.
+      unwrap(sys.connect(fd, address, address.length), errno[0], "connect", () => `"${path}"`);
+    } catch (error) {
+      sys.close(fd);
+      throw error;
+    }
+    return new UnixSocket(fd);
+  }
+
+  /**
+   * The descriptor, which stays this object's to close.
+   *
+   * @throws {DisposedError} After dispose, as every other member does too.
+   */
+  get fd(): number {
+    if (this.#disposed) throw new DisposedError("Socket");
+    return this.#fd;
+  }
+
+  /** Whether it has been disposed. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Has every message that is received from now on say who sent it. */
+  passCredentials(): void {
+    const { sys, errno } = libc();
+    // SAFETY: the kernel reads one int.
+    unwrap(sys.setsockopt(this.fd, SOL_SOCKET, SO_PASSCRED, new Int32Array([1]), 4), errno[0], "setsockopt");
+  }
+
+  /** Makes a child process inherit it, or not; it does not to begin with. */
+  set inheritable(value: boolean) {
+    const { sys, errno } = libc();
+    unwrap(sys.fcntl(this.fd, F_SETFD, value ? 0 : FD_CLOEXEC), errno[0], "fcntl");
+  }
+
+  /**
+   * Sends bytes, and duplicates of descriptors along with the first of them. Never waits.
+   *
+   * @returns How many bytes went: all of them on a "seqpacket" socket. `null` where there is no room now.
+   * @throws {OsError} EPIPE or ECONNRESET where the other end is closed, EMSGSIZE where a packet is too long.
+   * @throws {RangeError} If there are more than `MAX_FDS` descriptors.
+   */
+  send(bytes: Uint8Array, fds: readonly number[] = []): number | null {
+    const { fd } = this;
+    const plain = plainBytes(bytes);
+    if (fds.length > MAX_FDS) throw new RangeError(`A message carries ${MAX_FDS} file descriptors at most`);
+    const length = fds.length === 0 ? 0 : CMSG.data + 4 * fds.length;
+    if (length > 0) {
+      this.#control.setBigUint64(0, BigInt(length), true);
+      this.#control.setInt32(CMSG.level, SOL_SOCKET, true);
+      this.#control.setInt32(CMSG.type, SCM_RIGHTS, true);
+      fds.forEach((each, i) => this.#control.setInt32(CMSG.data + 4 * i, each, true));
+    }
+    this.#prepare(plain, aligned(length));
+    const { sys, errno } = libc();
+    while (true) {
+      // SAFETY: as `#prepare` says; the kernel reads all of it.
+      const count = sys.sendmsg(fd, this.#headerBytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+      const code = count === -1 ? errno[0] ?? 0 : 0;
+      if (code === 0) return count;
+      if (code === Errno.EAGAIN) return null;
+      if (code !== Errno.EINTR) throw new OsError("sendmsg", code);
+    }
+  }
+
+  /**
+   * Receives bytes and descriptors. Never waits.
+   *
+   * @returns What has arrived, or `null` where nothing has. A length of 0 says that the other end is closed.
+   * @throws {OsError} ECONNRESET where the other end closed before it had read everything.
+   */
+  receive(into: Uint8Array<ArrayBuffer>): Received | null {
+    const { fd } = this;
+    const { sys, errno } = libc();
+    while (true) {
+      this.#prepare(into, CONTROL_SIZE);
+      // SAFETY: as `#prepare` says; the kernel writes at most the lengths named there.
+      const length = sys.recvmsg(fd, this.#headerBytes, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+      const code = length === -1 ? errno[0] ?? 0 : 0;
+      if (code === Errno.EAGAIN) return null;
+      if (code === Errno.EINTR) continue;
+      if (code !== 0) throw new OsError("recvmsg", code);
+      const flags = this.#header.getInt32(MSGHDR.flags, true);
+      return { length, ...this.#readControl(), truncated: (flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0 };
+    }
+  }
+
+  /**
+   * Waits until there is something to receive, or room to send.
+   *
+   * @param timeout In milliseconds; -1 for no end.
+   * @returns Whether it came to that. The end of the connection counts.
+   */
+  waitFor(what: "receive" | "send", timeout: number): boolean {
+    return pollOne(this.fd, what === "receive" ? Poll.IN : Poll.OUT, timeout) !== 0;
+  }
+
+  /** Ends the connection for both sides, whoever else has the descriptor. */
+  shutdown(): void {
+    libc().sys.shutdown(this.fd, SHUT_RDWR);
+  }
+
+  /** Closes it. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    libc().sys.close(this.#fd);
+  }
+
+  /** Fills the header in: one buffer, and a control area of so many bytes. Both outlive the call that follows. */
+  #prepare(bytes: Uint8Array<ArrayBuffer>, control: number): void {
+    this.#vector[0] = bytes.length === 0 ? 0n : addressOf(bytes);
+    this.#vector[1] = BigInt(bytes.length);
+    this.#header.setBigUint64(MSGHDR.control, control === 0 ? 0n : this.#controlAddress, true);
+    this.#header.setBigUint64(MSGHDR.controllen, BigInt(control), true);
+    this.#header.setInt32(MSGHDR.flags, 0, true);
+  }
+
+  #readControl(): { fds: number[]; credentials: Credentials | null } {
+    const view = this.#control;
+    const end = Number(this.#header.getBigUint64(MSGHDR.controllen, true));
+    const fds: number[] = [];
+    let credentials: Credentials | null = null;
+    for (let at = 0; at + CMSG.data <= end;) {
+      const length = Number(view.getBigUint64(at, true));
+      if (length < CMSG.data) break;
+      const data = at + CMSG.data;
+      if (view.getInt32(at + CMSG.level, true) === SOL_SOCKET) {
+        const type = view.getInt32(at + CMSG.type, true);
+        if (type === SCM_RIGHTS) { for (let i = data; i + 4 <= at + length; i += 4) fds.push(view.getInt32(i, true)); }
+        if (type === SCM_CREDENTIALS) {
+          const [pid, uid, gid] = [0, 4, 8].map((offset) => view.getInt32(data + offset, true));
+          credentials = { pid: pid ?? 0, uid: uid ?? 0, gid: gid ?? 0 };
+        }
+      }
+      at += aligned(length);
+    }
+    return { fds, credentials };
+  }
+}
+
+/** Closes descriptors that arrived and are not wanted. */
+export function closeFds(fds: readonly number[]): void {
+  for (const fd of fds) libc().sys.close(fd);
+}
+
+/** Control messages begin at multiples of eight bytes. */
+function aligned(length: number): number {
+  return (length + 7) & ~7;
+}
+
+function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
+  // SAFETY: the bytes of an array buffer do not move while something refers to it.
+  return BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
+}
