@@ -39,6 +39,7 @@
  */
 
 export { MemoryRange } from "./src/core/memory_range.ts";
+export { PageSet } from "./src/core/page_set.ts";
 export {
   DisposedError,
   GuestMemoryError,

@@ -1,0 +1,229 @@
+/**
+ * Runs of pages as plain numbers: what page sets are made of.
+ *
+ * Ordered runs are one array of boundaries `[start, end, start, end, ...]`, strictly ascending, in page numbers. Seen so, a
+ * set is the points where membership changes, and every operation on two sets is one walk over the points of both.
+ *
+ * @module
+ */
+
+/** Boundaries of runs in page numbers, strictly ascending; a run begins at each even index and ends at the next. */
+export type Bounds = Float64Array<ArrayBuffer>;
+
+/** Bits of pages: bit `i` of word `w` is page `first + 32 * w + i`. */
+export interface PageWords {
+  /** The page of the first bit, a multiple of 32. */
+  readonly first: number;
+  /** The bits. */
+  readonly words: Uint32Array<ArrayBuffer>;
+}
+
+/** Which pages of two sets are in the result. */
+export type SetOperation = "union" | "intersection" | "difference";
+
+/** The index of the first boundary above `page`. Odd: the page lies in a run. */
+export function boundAbove(bounds: Bounds, page: number): number {
+  let low = 0;
+  let high = bounds.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (bounds[middle]! <= page) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Two sets of runs into one, in time linear in their runs. */
+export function combineBounds(a: Bounds, b: Bounds, operation: SetOperation): Bounds {
+  const made = new Float64Array(a.length + b.length);
+  // What `inA + 2 * inB` has to be for a page to be in the result, as bits.
+  const wanted = operation === "union" ? 0b1110 : operation === "intersection" ? 0b1000 : 0b0010;
+  let length = 0;
+  let i = 0;
+  let j = 0;
+  let inside = 0;
+  while (i < a.length || j < b.length) {
+    const x = i < a.length ? a[i]! : Infinity;
+    const y = j < b.length ? b[j]! : Infinity;
+    const at = x < y ? x : y;
+    if (x === at) i++;
+    if (y === at) j++;
+    const now = (wanted >>> ((i & 1) + 2 * (j & 1))) & 1;
+    if (now !== inside) made[length++] = at;
+    inside = now;
+  }
+  return length === made.length ? made : made.slice(0, length);
+}
+
+/** Any runs, in any order, as boundaries. `runs` holds start and end by turns. */
+export function sortRuns(runs: Float64Array): Bounds {
+  const count = runs.length / 2;
+  const starts = new Float64Array(count);
+  const ends = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
+    starts[i] = runs[2 * i]!;
+    ends[i] = runs[2 * i + 1]!;
+  }
+  // Where membership changes does not depend on which end belongs to which start.
+  starts.sort();
+  ends.sort();
+  const made = new Float64Array(runs.length);
+  let length = 0;
+  let depth = 0;
+  let j = 0;
+  for (let i = 0; i < count;) {
+    const start = starts[i]!;
+    const end = ends[j]!;
+    if (start <= end) {
+      if (depth++ === 0) {
+        // A run that begins where the last one ended continues it.
+        if (length > 0 && made[length - 1] === start) length--;
+        else made[length++] = start;
+      }
+      i++;
+    } else {
+      if (--depth === 0) made[length++] = end;
+      j++;
+    }
+  }
+  if (depth > 0) made[length++] = ends[count - 1]!;
+  return made.slice(0, length);
+}
+
+/** How many pages the runs have. */
+export function countBounds(bounds: Bounds): number {
+  let count = 0;
+  for (let i = 0; i < bounds.length; i += 2) count += bounds[i + 1]! - bounds[i]!;
+  return count;
+}
+
+/** How many bits of `word` are set. */
+export function popcount(word: number): number {
+  let v = word - ((word >>> 1) & 0x55555555);
+  v = (v & 0x33333333) + ((v >>> 2) & 0x33333333);
+  return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
+/** How many pages and how many runs the words have. */
+export function countWords(words: Uint32Array): { count: number; runs: number } {
+  let count = 0;
+  let runs = 0;
+  let carry = 0;
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!;
+    if (word === 0) {
+      carry = 0;
+      continue;
+    }
+    count += popcount(word);
+    // A run begins at each set bit whose neighbour below is clear.
+    runs += popcount(word & ~((word << 1) | carry));
+    carry = word >>> 31;
+  }
+  return { count, runs };
+}
+
+/**
+ * Calls `visit` with each run of set bits in `words`, from bit `from` to bit `to`, in order. What it is told are page
+ * numbers: the number of the bit plus `first`.
+ */
+export function eachRun(
+  words: Uint32Array,
+  from: number,
+  to: number,
+  first: number,
+  visit: (start: number, end: number) => void,
+): void {
+  let start = -1;
+  const last = (to + 31) >>> 5;
+  for (let w = from >>> 5; w < last; w++) {
+    let word = words[w]!;
+    const base = w << 5;
+    if (base < from) word &= -1 << (from - base);
+    if (base + 32 > to) word &= -1 >>> (base + 32 - to);
+    if (start >= 0) {
+      if (word === -1 || word === 0xffffffff) continue;
+      // The run ends at the first clear bit.
+      const end = trailingZeros(~word);
+      visit(first + start, first + base + end);
+      start = -1;
+      word &= end === 0 ? -1 : -1 << end;
+    }
+    while (word !== 0) {
+      const begin = trailingZeros(word);
+      const rest = ~word & (-1 << begin);
+      if (rest === 0) {
+        start = base + begin;
+        break;
+      }
+      const end = trailingZeros(rest);
+      visit(first + base + begin, first + base + end);
+      word &= -1 << end;
+    }
+  }
+  if (start >= 0) visit(first + start, first + to);
+}
+
+/** Words as boundaries. */
+export function boundsOfWords({ first, words }: PageWords, runs: number): Bounds {
+  const made = new Float64Array(2 * runs);
+  let length = 0;
+  eachRun(words, 0, words.length * 32, first, (start, end) => {
+    made[length++] = start;
+    made[length++] = end;
+  });
+  return made;
+}
+
+/** Boundaries as words, which cover just the pages from the first to the last. */
+export function wordsOfBounds(bounds: Bounds): PageWords {
+  const first = Math.floor(bounds[0]! / 32) * 32;
+  const words = new Uint32Array(Math.ceil((bounds[bounds.length - 1]! - first) / 32));
+  for (let i = 0; i < bounds.length; i += 2) {
+    const start = bounds[i]! - first;
+    const end = bounds[i + 1]! - first;
+    const low = start >>> 5;
+    const high = (end - 1) >>> 5;
+    const head = -1 << (start & 31);
+    const tail = -1 >>> (31 - ((end - 1) & 31));
+    if (low === high) words[low]! |= head & tail;
+    else {
+      words[low]! |= head;
+      words.fill(0xffffffff, low + 1, high);
+      words[high]! |= tail;
+    }
+  }
+  return { first, words };
+}
+
+/**
+ * Two sets of words into one, word by word; `null` where they lie so far apart that most of the result would be empty.
+ */
+export function combineWords(a: PageWords, b: PageWords, operation: SetOperation): PageWords | null {
+  const aEnd = a.first + 32 * a.words.length;
+  const bEnd = b.first + 32 * b.words.length;
+  const [first, end] = operation === "union"
+    ? [Math.min(a.first, b.first), Math.max(aEnd, bEnd)]
+    : operation === "intersection"
+    ? [Math.max(a.first, b.first), Math.max(a.first, b.first, Math.min(aEnd, bEnd))]
+    : [a.first, aEnd];
+  const length = (end - first) / 32;
+  if (length > a.words.length + b.words.length) return null;
+  const words = new Uint32Array(length);
+  const shiftA = (first - a.first) / 32;
+  const shiftB = (first - b.first) / 32;
+  for (let i = 0; i < length; i++) {
+    const x = wordAt(a.words, i + shiftA);
+    const y = wordAt(b.words, i + shiftB);
+    words[i] = operation === "union" ? x | y : operation === "intersection" ? x & y : x & ~y;
+  }
+  return { first, words };
+}
+
+function wordAt(words: Uint32Array, index: number): number {
+  return index >= 0 && index < words.length ? words[index]! : 0;
+}
+
+function trailingZeros(word: number): number {
+  return 31 - Math.clz32(word & -word);
+}

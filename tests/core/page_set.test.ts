@@ -1,0 +1,145 @@
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import * as fc from "fast-check";
+import { MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
+import { PageMarks } from "../../src/core/page_marks.ts";
+import { PageSet } from "../../src/core/page_set.ts";
+
+/** How many random cases each property tries. */
+const RUNS = 300;
+const GIB = 2 ** 30;
+
+/** The naive set: page numbers. */
+type Naive = Set<number>;
+
+/** Runs of pages that are kept in either way: a few anywhere, or many close together. */
+const runs = fc.oneof(
+  fc.array(fc.tuple(fc.nat(400), fc.integer({ min: 1, max: 40 })), { maxLength: 12 }),
+  fc.array(fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 2 })), { maxLength: 90 }),
+  fc.array(
+    fc.tuple(fc.constantFrom(0, 31, 32, 63, 64, 2 ** 24, 2 ** 39, 2 ** 40 - 40), fc.integer({ min: 1, max: 40 })),
+    {
+      maxLength: 6,
+    },
+  ),
+);
+
+function rangesOf(pairs: readonly (readonly [number, number])[]): MemoryRange[] {
+  return pairs.map(([page, length]) => MemoryRange.of(page * PAGE_SIZE, length * PAGE_SIZE));
+}
+
+function naiveOf(pairs: readonly (readonly [number, number])[]): Naive {
+  const pages: Naive = new Set();
+  for (const [page, length] of pairs) for (let i = 0; i < length; i++) pages.add(page + i);
+  return pages;
+}
+
+/** The maximal runs of the naive set, as text. */
+function textOf(pages: Naive): string[] {
+  const sorted = [...pages].sort((a, b) => a - b);
+  const found: string[] = [];
+  for (let i = 0; i < sorted.length;) {
+    let j = i + 1;
+    while (j < sorted.length && sorted[j] === sorted[j - 1]! + 1) j++;
+    found.push(new MemoryRange(sorted[i]! * PAGE_SIZE, (sorted[j - 1]! + 1) * PAGE_SIZE).toString());
+    i = j;
+  }
+  return found;
+}
+
+function check(set: PageSet, expected: Naive): void {
+  assertEquals([...set].map(String), textOf(expected));
+  assertStrictEquals(set.count, expected.size);
+  assertStrictEquals(set.byteLength, expected.size * PAGE_SIZE);
+}
+
+Deno.test("PageSet.of() has the pages of its ranges, as maximal runs in order, whatever order they come in", () => {
+  fc.assert(
+    fc.property(runs, (pairs) => {
+      const set = PageSet.of(rangesOf(pairs));
+      const expected = naiveOf(pairs);
+      check(set, expected);
+      for (const [page, length] of pairs) {
+        for (const at of [page - 1, page, page + length - 1, page + length]) {
+          if (at >= 0) assertStrictEquals(set.has(at * PAGE_SIZE + 17), expected.has(at));
+        }
+      }
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("PageSet: union, intersection, difference and within agree with a naive set", () => {
+  fc.assert(
+    fc.property(runs, runs, fc.nat(500), fc.nat(500), (left, right, from, length) => {
+      const [a, b] = [PageSet.of(rangesOf(left)), PageSet.of(rangesOf(right))];
+      const [x, y] = [naiveOf(left), naiveOf(right)];
+      check(a.union(b), x.union(y));
+      check(a.intersection(b), x.intersection(y));
+      check(a.difference(b), x.difference(y));
+      const range = MemoryRange.of(from * PAGE_SIZE, length * PAGE_SIZE);
+      check(a.within(range), new Set([...x].filter((page) => page >= from && page < from + length)));
+      // Operands are as they were.
+      check(a, x);
+      check(b, y);
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("PageSet: results of operations work as operands", () => {
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.constantFrom("union", "intersection", "difference"), runs)), (steps) => {
+      let set = PageSet.EMPTY;
+      let expected: Naive = new Set();
+      for (const [operation, pairs] of steps) {
+        set = set[operation](PageSet.of(rangesOf(pairs)));
+        expected = expected[operation](naiveOf(pairs));
+        check(set, expected);
+        assert(set.equals(PageSet.of([...set])));
+      }
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("PageMarks gathers what was marked since the last take, in any order", () => {
+  fc.assert(
+    fc.property(fc.array(runs, { maxLength: 4 }), (rounds) => {
+      const marks = new PageMarks();
+      for (const pairs of rounds) {
+        // Single bytes mark their page.
+        for (const [page, length] of pairs) marks.add(page * PAGE_SIZE + 5, (page + length) * PAGE_SIZE - 4090);
+        assertStrictEquals(marks.isEmpty, pairs.length === 0);
+        check(marks.take(), naiveOf(pairs));
+      }
+      assertStrictEquals(marks.take(), PageSet.EMPTY);
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("PageSet takes little for few pages in 64 GiB, and a bit a page for every other page of 1 GiB", () => {
+  const few = PageSet.of([0, 17, 63.5].map((gib) => MemoryRange.of(gib * GIB, PAGE_SIZE)));
+  assert(few.storedBytes <= 48, `${few.storedBytes}`);
+  const marks = new PageMarks();
+  for (let at = 0; at < GIB; at += 2 * PAGE_SIZE) marks.add(at, at + PAGE_SIZE);
+  const many = marks.take();
+  assertStrictEquals(many.count, GIB / PAGE_SIZE / 2);
+  assertStrictEquals(many.storedBytes, GIB / PAGE_SIZE / 8);
+  assertStrictEquals(many.union(few).count, many.count + 2);
+  const all = PageSet.of([MemoryRange.of(0, 64 * GIB)]);
+  assertStrictEquals(all.storedBytes, 16);
+  assertStrictEquals(all.difference(many).count, all.count - many.count);
+});
+
+Deno.test("PageSet refuses what is no range, no set, no address", () => {
+  // @ts-expect-error what a JavaScript caller can do
+  assertThrows(() => PageSet.of([{ start: 0, end: 4096 }]), TypeError);
+  // @ts-expect-error what a JavaScript caller can do
+  assertThrows(() => PageSet.EMPTY.union(new Set()), TypeError);
+  // @ts-expect-error what a JavaScript caller can do
+  assertThrows(() => PageSet.EMPTY.within([0, 4096]), TypeError);
+  for (const bad of [-1, 0.5, NaN, Infinity]) assertThrows(() => PageSet.EMPTY.has(bad), RangeError);
+  assert(!PageSet.of([MemoryRange.of(0, PAGE_SIZE)]).has(2 ** 52));
+  assertStrictEquals(PageSet.of([MemoryRange.EMPTY]), PageSet.EMPTY);
+});
