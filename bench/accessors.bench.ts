@@ -26,7 +26,7 @@ function pair(group: string, checked: (at: number) => void, plain: (at: number) 
   for (const [name, access] of [["GuestMemory", checked], ["DataView", plain]] as const) {
     Deno.bench({
       name,
-      group,
+      group: `${ACCESSES} times ${group}`,
       baseline: name === "DataView",
       fn() {
         for (let i = 0; i < ACCESSES; i++) access((i & 255) * 64);

@@ -34,12 +34,15 @@ import { hostView, revokeView } from "../ffi/os/view.ts";
 import {
   accessAt,
   AT,
+  BAR_SIZE,
   COPIES,
   FILE_SIZE,
   KIB,
   MIB,
   OTHER_OFFSET,
+  OTHER_PLACE,
   PAGE,
+  PAM_SIZE,
   RAM_SIZE,
   REGION,
   REGION_SIZE,
@@ -206,9 +209,36 @@ function region64(machine: Machine, slots: 1 | 64): Bench {
   });
 }
 
-function readOnly(machine: Machine): Bench {
-  const part = new Part(machine, AT, 2 * MIB);
-  const slot = new Slot(machine, AT, 2 * MIB);
+/** Moves the only mapping of a BAR, with its slot, to another address and back. */
+function barMove(machine: Machine): Bench {
+  const places = [AT, OTHER_PLACE].map((gpa, i) => ({
+    part: new Part(machine, gpa, BAR_SIZE),
+    slot: new Slot(machine, gpa, BAR_SIZE, i),
+  }));
+  const [first, second] = places;
+  if (first === undefined || second === undefined) throw new Error("There are two");
+  const move = (from: typeof first, to: typeof first) => {
+    from.slot.delete();
+    to.part.map(0n);
+    from.part.giveBack();
+    to.slot.add();
+  };
+  first.part.map(0n);
+  first.slot.add();
+  return bench((count) => {
+    for (let i = 0; i < count; i++) {
+      move(first, second);
+      move(second, first);
+    }
+  }, () => {
+    first.slot.delete();
+    first.part.giveBack();
+  });
+}
+
+function readOnly(machine: Machine, size: number): Bench {
+  const part = new Part(machine, AT, size);
+  const slot = new Slot(machine, AT, size);
   part.map(0n);
   slot.add();
   return bench((count) => {
@@ -316,12 +346,13 @@ export const BARE: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "slot-64k": (machine) => withSlot(machine, 64 * KIB),
   "slot-2m": (machine) => withSlot(machine, 2 * MIB),
   "replace-4k": (machine) => replace(machine, 4 * KIB),
+  "replace-64k": (machine) => replace(machine, 64 * KIB),
   "replace-2m": (machine) => replace(machine, 2 * MIB),
   "switch": (machine) => replace(machine, 2 * MIB),
   "region-1": (machine) => withSlot(machine, PAGE),
   "region-64": (machine) => region64(machine, 64),
   "window-64": (machine) => region64(machine, 1),
-  "protect": readOnly,
+  "protect": (machine) => readOnly(machine, 2 * MIB),
   "ram-512m": ram,
   ...Object.fromEntries(
     Object.entries(COPIES).map(([name, how]) => [name, (machine: Machine) => access(machine, ...how)]),
@@ -329,6 +360,18 @@ export const BARE: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "lock": lock,
   "lock-1000": lock,
   "exits": exits,
+  "device-64k": (machine) => window(machine, 64 * KIB),
+  "vmm-window-64k": (machine) => window(machine, 64 * KIB),
+  "vmm-device-64k": (machine) => window(machine, 64 * KIB),
+  "vmm-replace-64k": (machine) => replace(machine, 64 * KIB),
+  "vmm-switch": (machine) => replace(machine, 2 * MIB),
+  "bar-move": barMove,
+  "vmm-bar-move": barMove,
+  "vmm-bar-move-held": barMove,
+  "vmm-pam": (machine) => readOnly(machine, PAM_SIZE),
+  "ram-window-64k": (machine) => window(machine, 64 * KIB),
+  "ram-replace-64k": (machine) => replace(machine, 64 * KIB),
+  "ram-switch": (machine) => replace(machine, 2 * MIB),
 };
 
 /** The original's way to switch what a slot shows between two files: slot away, mmap, slot back. */

@@ -18,6 +18,11 @@ export const RESERVED = 1024 * MIB;
 export const RAM_SIZE = 512 * MIB;
 /** How long the file is that rows map parts of. */
 export const FILE_SIZE: number = 16 * MIB;
+/** Where a BAR goes that moves away from `AT`. */
+export const OTHER_PLACE: number = REGION + 16 * MIB;
+export const BAR_SIZE: number = 64 * KIB;
+/** The length of the largest range that a PC chipset switches, the firmware's own. */
+export const PAM_SIZE: number = 64 * KIB;
 /** Where in the file the replacement of a mapping begins. */
 export const OTHER_OFFSET = 2 * MIB;
 

@@ -9,6 +9,7 @@ import type { Kvm, KvmVm } from "membacking/kvm";
 import {
   accessAt,
   AT,
+  BAR_SIZE,
   CODE,
   COPIES,
   FILE_SIZE,
@@ -16,6 +17,7 @@ import {
   KIB,
   MIB,
   OTHER_OFFSET,
+  OTHER_PLACE,
   PAGE,
   PORT_LOOP,
   RAM_SIZE,
@@ -46,13 +48,23 @@ export function newFile(): Mappable {
   return Mappable.memfd("bench", FILE_SIZE);
 }
 
-/** A region manager over an address range of its own, with the machine's VM attached. */
-class Rig implements Disposable {
+/** Where the regions of a row are made: in a manager of its own, or among what a VMM has. */
+export interface Place extends Disposable {
   readonly regions: RegionManager;
+  readonly file: Mappable;
+  /** A region of the kind that the place is for. */
+  region(start: number, length: number, holes?: "exit" | "fault"): RegionHandle;
+}
+
+/** A region manager over an address range of its own, with the machine's VM attached. */
+class Rig implements Place {
+  readonly regions: RegionManager;
+  readonly file: Mappable;
   readonly #stack = new DisposableStack();
 
   constructor(machine: Machine) {
     const va = this.#stack.use(VaMapper.reserve(RESERVED));
+    this.file = machine.file;
     this.regions = this.#stack.use(new RegionManager(va));
     if (machine.vm !== null) this.#stack.use(this.regions.addPartition(machine.vm));
   }
@@ -66,17 +78,16 @@ class Rig implements Disposable {
   }
 }
 
-function bench(rig: Disposable, run: (count: number) => void): Bench {
+export function bench(rig: Disposable, run: (count: number) => void): Bench {
   return { run, [Symbol.dispose]: () => rig[Symbol.dispose]() };
 }
 
 /** Maps and unmaps `size` bytes in a mapped region. */
-function mapUnmap(machine: Machine, size: number, holes: "exit" | "fault"): Bench {
-  const rig = new Rig(machine);
+export function mapUnmap(rig: Place, size: number, holes: "exit" | "fault"): Bench {
   const region = rig.region(REGION, REGION_SIZE, holes);
   region.map();
   const rangeInRegion = MemoryRange.of(AT - REGION, size);
-  const mapping = { rangeInRegion, mappable: machine.file };
+  const mapping = { rangeInRegion, mappable: rig.file };
   return bench(rig, (count) => {
     for (let i = 0; i < count; i++) {
       region.addMapping(mapping);
@@ -86,11 +97,10 @@ function mapUnmap(machine: Machine, size: number, holes: "exit" | "fault"): Benc
 }
 
 /** Puts another part of the file in the place of `size` bytes, and the first one back. */
-function replace(machine: Machine, size: number): Bench {
-  const rig = new Rig(machine);
+export function replace(rig: Place, size: number): Bench {
   const region = rig.region(REGION, REGION_SIZE);
   region.map();
-  const first = { rangeInRegion: MemoryRange.of(AT - REGION, size), mappable: machine.file };
+  const first = { rangeInRegion: MemoryRange.of(AT - REGION, size), mappable: rig.file };
   const other = { ...first, fileOffset: OTHER_OFFSET };
   region.addMapping(first);
   return bench(rig, (count) => {
@@ -102,11 +112,10 @@ function replace(machine: Machine, size: number): Bench {
 }
 
 /** Of two regions on one range the older is shown. Unmapping it shows the other one. */
-function switchRegions(machine: Machine): Bench {
-  const rig = new Rig(machine);
+export function switchRegions(rig: Place): Bench {
   const [older, newer] = [0, OTHER_OFFSET].map((fileOffset) => {
     const region = rig.region(AT, 2 * MIB);
-    region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: machine.file, fileOffset });
+    region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: rig.file, fileOffset });
     region.map();
     return region;
   });
@@ -120,12 +129,11 @@ function switchRegions(machine: Machine): Bench {
 }
 
 /** Maps and unmaps a region whose `pages` pages lie in the file in reverse order, so that none can be joined. */
-function mapUnmapRegion(machine: Machine, at: number, pages: number, holes: "exit" | "fault"): Bench {
-  const rig = new Rig(machine);
+export function mapUnmapRegion(rig: Place, at: number, pages: number, holes: "exit" | "fault"): Bench {
   const region = rig.region(at, pages * PAGE, holes);
   for (let i = 0; i < pages; i++) {
     const rangeInRegion = MemoryRange.of(i * PAGE, PAGE);
-    region.addMapping({ rangeInRegion, mappable: machine.file, fileOffset: (pages - 1 - i) * PAGE });
+    region.addMapping({ rangeInRegion, mappable: rig.file, fileOffset: (pages - 1 - i) * PAGE });
   }
   return bench(rig, (count) => {
     for (let i = 0; i < count; i++) {
@@ -135,10 +143,9 @@ function mapUnmapRegion(machine: Machine, at: number, pages: number, holes: "exi
   });
 }
 
-function readOnly(machine: Machine): Bench {
-  const rig = new Rig(machine);
+export function readOnly(rig: Place): Bench {
   const region = rig.region(AT, 2 * MIB);
-  region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: machine.file });
+  region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: rig.file });
   region.map();
   return bench(rig, (count) => {
     for (let i = 0; i < count; i++) {
@@ -156,6 +163,41 @@ function ram({ vm }: Machine): Bench {
       if (vm !== null) guest.attachPartition(vm);
     }
   });
+}
+
+/** Maps and unmaps 64 KiB of a window by the object that devices have. */
+export function deviceWindow(guest: GuestMemoryManager, { file }: Machine): Bench {
+  const device = guest.newDeviceMemory("window", REGION_SIZE, { holes: "fault" });
+  device.mapToGuest(REGION, true);
+  const mapping = { offset: AT - REGION, mappable: file, length: 64 * KIB };
+  return bench(device, (count) => {
+    for (let i = 0; i < count; i++) {
+      device.map(mapping);
+      device.unmap(AT - REGION, 64 * KIB);
+    }
+  });
+}
+
+/** Moves a BAR of one mapping to another address, and back. */
+export function barMove(guest: GuestMemoryManager, { file }: Machine): Bench {
+  const bar = guest.newDeviceMemory("bar", BAR_SIZE);
+  bar.map({ offset: 0, mappable: file, length: BAR_SIZE });
+  bar.mapToGuest(AT, true);
+  return bench(bar, (count) => {
+    for (let i = 0; i < count; i++) {
+      bar.mapToGuest(OTHER_PLACE, true);
+      bar.mapToGuest(AT, true);
+    }
+  });
+}
+
+/** A row in a manager without RAM, which nobody looks at. */
+function alone(machine: Machine, row: (guest: GuestMemoryManager, machine: Machine) => Bench): Bench {
+  const stack = new DisposableStack();
+  const guest = stack.use(GuestMemoryManager.create({ maxAddress: RESERVED, ram: [] }));
+  if (machine.vm !== null) stack.use(guest.attachPartition(machine.vm));
+  const inner = stack.use(row(guest, machine));
+  return bench(stack, inner.run);
 }
 
 /** Guest memory that has been touched. */
@@ -227,23 +269,26 @@ function exits(machine: Machine): Bench {
 
 /** The rows, by name. */
 export const OURS: Readonly<Record<string, (machine: Machine) => Bench>> = {
-  "window-4k": (machine) => mapUnmap(machine, 4 * KIB, "fault"),
-  "window-64k": (machine) => mapUnmap(machine, 64 * KIB, "fault"),
-  "window-2m": (machine) => mapUnmap(machine, 2 * MIB, "fault"),
-  "slot-4k": (machine) => mapUnmap(machine, 4 * KIB, "exit"),
-  "slot-64k": (machine) => mapUnmap(machine, 64 * KIB, "exit"),
-  "slot-2m": (machine) => mapUnmap(machine, 2 * MIB, "exit"),
-  "replace-4k": (machine) => replace(machine, 4 * KIB),
-  "replace-2m": (machine) => replace(machine, 2 * MIB),
-  "switch": switchRegions,
-  "region-1": (machine) => mapUnmapRegion(machine, AT, 1, "exit"),
-  "region-64": (machine) => mapUnmapRegion(machine, REGION, 64, "exit"),
-  "window-64": (machine) => mapUnmapRegion(machine, REGION, 64, "fault"),
-  "protect": readOnly,
+  "window-4k": (machine) => mapUnmap(new Rig(machine), 4 * KIB, "fault"),
+  "window-64k": (machine) => mapUnmap(new Rig(machine), 64 * KIB, "fault"),
+  "window-2m": (machine) => mapUnmap(new Rig(machine), 2 * MIB, "fault"),
+  "slot-4k": (machine) => mapUnmap(new Rig(machine), 4 * KIB, "exit"),
+  "slot-64k": (machine) => mapUnmap(new Rig(machine), 64 * KIB, "exit"),
+  "slot-2m": (machine) => mapUnmap(new Rig(machine), 2 * MIB, "exit"),
+  "replace-4k": (machine) => replace(new Rig(machine), 4 * KIB),
+  "replace-64k": (machine) => replace(new Rig(machine), 64 * KIB),
+  "replace-2m": (machine) => replace(new Rig(machine), 2 * MIB),
+  "switch": (machine) => switchRegions(new Rig(machine)),
+  "region-1": (machine) => mapUnmapRegion(new Rig(machine), AT, 1, "exit"),
+  "region-64": (machine) => mapUnmapRegion(new Rig(machine), REGION, 64, "exit"),
+  "window-64": (machine) => mapUnmapRegion(new Rig(machine), REGION, 64, "fault"),
+  "protect": (machine) => readOnly(new Rig(machine)),
   "ram-512m": ram,
   ...Object.fromEntries(
     Object.entries(COPIES).map(([name, how]) => [name, (machine: Machine) => access(machine, ...how)]),
   ),
+  "device-64k": (machine) => alone(machine, deviceWindow),
+  "bar-move": (machine) => alone(machine, barMove),
   "lock": (machine) => lock(machine, 0),
   "lock-1000": (machine) => lock(machine, 1000),
   "exits": exits,
