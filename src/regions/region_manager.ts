@@ -1,5 +1,6 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import type { Json } from "../serving/error_data.ts";
 import { ClientServer } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
@@ -303,7 +304,12 @@ export class RegionManager implements Disposable {
   #newServer(): ClientServer {
     const { base, length } = this.#va;
     const clients = new ClientServer({
-      manager: this,
+      manager: {
+        newRegion: (options) => this.newRegion(options),
+        batch: (requests) => this.batch(requests),
+        // SAFETY: an InspectNode is plain data, safe for JSON by contract.
+        inspect: () => this.inspect() as unknown as Json,
+      },
       memory: { base: this.#va instanceof VaMapper ? base : null, length },
       state: () => this.#map.committed,
       locks: this.#locks,

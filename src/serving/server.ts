@@ -6,30 +6,21 @@ import type { Region } from "../core/map/overlap.ts";
 import { fragments } from "../core/map/overlap.ts";
 import { type Piece, piecesIn } from "../core/map/view.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import type { InspectNode } from "../regions/inspect.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { MapGate } from "../requests/memory_map.ts";
-import type { RegionHandle } from "../regions/region_handle.ts";
-import type { RegionOptions } from "../regions/options.ts";
 import type { Logger } from "../targets/targets.ts";
 import { Gate, type Reader } from "./gate.ts";
 import { LockMirror, newLockTable } from "./lock_slots.ts";
 import { CODE } from "./page_codes.ts";
 import { PageWriter, type Paint } from "./page_writer.ts";
 import type { OwnerMessage } from "./protocol.ts";
+import type { ServedManager } from "./served.ts";
 import { Session, type SessionHost, spansOf } from "./session.ts";
 import { GATE, LINE } from "./shared_words.ts";
 
-/** The manager that clients are served by. */
-export interface Served {
-  newRegion(options: RegionOptions): RegionHandle;
-  batch<T>(requests: () => T): T;
-  inspect(): InspectNode;
-}
-
 /** What a server works with. */
 export interface ServerOptions {
-  readonly manager: Served;
+  readonly manager: ServedManager;
   /** Where guest memory is; `base` is `null` where it cannot be looked at. */
   readonly memory: { readonly base: number | null; readonly length: number };
   /** The memory map as it is now. */
@@ -65,16 +56,9 @@ export class ClientServer implements MapGate, SessionHost {
     return this.#options.logger;
   }
 
-  newRegion(options: RegionOptions): RegionHandle {
-    return this.#options.manager.newRegion(options);
-  }
-
-  batch<T>(requests: () => T): T {
-    return this.#options.manager.batch(requests);
-  }
-
-  inspect(): InspectNode {
-    return this.#options.manager.inspect();
+  /** What clients ask for, it is asked. */
+  get manager(): ServedManager {
+    return this.#options.manager;
   }
 
   /** Serves whoever says hello at the other end of `port`, until the result is disposed. */

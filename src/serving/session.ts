@@ -3,22 +3,18 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
-import type { InspectNode } from "../regions/inspect.ts";
-import type { MappingOptions, RegionHandle } from "../regions/region_handle.ts";
-import type { RegionOptions } from "../regions/options.ts";
 import type { Logger } from "../targets/targets.ts";
 import { type Json, packError } from "./error_data.ts";
 import type { Reader } from "./gate.ts";
 import type { LockMirror } from "./lock_slots.ts";
 import { Mailbox } from "./mailbox.ts";
 import type { Answer, ChangeRequest, ClientMessage, Ends, FileReference, OwnerMessage, Request } from "./protocol.ts";
+import type { ServedManager, ServedMapping, ServedRegion } from "./served.ts";
 import { LINE } from "./shared_words.ts";
 
 /** What a session asks of the manager that it is a session of. */
 export interface SessionHost {
-  newRegion(options: RegionOptions): RegionHandle;
-  batch<T>(requests: () => T): T;
-  inspect(): InspectNode;
+  readonly manager: ServedManager;
   readonly logger: Logger;
   /** Lets the client's thread look at guest memory. */
   admit(session: Session, thread: ThreadIdentity): { reader: Reader; mirror: LockMirror; welcome: OwnerMessage };
@@ -44,7 +40,7 @@ const RETRIES = 8;
 export class Session {
   readonly #host: SessionHost;
   readonly #port: MessagePort;
-  readonly #regions = new Map<number, RegionHandle>();
+  readonly #regions = new Map<number, ServedRegion>();
   readonly #files = new Map<number, Mappable>();
   readonly #waiting = new Map<number, AbortController>();
   #mailbox: Mailbox | null = null;
@@ -163,7 +159,7 @@ export class Session {
   #perform(request: Exclude<Request, { kind: "teardown" }>): Json {
     switch (request.kind) {
       case "batch":
-        return this.#changes(request.changes, (act) => this.#host.batch(act));
+        return this.#changes(request.changes, (act) => this.#host.manager.batch(act));
       case "map-params": {
         const params = this.#region(request.region).mapParams;
         return params === null ? null : { ...params };
@@ -171,8 +167,7 @@ export class Session {
       case "visible":
         return this.#region(request.region).visible.map(({ start, end }) => [start, end]);
       case "inspect":
-        // SAFETY: an InspectNode is plain data, safe for JSON by contract.
-        return this.#host.inspect() as unknown as Json;
+        return this.#host.manager.inspect();
       case "memfd":
         return this.#lend(Mappable.memfd(request.name, request.size, request.options));
       case "open":
@@ -184,14 +179,14 @@ export class Session {
 
   /** Makes changes, inside `how`, and keeps account of the regions that came and went. */
   #changes(requests: readonly ChangeRequest[], how: (act: () => void) => void): Json[] {
-    const created: RegionHandle[] = [];
+    const created: ServedRegion[] = [];
     const removed: number[] = [];
     const values: Json[] = [];
     how(() => {
       for (const request of requests) {
         if (request.kind === "new-region") {
           const { range, ...rest } = request.options;
-          const region = this.#host.newRegion({ ...rest, range: rangeOf(range) });
+          const region = this.#host.manager.newRegion({ ...rest, range: rangeOf(range) });
           created.push(region);
           values.push(region.id);
         } else {
@@ -208,7 +203,7 @@ export class Session {
     return values;
   }
 
-  #change(region: RegionHandle, request: Exclude<ChangeRequest, { kind: "new-region" }>): void {
+  #change(region: ServedRegion, request: Exclude<ChangeRequest, { kind: "new-region" }>): void {
     switch (request.kind) {
       case "map":
         return region.map(request.params);
@@ -216,7 +211,7 @@ export class Session {
         return region.unmap();
       case "add-mapping": {
         const { kind: _kind, region: _region, range, file, ...rest } = request;
-        const mapping: MappingOptions = { ...rest, rangeInRegion: rangeOf(range), mappable: this.#file(file) };
+        const mapping: ServedMapping = { ...rest, rangeInRegion: rangeOf(range), mappable: this.#file(file) };
         return region.addMapping(mapping);
       }
       case "remove-mappings":
@@ -245,7 +240,7 @@ export class Session {
     });
   }
 
-  #region(id: number): RegionHandle {
+  #region(id: number): ServedRegion {
     const region = this.#regions.get(id);
     if (region === undefined) throw new DisposedError(`Region ${id}`);
     return region;
@@ -268,7 +263,7 @@ export class Session {
   }
 
   /** Removes a region now, or as soon as nobody holds a lock on it; what fails otherwise is tried again. */
-  #drop(region: RegionHandle, tries: number): void {
+  #drop(region: ServedRegion, tries: number): void {
     const again = (error: unknown) => {
       if (error instanceof DisposedError) return;
       this.#host.logger.warn(`Region "${region.name}" of a client could not be removed`, error);
