@@ -13,7 +13,7 @@
 
 import { MemoryRange, OsError } from "membacking";
 import { FIRMWARE, Machine, RAM } from "../examples/firmware/machine.ts";
-import { SetupError } from "../examples/firmware/setup_error.ts";
+import { SetupError } from "../examples/pc/setup_error.ts";
 import { type Figure, figure, ratio } from "./stats.ts";
 
 /** One boot. */

@@ -8,13 +8,13 @@ import type { MemoryRange } from "membacking";
 import type { KvmIoExit, KvmMmioExit } from "membacking/kvm";
 import { FINDINGS_PORT } from "./boot_sector.ts";
 import { Card, CARD_SLOT } from "./card.ts";
-import { Cmos, CMOS_PORT } from "./cmos.ts";
+import { Cmos, CMOS_PORT } from "../pc/cmos.ts";
 import { DEBUG_PORT, DebugPort } from "./debug_port.ts";
 import { e820, FW_CFG_PORT, FwCfg, type FwCfgFile } from "./fw_cfg.ts";
 import { HostBridge } from "./host_bridge.ts";
 import type { ChipsetMemory } from "./chipset_memory.ts";
 import { PCI_PORT, PCI_PORTS, PciBus } from "./pci_bus.ts";
-import { little, PortBus, setLittle } from "./port_bus.ts";
+import { little, PortBus, setLittle } from "../pc/port_bus.ts";
 import { SYSTEM_CONTROL_PORT, SystemControl } from "./system_control.ts";
 
 /** What the board is made of. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { PortDevice } from "./port_bus.ts";
+import type { PortDevice } from "../pc/port_bus.ts";
 
 /** The port of Bochs and QEMU that SeaBIOS writes its log to. */
 export const DEBUG_PORT = 0x402;

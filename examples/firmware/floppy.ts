@@ -5,7 +5,7 @@
  */
 
 import type { FwCfgFile } from "./fw_cfg.ts";
-import { SetupError } from "./setup_error.ts";
+import { SetupError } from "../pc/setup_error.ts";
 
 /** The length of an image in bytes: one side, 40 tracks of 8 sectors. */
 export const FLOPPY_LENGTH = 160 * 1024;

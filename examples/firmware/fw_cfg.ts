@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { PortDevice } from "./port_bus.ts";
+import type { PortDevice } from "../pc/port_bus.ts";
 
 /** Its first port; the second one follows. */
 export const FW_CFG_PORT = 0x510;

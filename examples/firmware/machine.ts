@@ -11,8 +11,8 @@ import { floppyFile } from "./floppy.ts";
 import type { FwCfgFile } from "./fw_cfg.ts";
 import { MachineMemory } from "./memory.ts";
 import type { BootEnd } from "./protocol.ts";
-import { SetupError } from "./setup_error.ts";
-import { type SlotChanges, SlotLog, timed } from "./slot_log.ts";
+import { SetupError } from "../pc/setup_error.ts";
+import { type SlotChanges, SlotLog, timed } from "../pc/slot_log.ts";
 import { type VcpuEvent, VcpuThread } from "./vcpu_thread.ts";
 
 /** Where Debian's package seabios has it. */

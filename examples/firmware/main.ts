@@ -13,7 +13,7 @@ import { Mappable, OsError } from "membacking";
 import { bootFloppy } from "./boot_sector.ts";
 import { Machine, type MemoryChange } from "./machine.ts";
 import { Screen } from "./screen.ts";
-import { SetupError } from "./setup_error.ts";
+import { SetupError } from "../pc/setup_error.ts";
 
 const USAGE = "Usage: deno task firmware [--floppy FILE | --checks] [--firmware FILE]";
 

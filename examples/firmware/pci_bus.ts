@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { PortDevice } from "./port_bus.ts";
+import type { PortDevice } from "../pc/port_bus.ts";
 
 /** The first of the eight ports. */
 export const PCI_PORT = 0xcf8;

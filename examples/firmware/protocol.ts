@@ -5,7 +5,8 @@
  * @module
  */
 
-import type { KvmExit, KvmRegs, KvmSregs, SharedVcpuControl } from "membacking/kvm";
+import type { SharedVcpuControl } from "membacking/kvm";
+import type { Crash } from "../pc/crash.ts";
 import type { Request } from "./chipset_memory.ts";
 import type { FwCfgFile } from "./fw_cfg.ts";
 
@@ -23,16 +24,6 @@ export interface VcpuJob {
   readonly bus: readonly [start: number, end: number];
   /** Files for the firmware. */
   readonly files: readonly FwCfgFile[];
-}
-
-/** What the vCPU was doing when it could not go on. */
-export interface Crash {
-  /** Why it came out of the guest for good. */
-  readonly exit: KvmExit;
-  /** Its general registers. */
-  readonly regs: KvmRegs;
-  /** Its special registers. */
-  readonly sregs: KvmSregs;
 }
 
 /** How a boot ended. */

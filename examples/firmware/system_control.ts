@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { PortDevice } from "./port_bus.ts";
+import type { PortDevice } from "../pc/port_bus.ts";
 
 /** Its port. */
 export const SYSTEM_CONTROL_PORT = 0x92;

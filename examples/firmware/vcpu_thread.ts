@@ -6,7 +6,7 @@
 
 import { type KvmVcpu, VcpuControl } from "membacking/kvm";
 import type { BootEnd, VcpuJob, VcpuMessage } from "./protocol.ts";
-import { SetupError } from "./setup_error.ts";
+import { SetupError } from "../pc/setup_error.ts";
 
 /** What happens before the end. */
 export type VcpuEvent = Exclude<VcpuMessage, { kind: "end" | "failed" }>;

@@ -10,7 +10,8 @@ import { VcpuRunner } from "membacking/kvm";
 import { Board } from "./board.ts";
 import { ChipsetMemory } from "./chipset_memory.ts";
 import type { BootEnd, VcpuJob, VcpuMessage } from "./protocol.ts";
-import { timed } from "./slot_log.ts";
+import { crashOf } from "../pc/crash.ts";
+import { timed } from "../pc/slot_log.ts";
 
 /** What SeaBIOS says when it has tried everything. */
 const LAST_WORDS = "No bootable device.";
@@ -75,10 +76,8 @@ function boot(runner: VcpuRunner, memory: ChipsetMemory, { ram, bus: [start, end
         break;
       case "interrupted":
         return ended("kicked");
-      default: {
-        const { vcpu } = runner;
-        return ended("crash", { exit: { ...exit }, regs: vcpu.getRegs(), sregs: vcpu.getSregs() });
-      }
+      default:
+        return ended("crash", crashOf(runner.vcpu, exit));
     }
   }
   return ended("done");

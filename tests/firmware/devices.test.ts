@@ -2,7 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { Assembler, EAX } from "../../examples/firmware/assembler.ts";
 import { bootFloppy } from "../../examples/firmware/boot_sector.ts";
 import { FLOPPY_LENGTH, floppyFile } from "../../examples/firmware/floppy.ts";
-import { SetupError } from "../../examples/firmware/setup_error.ts";
+import { SetupError } from "../../examples/pc/setup_error.ts";
 import { RAM, Rig } from "./rig.ts";
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);

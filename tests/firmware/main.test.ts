@@ -29,7 +29,7 @@ function romFile(...code: number[]): Disposable & { readonly path: string } {
 }
 
 Deno.test("the task asks for FFI and for reading the modules of its Worker, and for nothing else", () => {
-  assertEquals(FLAGS, ["--allow-ffi", "--allow-read=mod.ts,src,ffi,examples/firmware"]);
+  assertEquals(FLAGS, ["--allow-ffi", "--allow-read=mod.ts,src,ffi,examples/firmware,examples/pc"]);
 });
 
 Deno.test("a firmware file that is missing is named, with the package that has it", async () => {

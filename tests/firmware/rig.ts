@@ -12,7 +12,7 @@ import { COMMAND } from "../../examples/firmware/card.ts";
 import type { FwCfgFile } from "../../examples/firmware/fw_cfg.ts";
 import { ChipsetMemory, type Request } from "../../examples/firmware/chipset_memory.ts";
 import { MachineMemory } from "../../examples/firmware/memory.ts";
-import { setLittle } from "../../examples/firmware/port_bus.ts";
+import { setLittle } from "../../examples/pc/port_bus.ts";
 
 /** RAM of the rig, in bytes. */
 export const RAM = 0x200_0000;

@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { PortDevice } from "./port_bus.ts";
+import type { PortDevice } from "../pc/port_bus.ts";
 
 /** Its first port; the second one follows. */
 export const CMOS_PORT = 0x70;
