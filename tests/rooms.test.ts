@@ -14,6 +14,7 @@ const ROOMS: readonly string[] = [
   "src/requests",
   "src/serving",
   "src/regions",
+  "src/snapshots",
   "src/guest",
   "src/clients",
   "src/drawing",

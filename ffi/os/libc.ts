@@ -60,6 +60,23 @@ const SYMBOLS = {
   pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
   // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset);
   pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  // The same functions on memory that is known by its address.
+  preadAt: { name: "pread", parameters: ["i32", "usize", "usize", "i64"], result: "i32" },
+  pwriteAt: { name: "pwrite", parameters: ["i32", "usize", "usize", "i64"], result: "i32" },
+  // off_t lseek(int fd, off_t offset, int whence);
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  // int fsync(int fd);
+  fsync: { parameters: ["i32"], result: "i32" },
+  // int mkdir(const char *pathname, mode_t mode);
+  mkdir: { parameters: ["buffer", "u32"], result: "i32" },
+  // int unlink(const char *pathname);
+  unlink: { parameters: ["buffer"], result: "i32" },
+  // int rmdir(const char *pathname);
+  rmdir: { parameters: ["buffer"], result: "i32" },
+  // int renameat2(int olddirfd, const char *oldpath, int newdirfd, const char *newpath, unsigned int flags);
+  renameat2: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
+  // int memcmp(const void *s1, const void *s2, size_t n);
+  memcmp: { parameters: ["usize", "usize", "usize"], result: "i32" },
   // int fcntl(int fd, int cmd, int arg);
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // int memfd_create(const char *name, unsigned int flags);

@@ -21,6 +21,7 @@ export const Errno = {
   EFAULT: 14,
   EEXIST: 17,
   ENODEV: 19,
+  ENOTDIR: 20,
   EINVAL: 22,
   ENOSPC: 28,
   EPIPE: 32,

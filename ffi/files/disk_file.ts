@@ -1,0 +1,219 @@
+/**
+ * Files and directories of a snapshot: made, written from memory, synced, renamed and read back.
+ *
+ * Why it is safe: descriptors are this file's own and closed once. Bytes are moved between a file and memory that the
+ * caller vouches for by its address, and never more than it names. Paths are C strings without NUL.
+ *
+ * @module
+ */
+
+import type { Span } from "../../src/core/span.ts";
+import { cString, libc } from "../os/libc.ts";
+import { O_CLOEXEC, O_RDONLY, O_RDWR } from "../os/mman.ts";
+import { Errno, OsError, unwrap } from "../os/os_error.ts";
+import { STATX } from "./open_file.ts";
+
+const O_CREAT = 0o100;
+const O_EXCL = 0o200;
+const O_DIRECTORY = 0o200000;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const AT_FDCWD = -100;
+const AT_EMPTY_PATH = 0x1000;
+const STATX_SIZE = 0x200;
+const RENAME_NOREPLACE = 1;
+
+/** A file of one's own, open until disposed. */
+export class DiskFile implements Disposable {
+  /** Where it is. */
+  readonly path: string;
+  readonly #fd: number;
+  #closed = false;
+
+  private constructor(path: string, flags: number) {
+    this.path = path;
+    this.#fd = open(path, flags, 0o600);
+  }
+
+  /** Makes a new file, to be written and read. */
+  static create(path: string): DiskFile {
+    return new DiskFile(path, O_RDWR | O_CREAT | O_EXCL);
+  }
+
+  /** Opens a file that is there, to be read. */
+  static open(path: string): DiskFile {
+    return new DiskFile(path, O_RDONLY);
+  }
+
+  /** Its descriptor. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** Its length in bytes, now. */
+  get size(): number {
+    const { sys, errno } = libc();
+    const bytes = new Uint8Array(STATX.size);
+    // SAFETY: statx fills one struct statx, for which there is room.
+    unwrap(sys.statx(this.#fd, cString(""), AT_EMPTY_PATH, STATX_SIZE, bytes), errno[0], "statx", () => this.path);
+    return Number(new DataView(bytes.buffer).getBigUint64(STATX.stx_size, true));
+  }
+
+  /** Makes it `size` bytes long; what is new reads as zeros and takes no room. */
+  resize(size: number): void {
+    const { sys, errno } = libc();
+    unwrap(sys.ftruncate(this.#fd, BigInt(size)), errno[0], "ftruncate", () => this.path);
+  }
+
+  /** Writes `length` bytes of memory from `address` on, which the caller has mapped for reading. */
+  writeFrom(address: number, length: number, offset: number): void {
+    const { sys, errno } = libc();
+    // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
+    const call = (done: number) =>
+      [
+        sys.pwriteAt(this.#fd, BigInt(address + done), BigInt(length - done), BigInt(offset + done)),
+        errno[0],
+      ] as const;
+    this.#whole("pwrite", length, call);
+  }
+
+  /** Reads `length` bytes into memory from `address` on, which the caller has mapped for writing. */
+  readTo(address: number, length: number, offset: number): void {
+    const { sys, errno } = libc();
+    // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
+    const call = (done: number) =>
+      [sys.preadAt(this.#fd, BigInt(address + done), BigInt(length - done), BigInt(offset + done)), errno[0]] as const;
+    this.#whole("pread", length, call);
+  }
+
+  /** Writes bytes. */
+  write(bytes: Uint8Array<ArrayBuffer>, offset: number): void {
+    const { sys, errno } = libc();
+    const call = (done: number) =>
+      [
+        sys.pwrite(this.#fd, bytes.subarray(done), BigInt(bytes.length - done), BigInt(offset + done)),
+        errno[0],
+      ] as const;
+    this.#whole("pwrite", bytes.length, call);
+  }
+
+  /** Reads `length` bytes. */
+  read(length: number, offset: number): Uint8Array<ArrayBuffer> {
+    const { sys, errno } = libc();
+    const bytes = new Uint8Array(length);
+    const call = (done: number) =>
+      [sys.pread(this.#fd, bytes.subarray(done), BigInt(length - done), BigInt(offset + done)), errno[0]] as const;
+    this.#whole("pread", length, call);
+    return bytes;
+  }
+
+  /** Waits until everything written is on the disk. */
+  sync(): void {
+    sync(this.#fd, this.path);
+  }
+
+  /** Closes it. Does nothing the second time. */
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    // The result does not matter: on Linux the descriptor is gone even where close reports an error.
+    libc().sys.close(this.#fd);
+  }
+
+  #whole(syscall: string, length: number, call: (done: number) => readonly [number, number | undefined]): void {
+    let done = 0;
+    while (done < length) {
+      const [moved, errno] = call(done);
+      if (moved === -1 && errno === Errno.EINTR) continue;
+      unwrap(moved, errno, syscall, () => this.path);
+      if (moved === 0) throw new OsError(syscall, Errno.EIO, `${this.path} ended after ${done} of ${length} bytes`);
+      done += moved;
+    }
+  }
+}
+
+/**
+ * The next part of `[start, end)` of a file that may hold anything but zeros, `null` where there is none. To a file
+ * system that knows no holes all is data.
+ */
+export function dataIn(fd: number, start: number, end: number): Span | null {
+  const { sys } = libc();
+  if (start >= end) return null;
+  const from = Number(sys.lseek(fd, BigInt(start), SEEK_DATA));
+  // With an open file and an offset in it, nothing but holes from there on is the one reason to fail.
+  if (from === -1 || from >= end) return null;
+  const to = Number(sys.lseek(fd, BigInt(from), SEEK_HOLE));
+  return { start: from, end: to <= from || to > end ? end : to };
+}
+
+/** Makes a directory. */
+export function makeDirectory(path: string): void {
+  const { sys, errno } = libc();
+  unwrap(sys.mkdir(cString(path), 0o700), errno[0], "mkdir", () => path);
+}
+
+/** Whether there is something at `path`. */
+export function exists(path: string): boolean {
+  const { sys, errno } = libc();
+  const bytes = new Uint8Array(STATX.size);
+  // SAFETY: statx fills one struct statx, for which there is room.
+  const result = sys.statx(AT_FDCWD, cString(path), 0, STATX_SIZE, bytes);
+  if (result === 0) return true;
+  if (errno[0] === Errno.ENOENT) return false;
+  throw new OsError("statx", errno[0] ?? 0, path);
+}
+
+/** Gives a directory its final name, which nothing may have yet, and waits until the disk has it. */
+export function publishDirectory(from: string, to: string): void {
+  const { sys, errno } = libc();
+  syncDirectory(from);
+  unwrap(
+    sys.renameat2(AT_FDCWD, cString(from), AT_FDCWD, cString(to), RENAME_NOREPLACE),
+    errno[0],
+    "renameat2",
+    () => `${from} to ${to}`,
+  );
+  syncDirectory(parentOf(to));
+}
+
+/** Removes a directory with the files named. What is not there is no error. */
+export function removeDirectory(path: string, files: readonly string[]): void {
+  const { sys } = libc();
+  for (const file of files) sys.unlink(cString(`${path}/${file}`));
+  sys.rmdir(cString(path));
+}
+
+function syncDirectory(path: string): void {
+  const fd = open(path, O_RDONLY | O_DIRECTORY, 0);
+  try {
+    sync(fd, path);
+  } finally {
+    libc().sys.close(fd);
+  }
+}
+
+function parentOf(path: string): string {
+  const trimmed = path.replace(/\/+$/, "");
+  const slash = trimmed.lastIndexOf("/");
+  return slash < 0 ? "." : slash === 0 ? "/" : trimmed.slice(0, slash);
+}
+
+function open(path: string, flags: number, mode: number): number {
+  const { sys, errno } = libc();
+  const text = cString(path);
+  while (true) {
+    const fd = sys.open(text, flags | O_CLOEXEC, mode);
+    if (fd === -1 && errno[0] === Errno.EINTR) continue;
+    return unwrap(fd, errno[0], "open", () => path);
+  }
+}
+
+function sync(fd: number, path: string): void {
+  const { sys, errno } = libc();
+  while (true) {
+    const result = sys.fsync(fd);
+    if (result === -1 && errno[0] === Errno.EINTR) continue;
+    unwrap(result, errno[0], "fsync", () => path);
+    return;
+  }
+}

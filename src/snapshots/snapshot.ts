@@ -1,0 +1,162 @@
+import { FileMapping } from "../../ffi/os/address_space.ts";
+import { PROT_READ } from "../../ffi/os/mman.ts";
+import { DisposedError } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
+import { SnapshotError } from "../core/snapshot_error.ts";
+import { layoutBytes, type SnapshotIndex } from "../core/snapshot_index.ts";
+import { layersOf } from "../core/snapshot_layers.ts";
+import { checksum, CHUNK } from "./format.ts";
+import { pause } from "./pause.ts";
+import { chainOf, openLayer, readMemory, type SnapshotLayer } from "./snapshot_chain.ts";
+import { SnapshotWriter } from "./snapshot_writer.ts";
+
+/** How a snapshot is opened. */
+export interface SnapshotOpenOptions {
+  /** Whether all its bytes, and those of its parents, are compared with their checksums; `false` by default. */
+  readonly verify?: boolean;
+  /** The directories of the snapshots that it is a difference to, in any order; more than are needed do no harm. */
+  readonly parents?: readonly string[];
+}
+
+/** What `GuestMemoryManager` needs of a snapshot, beyond what users see. */
+let chainIn: (snapshot: Snapshot) => readonly SnapshotLayer[];
+
+/**
+ * A snapshot of a guest's RAM in a directory: full, or the difference to another one. Made by
+ * `GuestMemoryManager.save`, brought back by `GuestMemoryManager.restore`.
+ *
+ * Its files are open until it is disposed, so that removing the directory does no harm to what is restored from it.
+ */
+export class Snapshot implements Disposable {
+  static {
+    chainIn = (snapshot) => snapshot.#chain;
+  }
+
+  /** The full snapshot first, this one last. */
+  readonly #chain: readonly SnapshotLayer[];
+  readonly #index: SnapshotIndex;
+  #disposed = false;
+
+  private constructor(chain: readonly SnapshotLayer[], index: SnapshotIndex) {
+    this.#chain = chain;
+    this.#index = index;
+  }
+
+  /**
+   * Opens the snapshot in `directory`.
+   *
+   * @throws {SnapshotError} If it is not whole, of another version, or lacks a parent; with `verify` also if a byte of it
+   * is not what was saved. `kind` and `path` say which.
+   * @throws {OsError} If a file cannot be read.
+   */
+  static async open(directory: string, options: SnapshotOpenOptions = {}): Promise<Snapshot> {
+    const { verify = false, parents = [] } = options;
+    if (typeof directory !== "string") throw new TypeError("A snapshot is opened by the path of its directory");
+    if (!Array.isArray(parents) || !parents.every((path) => typeof path === "string")) {
+      throw new TypeError("parents must be an array of the paths of directories");
+    }
+    using undo = new DisposableStack();
+    const opened = [directory, ...parents].map((path) => {
+      const layer = openLayer(path);
+      undo.use(layer.memory);
+      return layer;
+    });
+    const chain = chainOf(opened);
+    const snapshot = new Snapshot(chain, chain[chain.length - 1]!.index);
+    if (verify) await snapshot.verify();
+    undo.move();
+    for (const layer of opened) if (!chain.includes(layer)) layer.memory[Symbol.dispose]();
+    return snapshot;
+  }
+
+  /** Unique in the world. */
+  get id(): string {
+    return this.#index.id;
+  }
+
+  /** The id of the snapshot it is the difference to, `null` for a full one. */
+  get parent(): string | null {
+    return this.#index.parent;
+  }
+
+  /** How much RAM it is of, in bytes. */
+  get byteLength(): number {
+    return layoutBytes(this.#index.layout);
+  }
+
+  /** How many bytes of pages it stores itself: neither its parents' nor pages of zeros. */
+  get storedBytes(): number {
+    return this.#index.stored.reduce((sum, { start, end }) => sum + end - start, 0);
+  }
+
+  /** What the VMM put beside, as copies. */
+  get state(): ReadonlyMap<string, Uint8Array> {
+    return new Map([...this.#index.state].map(([name, bytes]) => [name, bytes.slice()]));
+  }
+
+  /**
+   * Reads all bytes of it and of its parents, and compares them with their checksums.
+   *
+   * @throws {SnapshotError} `"corrupt"` or `"truncated"`, naming the file and where in it.
+   * @throws {DisposedError} If it has been disposed, also meanwhile.
+   */
+  async verify(): Promise<void> {
+    for (const layer of this.#chain) {
+      for (const { start, end, checksum: saved } of layer.index.stored) {
+        await pause();
+        this.#check();
+        if (checksum(readMemory(layer, start, end)) === saved) continue;
+        const { path } = layer.memory;
+        throw new SnapshotError(
+          "corrupt",
+          path,
+          `${path} has other bytes from ${hex(start)} to ${hex(end)} than were saved`,
+        );
+      }
+    }
+  }
+
+  /**
+   * Writes a full snapshot of the same memory to another directory, which then needs no parents.
+   *
+   * @throws {SnapshotError} If there is something at `directory`, or bytes to be copied are not what was saved.
+   * @throws {OsError} If the disk is full or fails.
+   * @throws {DisposedError} If it has been disposed, also meanwhile.
+   */
+  async flatten(directory: string): Promise<Snapshot> {
+    this.#check();
+    // What is copied gets new checksums, so the old ones have their say first.
+    await this.verify();
+    const { layout, visibility, state } = this.#index;
+    {
+      using writer = new SnapshotWriter(directory, { parent: null, layout, visibility, state });
+      for (const { start, end, value } of layersOf(this.#chain.map(({ index }) => index))) {
+        const layer = this.#chain[value]!;
+        for (let at = start; at < end; at += CHUNK) {
+          await pause();
+          this.#check();
+          using mapping = new FileMapping(layer.memory.fd, at, Math.min(CHUNK, end - at), PROT_READ);
+          writer.store(new Uint8Array(mapping.bytes), mapping.address, at);
+        }
+      }
+      writer.publish();
+    }
+    return await Snapshot.open(directory);
+  }
+
+  /** Closes its files. Does nothing the second time. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const { memory } of this.#chain) memory[Symbol.dispose]();
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new DisposedError("The snapshot");
+  }
+}
+
+/** The chain of a snapshot, the full one first and itself last. */
+export function chainOfSnapshot(snapshot: Snapshot): readonly SnapshotLayer[] {
+  return chainIn(snapshot);
+}
