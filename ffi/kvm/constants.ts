@@ -73,6 +73,21 @@ export const KVM_API_VERSION = 12;
 /** Flag of a memory slot: the guest cannot write it, and a write becomes an MMIO exit. */
 export const KVM_MEM_READONLY = 2;
 
+/** Flag of a memory slot: KVM notes which pages the guest writes. */
+export const KVM_MEM_LOG_DIRTY_PAGES = 1;
+
+/** Flags of `MANUAL_DIRTY_LOG_PROTECT2`: reading the log does not clear it. */
+export const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1;
+/** A log that is switched on begins with all pages in it. */
+export const KVM_DIRTY_LOG_INITIALLY_SET = 2;
+
+/** Where in a vCPU's file its dirty ring begins, in pages. */
+export const KVM_DIRTY_LOG_PAGE_OFFSET = 64;
+/** Flag of `struct kvm_dirty_gfn`: KVM has filled it. */
+export const KVM_DIRTY_GFN_F_DIRTY = 1;
+/** It has been harvested. */
+export const KVM_DIRTY_GFN_F_RESET = 2;
+
 /** The quirk that makes KVM drop all its page tables when any slot is deleted: a bit of `DISABLE_QUIRKS2`. */
 export const KVM_X86_QUIRK_SLOT_ZAP_ALL = 1 << 7;
 

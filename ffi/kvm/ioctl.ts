@@ -10,7 +10,9 @@
 import { libc } from "../os/libc.ts";
 import { unwrap } from "../os/os_error.ts";
 import {
+  CLEAR_DIRTY_LOG,
   CPUID2,
+  DIRTY_LOG,
   ENABLE_CAP,
   FPU,
   INTERRUPT,
@@ -47,6 +49,9 @@ export const REQUEST = {
   KVM_GET_SUPPORTED_CPUID: iowr(0x05, CPUID2.size),
   // Of a virtual machine.
   KVM_CREATE_VCPU: io(0x41),
+  KVM_GET_DIRTY_LOG: iow(0x42, DIRTY_LOG.size),
+  KVM_CLEAR_DIRTY_LOG: iowr(0xc0, CLEAR_DIRTY_LOG.size),
+  KVM_RESET_DIRTY_RINGS: io(0xc7),
   KVM_SET_USER_MEMORY_REGION: iow(0x46, MEMORY_REGION.size),
   KVM_SET_TSS_ADDR: io(0x47),
   KVM_SET_IDENTITY_MAP_ADDR: iow(0x48, 8),

@@ -29,7 +29,8 @@ import {
   type KvmRegs,
   type KvmSregs,
 } from "./registers.ts";
-import { RunPage } from "./run_page.ts";
+import { RingReader, type SharedRing } from "./ring_reader.ts";
+import { RING_FULL, RunPage } from "./run_page.ts";
 
 /** What another thread of this process needs to use a vCPU. Plain data: send it with `postMessage`. */
 export interface SharedVcpu {
@@ -37,6 +38,8 @@ export interface SharedVcpu {
   readonly fd: number;
   /** The length of what it shares with the VMM, in bytes. */
   readonly runSize: number;
+  /** Its ring of written pages, where the VM has been made with `dirtyLog: "ring"`. */
+  readonly ring?: SharedRing;
 }
 
 /** Who wants to know about a vCPU's life: its VM. */
@@ -59,18 +62,25 @@ export class KvmVcpu implements Disposable {
   #run: RunPage;
   #runSize: number;
   #owner: VcpuOwner | undefined;
+  #sharedRing: SharedRing | undefined;
+  #ring: RingReader | undefined;
   #disposed = false;
 
-  private constructor(fd: number, runSize: number, owner: VcpuOwner | undefined) {
+  private constructor(
+    fd: number,
+    runSize: number,
+    owner: VcpuOwner | undefined,
+    ring: () => SharedRing | undefined,
+  ) {
     this.#fd = fd;
     this.#runSize = runSize;
     this.#owner = owner;
-    try {
-      this.#run = new RunPage(fd, runSize);
-    } catch (error) {
-      libc().sys.close(fd);
-      throw error;
-    }
+    using undo = new DisposableStack();
+    undo.defer(() => libc().sys.close(fd));
+    this.#run = undo.use(new RunPage(fd, runSize));
+    this.#sharedRing = ring();
+    if (this.#sharedRing !== undefined) this.#ring = new RingReader(fd, this.#sharedRing);
+    undo.move();
   }
 
   /**
@@ -78,8 +88,8 @@ export class KvmVcpu implements Disposable {
    *
    * @internal
    */
-  static own(fd: number, runSize: number, owner: VcpuOwner): KvmVcpu {
-    return new KvmVcpu(fd, runSize, owner);
+  static own(fd: number, runSize: number, owner: VcpuOwner, ring: () => SharedRing | undefined): KvmVcpu {
+    return new KvmVcpu(fd, runSize, owner, ring);
   }
 
   /**
@@ -104,18 +114,20 @@ export class KvmVcpu implements Disposable {
       sys.close(fd);
       throw error;
     }
-    return new KvmVcpu(fd, shared.runSize, undefined);
+    return new KvmVcpu(fd, shared.runSize, undefined, () => shared.ring);
   }
 
   /** What `attach` needs in another thread. Keep this object until the other side has attached. */
   share(): SharedVcpu {
     const fd = this.#checked();
     this.#owner?.shared();
-    return { fd, runSize: this.#runSize };
+    const ring = this.#sharedRing;
+    return { fd, runSize: this.#runSize, ...(ring === undefined ? {} : { ring }) };
   }
 
   /**
-   * Runs the guest until it needs the VMM. Blocks the thread.
+   * Runs the guest until it needs the VMM. Blocks the thread. A ring of written pages that is full is harvested on the
+   * way, and the guest goes on.
    *
    * The result is overwritten by the next `run`. For an `"in"` or a reading `"mmio"` exit, fill `data` before it.
    *
@@ -124,13 +136,20 @@ export class KvmVcpu implements Disposable {
   run(): KvmExit {
     const fd = this.#checked();
     const { sys, errno } = libc();
-    // SAFETY: KVM_RUN takes no argument; the guest reaches the memory of its slots only.
-    const failed = sys.ioctlValue(fd, REQUEST.KVM_RUN, 0n) === -1 ? errno[0] ?? 0 : 0;
-    if (failed === 0) return this.#run.exit();
-    if (failed === Errno.EFAULT) return this.#run.fault();
-    // EAGAIN: the vCPU had waited for another to start it, and has to be run once more.
-    if (failed === Errno.EINTR || failed === Errno.EAGAIN) return this.#run.interrupted();
-    throw new OsError("KVM_RUN", failed);
+    while (true) {
+      // SAFETY: KVM_RUN takes no argument; the guest reaches the memory of its slots only.
+      const failed = sys.ioctlValue(fd, REQUEST.KVM_RUN, 0n) === -1 ? errno[0] ?? 0 : 0;
+      if (failed === 0) {
+        const exit = this.#run.exit();
+        // A ring in which there is nothing to harvest would be full for good: then the VMM has to know.
+        if (exit === RING_FULL && this.#ring?.spill() === true) continue;
+        return exit;
+      }
+      if (failed === Errno.EFAULT) return this.#run.fault();
+      // EAGAIN: the vCPU had waited for another to start it, and has to be run once more.
+      if (failed === Errno.EINTR || failed === Errno.EAGAIN) return this.#run.interrupted();
+      throw new OsError("KVM_RUN", failed);
+    }
   }
 
   /**
@@ -261,6 +280,7 @@ export class KvmVcpu implements Disposable {
     this.#disposed = true;
     libc().sys.close(this.#fd);
     this.#owner?.gone(this);
+    this.#ring?.[Symbol.dispose]();
     this.#run[Symbol.dispose]();
   }
 

@@ -22,12 +22,14 @@ import { libc } from "../os/libc.ts";
 import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../os/mman.ts";
 import { Errno, OsError } from "../os/os_error.ts";
 import { type Reservation, reservationAt } from "../host/reservation.ts";
-import { KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY } from "./constants.ts";
+import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY } from "./constants.ts";
+import { DirtyBitmap } from "./dirty_log.ts";
+import type { DirtySource, Mark } from "./dirty_source.ts";
 import { ioctl, ioctlValue, REQUEST } from "./ioctl.ts";
 import { KvmVcpu, type VcpuOwner } from "./kvm_vcpu.ts";
 import { MEMORY_REGION, PIT_CONFIG } from "./layout.ts";
 import { Pins } from "./pins.ts";
-import { type HostPiece, SlotBook, type SlotInfo } from "./slot_book.ts";
+import { type HostPiece, type Slot, SlotBook, type SlotInfo } from "./slot_book.ts";
 import { enableCap, type IoEventOptions, setIoEvent, setIrqFd, setIrqLine } from "./vm_requests.ts";
 
 /** What a VM has to know about its KVM. */
@@ -40,7 +42,12 @@ export interface VmSetup {
   readonly runSize: number;
   /** Whether deleting a slot drops all shadow pages. */
   readonly zapsAllOnSlotDelete: boolean;
+  /** How it learns what the guest has written, where not by bitmaps. */
+  readonly dirty?: DirtySource;
 }
+
+/** How a guest may access a memory slot, and whether KVM notes what it writes: not where that is left out. */
+export type SlotAccess = Omit<Access, "logDirty"> & { readonly logDirty?: boolean };
 
 const TWO_32 = 2 ** 32;
 const SET_MEMORY_REGION = REQUEST.KVM_SET_USER_MEMORY_REGION;
@@ -65,6 +72,7 @@ export class KvmVm implements Partition, Disposable {
   #runSize: number;
   #disposed = false;
   #book = new SlotBook();
+  readonly #dirty: DirtySource;
   #pins = new Pins();
   // Addresses with pins stay reserved until they are unpinned, slot or not: the locks are counted by address.
   #pinned = new Set<Reservation>();
@@ -86,6 +94,7 @@ export class KvmVm implements Partition, Disposable {
     this.name = setup.name;
     this.capacity = setup.capacity;
     this.zapsAllOnSlotDelete = setup.zapsAllOnSlotDelete;
+    this.#dirty = setup.dirty ?? new DirtyBitmap();
   }
 
   /**
@@ -118,19 +127,23 @@ export class KvmVm implements Partition, Disposable {
   }
 
   /**
-   * Makes a memory slot: the guest sees the host memory from `hva` on at `range`.
+   * Makes a memory slot: the guest sees the host memory from `hva` on at `range`. With `logDirty`, KVM notes what the
+   * guest writes there from the first moment on, for `takeDirty`.
    *
    * @throws {RangeError} If `range` is empty, or `hva` not a page-aligned user address with room for it.
    * @throws {OsError} EEXIST if a slot overlaps, EINVAL if there are no more slots or KVM knows no read-only memory.
+   * @throws {MembackingError} If this KVM cannot log written pages.
    */
-  mapRange(hva: number, range: MemoryRange, access: Access): void {
+  mapRange(hva: number, range: MemoryRange, access: SlotAccess): void {
     const fd = this.#checked();
     checkAligned(hva, "Host address");
     const { start, length } = range;
     if (length === 0) throw new RangeError(`Range ${range} is empty`);
     if (hva + length > HVA_LIMIT) throw new RangeError(`Host range ${hex(hva)}+${hex(length)} is not in user space`);
+    const { writable, logDirty = false } = access;
+    if (logDirty) this.#dirty.prepare(fd);
     const slot = this.#book.nextNumber;
-    const failed = this.#setSlot(fd, slot, access.writable ? 0 : KVM_MEM_READONLY, start, length, hva);
+    const failed = this.#setSlot(fd, slot, flagsOf(writable, logDirty), start, length, hva);
     if (failed !== 0) {
       const why = failed === Errno.EEXIST
         ? "another slot overlaps it"
@@ -139,11 +152,13 @@ export class KvmVm implements Partition, Disposable {
         : `slot ${slot} at host address ${hex(hva)}`;
       throw new OsError("KVM_SET_USER_MEMORY_REGION", failed, `cannot map ${range}: ${why}`);
     }
-    this.#book.add({ slot, range, hva, writable: access.writable, reservation: this.#retain(hva, length) });
+    const made: Slot = { slot, range, hva, writable, reservation: this.#retain(hva, length), logDirty };
+    this.#book.add(made);
+    if (logDirty) this.#dirty.born(made);
   }
 
   /**
-   * Deletes a memory slot: exactly one that `mapRange` made.
+   * Deletes a memory slot: exactly one that `mapRange` made. What its log has is kept for `takeDirty`.
    *
    * @throws {MappingError} If no slot covers exactly `range`.
    * @throws {OsError} If KVM refuses.
@@ -152,12 +167,62 @@ export class KvmVm implements Partition, Disposable {
     const fd = this.#checked();
     const found = this.#book.exactly(range);
     if (found === undefined) throw new MappingError(`${this.name} has no memory slot at exactly ${range}`, range);
+    if (found.logDirty) this.#dirty.leaving(fd, found);
     const failed = this.#setSlot(fd, found.slot, 0, range.start, 0, found.hva);
     if (failed !== 0) {
       throw new OsError("KVM_SET_USER_MEMORY_REGION", failed, `cannot unmap ${range}, slot ${found.slot}`);
     }
+    if (found.logDirty) this.#dirty.gone(fd, found);
     this.#book.remove(found);
     found.reservation?.release();
+  }
+
+  /**
+   * Begins or ends noting what the guest writes in a memory slot: exactly one that `mapRange` made. It stays in place,
+   * and the guest notices nothing. What was written before it begins is not reported, and what has not been taken when it
+   * ends never is.
+   *
+   * @throws {MappingError} If no slot covers exactly `range`.
+   * @throws {MembackingError} If this KVM cannot log written pages; the message says what it lacks.
+   * @throws {OsError} If KVM refuses. The slot is as it was then.
+   */
+  setDirtyLog(range: MemoryRange, on: boolean): void {
+    const fd = this.#checked();
+    const found = this.#book.exactly(range);
+    if (found === undefined) throw new MappingError(`${this.name} has no memory slot at exactly ${range}`, range);
+    if (found.logDirty === on) return;
+    const { slot, hva, writable } = found;
+    const turn = (to: boolean) =>
+      this.#setSlot(fd, slot, flagsOf(writable, to), range.start, range.end - range.start, hva);
+    const next: Slot = { ...found, logDirty: on };
+    let failed: number;
+    try {
+      if (on) this.#dirty.prepare(fd);
+      failed = on ? this.#dirty.begin(fd, next, () => turn(true)) : turn(false);
+    } catch (error) {
+      turn(false);
+      throw error;
+    }
+    if (failed !== 0) {
+      const what = `cannot ${on ? "begin" : "end"} to log written pages of ${range}, slot ${slot}`;
+      throw new OsError("KVM_SET_USER_MEMORY_REGION", failed, what);
+    }
+    this.#book.replace(next);
+    if (on) return;
+    this.#dirty.ended(found);
+    this.#dirty.takeRest(range, () => {});
+  }
+
+  /**
+   * Tells `mark` what the guest has written in `range` since it was asked last: the first GPA and the end of each run of
+   * pages, in bytes. Slots that do not log have nothing to tell, and those that are gone what they had when they went,
+   * also once the VM is disposed.
+   *
+   * @throws {OsError} If KVM refuses. What has been told by then is not told again, or told twice.
+   */
+  takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
+    if (this.#disposed) this.#dirty.takeRest(range, mark);
+    else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark satisfies Mark);
   }
 
   /**
@@ -203,7 +268,7 @@ export class KvmVm implements Partition, Disposable {
   createVcpu(id: number): KvmVcpu {
     checkNumber(id, "vCPU id");
     const vcpuFd = ioctlValue(this.#checked(), "KVM_CREATE_VCPU", id, () => `vCPU ${id}`);
-    const vcpu = KvmVcpu.own(vcpuFd, this.#runSize, this.#owner);
+    const vcpu = KvmVcpu.own(vcpuFd, this.#runSize, this.#owner, () => this.#dirty.vcpuMade(this.#fd, vcpuFd));
     this.#vcpus.add(vcpu);
     return vcpu;
   }
@@ -271,18 +336,24 @@ export class KvmVm implements Partition, Disposable {
     enableCap(this.#checked(), cap, args);
   }
 
-  /** Deletes what a vCPU that is still around could reach, closes the VM, and lets go of the memory. */
+  /**
+   * Deletes what a vCPU that is still around could reach, closes the VM, and lets go of the memory. What is in its log of
+   * written pages can be taken afterwards.
+   */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    const logging = [...this.#book.all].filter(({ logDirty }) => logDirty);
     const reachable = this.#handedOut || this.#vcpus.size > 0;
     this.#pins.unpin(0, Infinity);
     for (const slot of this.#book.all) {
       // A slot that will not go keeps its addresses reserved for good: better that than a guest in V8's heap.
+      if (slot.logDirty) this.#dirty.leaving(this.#fd, slot);
       if (reachable && this.#setSlot(this.#fd, slot.slot, 0, slot.range.start, 0, slot.hva) !== 0) {
         slot.reservation?.retain();
       }
     }
+    this.#dirty.close(logging);
     libc().sys.close(this.#fd);
     for (const slot of this.#book.all) slot.reservation?.release();
     this.#releasePinned();
@@ -342,4 +413,8 @@ export class KvmVm implements Partition, Disposable {
       },
     };
   }
+}
+
+function flagsOf(writable: boolean, logDirty: boolean): number {
+  return (writable ? 0 : KVM_MEM_READONLY) | (logDirty ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }

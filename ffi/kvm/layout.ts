@@ -131,6 +131,15 @@ export const PIT_CONFIG = { size: 64, flags: 0 } as const;
 /** `struct kvm_enable_cap`: a capability and its arguments. */
 export const ENABLE_CAP = { size: 104, cap: 0, flags: 4, args: 8 } as const;
 
+/** `struct kvm_dirty_log`: where a slot's bits are to be copied. */
+export const DIRTY_LOG = { size: 16, slot: 0, dirty_bitmap: 8 } as const;
+
+/** `struct kvm_clear_dirty_log`: which bits of a slot to clear. */
+export const CLEAR_DIRTY_LOG = { size: 24, slot: 0, num_pages: 4, first_page: 8, dirty_bitmap: 16 } as const;
+
+/** `struct kvm_dirty_gfn`: an entry of a dirty ring. */
+export const DIRTY_GFN = { size: 16, flags: 0, slot: 4, offset: 8 } as const;
+
 /** `struct kvm_mp_state`: whether a vCPU runs, halts or waits to be started. */
 export const MP_STATE = { size: 4, mp_state: 0 } as const;
 

@@ -34,9 +34,10 @@ export type {
 } from "./exits.ts";
 export { currentThreadId, kickThread, SIGUSR1, SIGUSR2 } from "./kick.ts";
 export { type CreateVmOptions, Kvm } from "./kvm.ts";
-export { KvmVm } from "./kvm_vm.ts";
+export { KvmVm, type SlotAccess } from "./kvm_vm.ts";
 export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
 export type { KvmDtable, KvmFpu, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
+export type { SharedRing } from "./ring_reader.ts";
 export type { SlotInfo } from "./slot_book.ts";
 export type { IoEventOptions } from "./vm_requests.ts";
 export { quiesceVcpus, type SharedVcpuControl, VcpuControl } from "./vcpu_control.ts";

@@ -10,12 +10,22 @@
 import { FileMapping } from "../os/address_space.ts";
 import { PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { KVM_EXIT_IO_OUT, KvmExitReason } from "./constants.ts";
-import type { KvmExit, KvmFaultExit, KvmHltExit, KvmInterruptedExit, KvmIoExit, KvmMmioExit } from "./exits.ts";
+import type {
+  KvmDirtyRingFullExit,
+  KvmExit,
+  KvmFaultExit,
+  KvmHltExit,
+  KvmInterruptedExit,
+  KvmIoExit,
+  KvmMmioExit,
+} from "./exits.ts";
 import { RUN } from "./layout.ts";
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 const HLT: KvmHltExit = Object.freeze({ kind: "hlt" });
+/** The exit of a vCPU whose ring of written pages is full. */
+export const RING_FULL: KvmDirtyRingFullExit = Object.freeze({ kind: "dirty-ring-full" });
 const INTERRUPTED: KvmInterruptedExit = Object.freeze({ kind: "interrupted" });
 const NOTHING = new Uint8Array(0);
 const MAX_NDATA = 16;
@@ -100,7 +110,7 @@ export class RunPage implements Disposable {
           data: this.#quads(RUN.system_event_data, this.#word(RUN.system_event_ndata)),
         };
       case KvmExitReason.DIRTY_RING_FULL:
-        return { kind: "dirty-ring-full" };
+        return RING_FULL;
       default:
         return { kind: "unknown", reason };
     }

@@ -31,6 +31,8 @@ export interface SlotInfo {
 export interface Slot extends SlotInfo {
   /** What keeps the host addresses reserved; `undefined` for memory that is not of a `VaMapper`. */
   readonly reservation: Reservation | undefined;
+  /** Whether KVM notes what the guest writes. */
+  readonly logDirty: boolean;
 }
 
 /** A part of guest memory that lies in one slot. */
@@ -77,6 +79,18 @@ export class SlotBook {
   exactly(range: MemoryRange): Slot | undefined {
     const slot = this.#byStart.get(range.start);
     return slot !== undefined && slot.range.end === range.end ? slot : undefined;
+  }
+
+  /** Notes a slot anew, of the same number and range. */
+  replace(slot: Slot): void {
+    this.#byStart.set(slot.range.start, slot);
+  }
+
+  /** The slots that log written pages, as far as they have some of `range`, in the order of their GPAs. */
+  logging(range: MemoryRange): readonly Slot[] {
+    const exact = this.exactly(range);
+    if (exact !== undefined) return exact.logDirty ? [exact] : [];
+    return this.ordered.filter((slot) => slot.logDirty && slot.range.overlaps(range));
   }
 
   /** Strikes a slot that was deleted; its number is used again. */

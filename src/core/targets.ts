@@ -38,6 +38,16 @@ export interface Partition {
   pinRange?(range: MemoryRange): void;
   /** Undoes `pinRange` for `range`. */
   unpinRange?(range: MemoryRange): void;
+  /**
+   * Begins or ends noting which pages of `range` the guest writes: exactly one range that `mapRange` mapped, which stays in
+   * place. What was written before it begins is not reported, what is written after it returns is.
+   */
+  setDirtyLog?(range: MemoryRange, on: boolean): void;
+  /**
+   * Tells `mark` what was written in `range` since it was asked last: the first GPA and the end of each run of pages, in
+   * bytes. A partition without it counts as one that has written all that it may.
+   */
+  takeDirty?(range: MemoryRange, mark: (start: number, end: number) => void): void;
 }
 
 /** How the host should place the memory of one mapping. */

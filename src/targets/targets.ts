@@ -35,6 +35,11 @@ export interface DmaTarget {
   mapDma(request: DmaRequest): undefined;
   /** Takes a mapping away: exactly what one `mapDma` mapped. */
   unmapDma(range: MemoryRange): undefined;
+  /**
+   * Tells `mark` what the device has written since it was asked last: GPAs in bytes, the first and one past the last, for
+   * each run. A target without it counts as one that has written all that it may.
+   */
+  takeDirty?(mark: (start: number, end: number) => void): void;
   /** A name for messages; "DMA target" when left out. */
   readonly name?: string;
 }

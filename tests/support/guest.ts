@@ -7,7 +7,7 @@
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import { Kvm, type KvmExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
+import { type CreateVmOptions, Kvm, type KvmExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
 import { startLongMode, startRealMode, STOP_PORT } from "../../examples/guest/mod.ts";
 
 export * from "../../examples/guest/mod.ts";
@@ -23,6 +23,8 @@ export interface TestMachineOptions {
   memory?: number;
   /** The length of the reservation in bytes; 4 GiB when left out. */
   reserve?: number;
+  /** How its VM is made. */
+  vm?: CreateVmOptions;
 }
 
 /**
@@ -38,12 +40,12 @@ export class TestMachine implements Disposable {
   #stack = new DisposableStack();
 
   constructor(options: TestMachineOptions = {}) {
-    const { memory = 2 ** 24, reserve = 2 ** 32 } = options;
+    const { memory = 2 ** 24, reserve = 2 ** 32, vm } = options;
     using undo = new DisposableStack();
     this.va = undo.use(VaMapper.reserve(reserve));
     this.ram = undo.use(Mappable.memfd("ram", memory));
     this.kvm = undo.use(Kvm.open());
-    this.vm = undo.use(this.kvm.createVm());
+    this.vm = undo.use(this.kvm.createVm(vm));
     this.vcpu = undo.use(this.vm.createVcpu(0));
     this.vcpu.setCpuid2(this.kvm.getSupportedCpuid());
     this.va.map(0, memory, this.ram, 0, true, undefined);

@@ -1,0 +1,193 @@
+// What KVM says a guest has written, by bitmap and by ring: everything, once, whatever becomes of the slot.
+
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { MappingError, MembackingError, MemoryRange, PageSet } from "membacking";
+import type { CreateVmOptions, KvmCap } from "membacking/kvm";
+import { PageMarks } from "../../src/core/page_marks.ts";
+import { LongModeCode, STOP_PORT, TestMachine, type TestMachineOptions } from "../support/guest.ts";
+import { kvmTest } from "../support/require.ts";
+import { PAGE, range } from "../support/units.ts";
+
+/** Where the guest finds the addresses it shall write. */
+const LIST_AT = 0x2_0000;
+/** Where the pages are that it writes. */
+const DATA_AT = 0x40_0000;
+
+const MODES: readonly { mode: string; cap: keyof typeof KvmCap; vm: CreateVmOptions }[] = [
+  { mode: "bitmap", cap: "MANUAL_DIRTY_LOG_PROTECT2", vm: { dirtyLog: "bitmap" } },
+  { mode: "ring", cap: "DIRTY_LOG_RING", vm: { dirtyLog: "ring" } },
+];
+
+/** Writes one byte to each address in the list, which ends with 0, and stops. */
+const WRITER = new LongModeCode()
+  .set("rbx", LIST_AT)
+  .label("again")
+  .load("rsi", "rbx", 8)
+  .compare("rsi", 0)
+  .jumpIf("equal", "end")
+  .store("rsi", "rbx", 1)
+  .add("rbx", 8)
+  .jump("again")
+  .label("end")
+  .out(STOP_PORT)
+  .bytes();
+
+/** A guest that writes pages, whose program lies in a slot that does not log. */
+class Writer extends TestMachine {
+  constructor(options: TestMachineOptions, readonly dataEnd: number) {
+    super({ memory: 2 ** 22, reserve: 2 ** 30, ...options });
+    this.data = this.va;
+  }
+
+  readonly data: TestMachine["va"];
+
+  /** Makes a slot at `[start, end)`, backed by private memory. */
+  slot(start: number, end: number, logDirty = true, writable = true): MemoryRange {
+    this.va.map(start, end, null, 0, true, undefined);
+    const made = range(start, end);
+    this.vm.mapRange(this.va.base + start, made, { writable, executable: true, logDirty });
+    return made;
+  }
+
+  /** Has the guest write a byte at each of `addresses`. */
+  writes(...addresses: number[]): void {
+    const list = new BigUint64Array([...addresses.map(BigInt), 0n]);
+    this.ram.write(LIST_AT, new Uint8Array(list.buffer));
+    this.longMode(WRITER, [{ start: DATA_AT, end: this.dataEnd, pageSize: 0x1000 }]);
+    const end = this.run();
+    assert(end.kind === "io" && end.port === STOP_PORT, Deno.inspect(end));
+  }
+
+  /** The pages taken from `of`, or from everywhere. */
+  take(of = range(0, 2 ** 30)): PageSet {
+    const marks = new PageMarks();
+    this.vm.takeDirty(of, (start, end) => marks.add(start, end));
+    return marks.take();
+  }
+}
+
+function pages(...addresses: number[]): PageSet {
+  return PageSet.of(addresses.map((at) => MemoryRange.of(at - at % PAGE, PAGE)));
+}
+
+function assertPages(actual: PageSet, expected: PageSet): void {
+  assertEquals([...actual].map(String), [...expected].map(String));
+}
+
+for (const { mode, cap, vm } of MODES) {
+  const writer = (options: CreateVmOptions = {}, dataEnd = DATA_AT + 0x40_0000) =>
+    new Writer({ vm: { ...vm, ...options } }, dataEnd);
+
+  kvmTest(`KvmVm.takeDirty() by ${mode} has each page written since the last time, once`, () => {
+    using guest = writer();
+    guest.slot(DATA_AT, DATA_AT + 100 * PAGE);
+    assertStrictEquals(guest.take().count, 0);
+    const first = [0, 1, 2, 31, 32, 63, 64, 99].map((page) => DATA_AT + page * PAGE + page);
+    guest.writes(...first, ...first);
+    assertPages(guest.take(), pages(...first));
+    assertStrictEquals(guest.take().count, 0);
+    guest.writes(DATA_AT + 64 * PAGE, DATA_AT + 5);
+    assertPages(guest.take(), pages(DATA_AT + 64 * PAGE, DATA_AT));
+    assertStrictEquals(guest.take().count, 0);
+  }, cap);
+
+  kvmTest(`KvmVm.takeDirty() by ${mode} of a range leaves the rest for later, for slots of odd sizes`, () => {
+    for (const size of [1, 31, 33, 63, 64, 65, 127, 129, 200]) {
+      using guest = writer();
+      guest.slot(DATA_AT, DATA_AT + size * PAGE);
+      const all = Array.from({ length: size }, (_, page) => DATA_AT + page * PAGE);
+      for (
+        const [from, to] of [[0, 1], [size - 1, size], [size >> 1, (size >> 1) + 1], [size / 3 | 0, size]] as const
+      ) {
+        guest.writes(...all);
+        const part = range(DATA_AT + from * PAGE, DATA_AT + to * PAGE);
+        assertPages(guest.take(part), pages(...all).within(part));
+        assertStrictEquals(guest.take(part).count, 0);
+        // A page taken and written again beside pages that were not taken.
+        guest.writes(DATA_AT + from * PAGE);
+        assertPages(guest.take(part), pages(DATA_AT + from * PAGE));
+        assertPages(guest.take(), pages(...all).difference(PageSet.of([part])));
+      }
+    }
+  }, cap);
+
+  kvmTest(`KvmVm.setDirtyLog() by ${mode} begins with nothing, in place, and ends`, () => {
+    using guest = writer();
+    const slot = guest.slot(DATA_AT, DATA_AT + 70 * PAGE, false);
+    const [a, b, c] = [DATA_AT, DATA_AT + 66 * PAGE, DATA_AT + 69 * PAGE];
+    guest.writes(a, b);
+    assertStrictEquals(guest.take().count, 0);
+    const before = guest.vm.slots;
+    guest.vm.setDirtyLog(slot, true);
+    assertEquals(guest.vm.slots, before);
+    assertStrictEquals(guest.take().count, 0);
+    guest.writes(b, c);
+    assertPages(guest.take(), pages(b, c));
+    guest.vm.setDirtyLog(slot, true);
+    guest.writes(a);
+    guest.vm.setDirtyLog(slot, false);
+    assertStrictEquals(guest.take().count, 0);
+    guest.vm.setDirtyLog(slot, true);
+    assertStrictEquals(guest.take().count, 0);
+    guest.writes(a);
+    assertPages(guest.take(), pages(a));
+  }, cap);
+
+  kvmTest(`KvmVm by ${mode} hands over what slots had that were deleted, replaced, made read-only`, () => {
+    using guest = writer();
+    const [a, b] = [DATA_AT, DATA_AT + 10 * PAGE];
+    const low = guest.slot(a, b);
+    guest.slot(b, b + 10 * PAGE);
+    guest.writes(a + PAGE, b + PAGE);
+    guest.vm.unmapRange(low);
+    // The number is used again, for other pages.
+    const high = guest.slot(b + 10 * PAGE, b + 20 * PAGE);
+    guest.writes(b + 12 * PAGE);
+    guest.vm.mapRange(guest.va.base + a, low, { writable: false, executable: true });
+    guest.writes(b + 3 * PAGE);
+    guest.vm.unmapRange(high);
+    assertPages(guest.take(low), pages(a + PAGE));
+    assertPages(guest.take(), pages(b + PAGE, b + 3 * PAGE, b + 12 * PAGE));
+    assertStrictEquals(guest.take().count, 0);
+  }, cap);
+
+  kvmTest(`KvmVm by ${mode} that is disposed hands its log over afterwards`, () => {
+    using guest = writer();
+    const slot = guest.slot(DATA_AT, DATA_AT + 10 * PAGE);
+    guest.writes(DATA_AT + 3 * PAGE, DATA_AT + 4 * PAGE, DATA_AT + 7 * PAGE);
+    guest.vm[Symbol.dispose]();
+    assertPages(guest.take(slot), pages(DATA_AT + 3 * PAGE, DATA_AT + 4 * PAGE, DATA_AT + 7 * PAGE));
+    assertStrictEquals(guest.take().count, 0);
+  }, cap);
+
+  kvmTest(`KvmVm.setDirtyLog() by ${mode} needs exactly a slot`, () => {
+    using guest = writer();
+    const slot = guest.slot(DATA_AT, DATA_AT + 4 * PAGE);
+    assertThrows(() => guest.vm.setDirtyLog(range(slot.start, slot.end - PAGE), false), MappingError);
+    assertThrows(() => guest.vm.setDirtyLog(range(slot.end, slot.end + PAGE), true), MappingError);
+    guest.writes(DATA_AT);
+    assertPages(guest.take(), pages(DATA_AT));
+  }, cap);
+}
+
+kvmTest("KvmVcpu.run() harvests a full ring itself, and nothing is lost or told twice", () => {
+  const count = 5000;
+  using guest = new Writer({ vm: { dirtyLog: "ring", dirtyRingEntries: 1024 } }, DATA_AT + count * PAGE);
+  guest.slot(DATA_AT, DATA_AT + count * PAGE);
+  const all = Array.from({ length: count }, (_, page) => DATA_AT + page * PAGE);
+  for (let round = 0; round < 3; round++) {
+    guest.writes(...all);
+    assertPages(guest.take(), pages(...all));
+    assertStrictEquals(guest.take().count, 0);
+  }
+}, "DIRTY_LOG_RING");
+
+kvmTest("Kvm.createVm() refuses rings of lengths that there are not", () => {
+  using machine = new TestMachine();
+  for (const dirtyRingEntries of [0, 1, 128, 1000, 2 ** 21, NaN, 0.5]) {
+    assertThrows(() => machine.kvm.createVm({ dirtyLog: "ring", dirtyRingEntries }), RangeError);
+  }
+  assertThrows(() => machine.kvm.createVm({ dirtyLog: "ring", dirtyRingEntries: 2 ** 20 }), MembackingError, "at most");
+  // @ts-expect-error what a JavaScript caller can do
+  assertThrows(() => machine.kvm.createVm({ dirtyLog: "on" }), TypeError);
+}, "DIRTY_LOG_RING");
