@@ -23,6 +23,7 @@ export const Errno = {
   ENODEV: 19,
   ENOTDIR: 20,
   EINVAL: 22,
+  ENOTTY: 25,
   ENOSPC: 28,
   EPIPE: 32,
   ECONNRESET: 104,
