@@ -14,6 +14,9 @@ export interface PortDevice {
   write(port: number, size: number, value: number): void;
 }
 
+/** What the guest asks of a port: an exit of KVM, or a copy of one. */
+export type PortAccess = Omit<KvmIoExit, "data"> & { readonly data: Uint8Array };
+
 /** Sends port accesses to devices. */
 export class PortBus {
   readonly #devices = new Map<number, PortDevice>();
@@ -24,7 +27,7 @@ export class PortBus {
   }
 
   /** Carries out what the guest asked for, which is many accesses in a row for a string instruction. */
-  handle({ direction, port, size, count, data }: KvmIoExit): void {
+  handle({ direction, port, size, count, data }: PortAccess): void {
     const device = this.#devices.get(port);
     // Nobody answers: the bus floats, and all lines read as ones.
     if (device === undefined) {

@@ -36,6 +36,7 @@ insmod /modules/kvm.ko nx_huge_pages=never
 insmod /modules/kvm-amd.ko
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo
+export XDG_CACHE_HOME="$(cat /command/cache)"
 cd "$(cat /command/folder)"
 { sh /command/script </dev/null; echo $? >/status; } 2>&1 | cat >/dev/ttyS1
 cat /status >/dev/ttyS2

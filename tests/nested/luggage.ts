@@ -6,7 +6,8 @@
  */
 
 import type { CpioWriter } from "../../examples/debian/cpio.ts";
-import { exists } from "../../examples/debian/cache.ts";
+import { dirname } from "node:path";
+import { cacheFolder, exists } from "../../examples/debian/cache.ts";
 import { run } from "../../examples/debian/run.ts";
 
 /** Folders of a project that no command needs. */
@@ -18,6 +19,7 @@ const CACHES = ["npm", "dep_analysis_cache_v2", "node_analysis_cache_v2"] as con
 /** Adds `command`, to be run in `folder`, which keeps its path, so that what Deno has compiled is found. */
 export function addCommand(cpio: CpioWriter, folder: string, command: string, others: readonly string[]): void {
   cpio.file("command/folder", folder);
+  cpio.file("command/cache", dirname(cacheFolder()));
   cpio.file("command/script", command);
   const sources: string[] = [];
   addTree(cpio, folder, folder, sources);

@@ -1,0 +1,61 @@
+/**
+ * What is needed to boot Linux, made once and kept: Debian's kernel, unpacked, and a first file system with a shell, the
+ * kernel's modules and the programs of the examples.
+ *
+ * @module
+ */
+
+import { cached } from "../debian/cache.ts";
+import { CpioWriter } from "../debian/cpio.ts";
+import { cloudKernelPackage, findFile, unpackPackages, updateLists } from "../debian/packages.ts";
+import { INIT, MODULES } from "./guest_init.ts";
+import { readKernelImage } from "./kernel_image.ts";
+
+/** Modules that Debian has outside the kernel, in the order in which they are loaded. */
+const KERNEL_MODULES = [
+  ...["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "virtio_balloon", "virtio_mem"],
+] as const;
+
+/** The name of the folder in the cache. */
+export const LINUX_FOLDER = "linux";
+
+/** Makes it if it is not there, and returns the folder. */
+export function prepareLinux(): string {
+  return cached(LINUX_FOLDER, (folder) => {
+    console.error("Downloading Debian's cloud kernel, once");
+    updateLists();
+    const packages = Deno.makeTempDirSync({ prefix: "linux-" });
+    try {
+      unpackPackages([cloudKernelPackage(), "busybox-static"], packages);
+      const { header, vmlinux } = readKernelImage(Deno.readFileSync(findFile(`${packages}/boot`, /^vmlinuz-/)));
+      Deno.mkdirSync(folder);
+      Deno.writeFileSync(`${folder}/header`, header);
+      Deno.writeFileSync(`${folder}/vmlinux`, vmlinux);
+      Deno.writeFileSync(`${folder}/initramfs`, initramfs(packages));
+    } finally {
+      Deno.removeSync(packages, { recursive: true });
+    }
+  });
+}
+
+function initramfs(packages: string): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  const cpio = new CpioWriter((bytes) => parts.push(new Uint8Array(bytes)));
+  for (const folder of ["proc", "sys", "dev", "tmp", "root"]) cpio.directory(folder);
+  // Before there is a device file system, the kernel opens this for the first program.
+  cpio.characterDevice("dev/console", 5, 1);
+  cpio.file("init", INIT, 0o755);
+  cpio.file("bin/busybox", Deno.readFileSync(`${packages}/bin/busybox`), 0o755);
+  for (const name of KERNEL_MODULES) {
+    const file = findFile(`${packages}/lib/modules`, new RegExp(`^${name}\\.ko(\\.xz)?$`));
+    cpio.file(`${MODULES}/${file.slice(file.lastIndexOf("/") + 1)}`, Deno.readFileSync(file));
+  }
+  cpio.end();
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
