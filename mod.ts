@@ -57,7 +57,7 @@ export { OsError } from "./ffi/os/os_error.ts";
 export { Mappable, type MemfdOptions, type OpenOptions } from "./ffi/files/mappable.ts";
 export { ReservationLostError, type ReserveOptions, VaMapper } from "./ffi/host/va_mapper.ts";
 export type { OverlapRule } from "./src/core/map/overlap.ts";
-export type { MapParams } from "./src/core/map/state.ts";
+export type { MapParams } from "./src/core/map/region.ts";
 export type { Access, MemoryPolicy, Partition, VaTarget } from "./src/core/targets.ts";
 export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets/targets.ts";
 export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.ts";

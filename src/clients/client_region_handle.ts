@@ -1,5 +1,5 @@
 import type { MemoryRange } from "../core/memory_range.ts";
-import type { MapParams } from "../core/map/state.ts";
+import type { MapParams } from "../core/map/region.ts";
 import type { MappingOptions } from "../regions/region_handle.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";

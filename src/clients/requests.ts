@@ -6,7 +6,7 @@
 
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import type { MapParams } from "../core/map/state.ts";
+import type { MapParams } from "../core/map/region.ts";
 import type { MappingOptions } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import type { Connection } from "./connection.ts";

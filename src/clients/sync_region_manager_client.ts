@@ -1,6 +1,6 @@
 import { currentThread } from "../../ffi/os/thread.ts";
 import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
-import type { Region } from "../core/map/overlap.ts";
+import type { Region } from "../core/map/region.ts";
 import { DeviceMemory, type DeviceMemoryOptions } from "../guest/device_memory.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
@@ -184,7 +184,7 @@ export class SyncRegionManagerClient implements Disposable {
    *
    * @internal For what is built on regions and has state of its own.
    */
-  whenSettled(settled: (committed: boolean) => void): void {
+  whenDecided(settled: (committed: boolean) => void): void {
     if (this.#draft === null) settled(true);
     else this.#draft.settled.push(settled);
   }

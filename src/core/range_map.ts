@@ -27,6 +27,16 @@ export interface Entry<V> {
   readonly value: V;
 }
 
+/** What is at an address, entry or gap, and how far up it reaches. Filled in by `seek`, so that looking makes nothing. */
+export class Place<V> {
+  /** The value of the entry, `null` for a gap. */
+  value: V | null = null;
+  /** Where the entry begins; of a gap, the address that was looked at. */
+  start = -Infinity;
+  /** Where the entry or the gap ends; infinity for the last gap. */
+  end = -Infinity;
+}
+
 /** The most entries in a leaf, and children in an inner node. Wider is flatter, narrower copies less per edit. */
 const LEAF_WIDTH = 16;
 const INNER_WIDTH = 64;
@@ -289,14 +299,6 @@ function entriesIn<V>(node: Node, height: number, start: number, end: number): E
 
 const NO_ENTRIES: readonly never[] = [];
 
-/** A map after one value has given way to another, and the one that has. */
-export interface Exchange<V> {
-  /** The map after it. */
-  readonly map: RangeMap<V>;
-  /** What was there, `null` for nothing. */
-  readonly was: V | null;
-}
-
 /** An immutable, ordered map from disjoint half-open ranges of numbers to values. */
 export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The map without entries, of any value type. */
@@ -360,43 +362,26 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
   }
 
-  /**
-   * Puts `value` into `[start, end)`, or with `null` takes away what is there, where that is one entry or a gap, and no
-   * other entry overlaps or touches it.
-   *
-   * @returns The map after it, and what was there; `null` where it is not that simple.
-   */
-  exchange(start: number, end: number, value: V | null): Exchange<V> | null {
-    const leaf = this.#leafAt(start - 1);
-    const cell = firstTouched(leaf, start - 1);
-    const isExact = leaf[cell] === start && leaf[cell + 1] === end;
-    const next = isExact ? cell + ENTRY : cell;
-    // Of what is in the next leaf nothing is known here.
-    const isFree = next < leaf.length ? leaf[next] as number > end : this.#height === 0;
-    if (!isFree || (!isExact && value === null)) return null;
-    const was = isExact ? leaf[cell + 2] as V : null;
-    if (this.#height > 0 || leaf.length === LEAF_WIDTH * ENTRY) {
-      return { map: value === null ? this.delete(start, end) : this.set(start, end, value), was };
+  /** Finds out what is at `address`. */
+  seek(address: number, place: Place<V>): void {
+    let node = this.#root;
+    let bound = Infinity;
+    for (let height = this.#height; height > 0; height--) {
+      const index = childIndex(node, address);
+      const firsts = firstsOf(node);
+      if (index + 1 < firsts.length) bound = firsts[index + 1]!;
+      node = childAt(node, index);
     }
-    const edited = !isExact
-      ? withEntry(leaf, cell, start, end, value)
-      : value === null
-      ? withoutEntry(leaf, cell)
-      : withValue(leaf, cell, value);
-    const map = new RangeMap<V>(edited, 0);
-    return { map, was };
-  }
-
-  /** Whether it is certain that no entry touches `[start, end)` from outside. */
-  standsApart(start: number, end: number): boolean {
-    const leaf = this.#leafAt(start - 1);
-    let cell = firstTouched(leaf, start - 1);
-    if (cell < leaf.length && leaf[cell] as number < start) return false;
-    while (cell < leaf.length && leaf[cell] as number < end) {
-      if (leaf[cell + 1] as number > end) return false;
-      cell += ENTRY;
+    const cell = entryCell(node, address);
+    if (cell >= 0 && node[cell + 1] as number > address) {
+      place.value = node[cell + 2] as V;
+      place.start = node[cell] as number;
+      place.end = node[cell + 1] as number;
+    } else {
+      place.value = null;
+      place.start = address;
+      place.end = cell + ENTRY < node.length ? node[cell + ENTRY] as number : bound;
     }
-    return cell < leaf.length ? leaf[cell] !== end : this.#height === 0;
   }
 
   /** Whether an entry overlaps `[start, end)`. */

@@ -3,8 +3,9 @@ import { DisposedError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
-import { type Mapping, touchedIn } from "../core/map/state.ts";
-import { closeFile, FileBacking, mappableOf, settleFiles } from "../memory/file_backing.ts";
+import { touchedIn } from "../core/map/edits.ts";
+import type { Mapping } from "../core/map/region.ts";
+import { closeFile, FileBacking, mappableOf, releaseFiles } from "../memory/file_backing.ts";
 import { checkFile, checkPages } from "../regions/mapping_options.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
@@ -21,7 +22,7 @@ export interface DeviceMemoryHost {
   /** Makes several requests one. */
   batch<T>(requests: () => T): T;
   /** Calls back once it is known whether the batch under way came true: at once where there is none. */
-  whenSettled(settled: (committed: boolean) => void): void;
+  whenDecided(outcome: (committed: boolean) => void): void;
 }
 
 /** How device memory behaves. */
@@ -267,7 +268,7 @@ export class DeviceMemory implements Disposable {
     const close = () => {
       this.#disposed = true;
       this.#edit(new MemoryRange(0, this.length), null);
-      this.#regions.whenSettled((committed) => {
+      this.#regions.whenDecided((committed) => {
         if (committed) this.#onDispose(this);
         else this.#disposed = false;
       });
@@ -305,7 +306,7 @@ export class DeviceMemory implements Disposable {
   #place(region: RegionHandle | null): void {
     const old = this.#region;
     this.#region = region;
-    this.#regions.whenSettled((committed) => {
+    this.#regions.whenDecided((committed) => {
       if (!committed) this.#region = old;
     });
   }
@@ -315,8 +316,8 @@ export class DeviceMemory implements Disposable {
     const old = this.#mappings;
     const touched = touchedIn(old, start, end);
     this.#mappings = mapping === null ? old.delete(start, end) : old.set(start, end, mapping);
-    this.#regions.whenSettled((committed) => {
-      if (committed) return settleFiles(touched);
+    this.#regions.whenDecided((committed) => {
+      if (committed) return releaseFiles(touched.gone, touched.split);
       this.#mappings = old;
       if (mapping !== null) closeFile(mapping);
     });

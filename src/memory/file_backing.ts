@@ -1,6 +1,6 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
-import type { Backing, Mapping, Touched } from "../core/map/state.ts";
+import type { Backing, Mapping } from "../core/map/region.ts";
 
 /**
  * The manager's own handle of the file behind a mapping, shared by all pieces that the mapping has been cut into.
@@ -30,18 +30,18 @@ export function mappableOf(mapping: Mapping): Mappable | null {
   return mapping.backing === null ? null : (mapping.backing as FileBacking).mappable;
 }
 
-/** Counts the pieces that a request made of mappings and took away, and closes the files whose last piece went. */
-export function settleFiles({ gone, split }: Touched): void {
+/**
+ * Counts the pieces that a request made of mappings and took away, and closes the files whose last piece went: `gone`
+ * are the mappings that lost one, `split` those of which one became two.
+ */
+export function releaseFiles(gone: readonly Mapping[], split: readonly Mapping[]): void {
   // What was cut first: a batch may cut a mapping and then take one part away.
   for (const { backing } of split) {
     if (backing !== null) (backing as FileBacking).pieces++;
   }
-  for (const mapping of gone) settleFile(mapping);
-}
-
-/** Counts one piece less of a mapping, and closes its file after the last. */
-export function settleFile(mapping: Mapping): void {
-  if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
+  for (const mapping of gone) {
+    if (mapping.backing !== null && --(mapping.backing as FileBacking).pieces === 0) closeFile(mapping);
+  }
 }
 
 /** Closes the file of a mapping that no region has. */

@@ -4,13 +4,14 @@ import { revokeView } from "../../ffi/os/view.ts";
 import { DisposedError, MappingError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { LockTable } from "../core/lock_table.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import { fragments, type Region } from "../core/map/overlap.ts";
+import { fragments } from "../core/map/overlap.ts";
+import type { Piece, Region } from "../core/map/region.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Entry } from "../core/range_map.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import type { VaTarget } from "../core/targets.ts";
-import { type Piece, pieceAt, piecesIn } from "../core/map/view.ts";
+import { pieceAt, piecesIn } from "../core/map/view.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./access_map.ts";
 import { LockedMemory } from "./locked_memory.ts";
@@ -53,7 +54,7 @@ export class LockKeeper implements AccessMap {
     const { mapping, writable } = entry.value;
     let { start, end } = entry;
     // What an undo could not put back may be anything; what is around it is as it was.
-    for (const lost of state.lost.overlapping(start, end)) {
+    for (const lost of state.damage.lost.overlapping(start, end)) {
       if (gpa < lost.start) end = Math.min(end, lost.start);
       else if (gpa >= lost.end) start = lost.end;
       else return undefined;
@@ -104,11 +105,13 @@ export class LockKeeper implements AccessMap {
    */
   check({ steps, discards }: Plan): void {
     if (this.#table.isEmpty) return;
-    for (const step of [...steps, ...discards]) {
-      if (step.kind !== "va") continue;
-      const conflict = this.#table.conflict(step.start, step.end);
-      if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
-    }
+    for (const step of steps) if (step.kind === "host") this.#checkStep(step);
+    for (const step of discards) this.#checkStep(step);
+  }
+
+  #checkStep({ start, end }: Span): void {
+    const conflict = this.#table.conflict(start, end);
+    if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
   }
 
   /**

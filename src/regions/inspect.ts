@@ -1,8 +1,9 @@
 import type { RangeMap } from "../core/range_map.ts";
-import { fragments, type Region, regionsIn } from "../core/map/overlap.ts";
-import { type Mapping, type RegionState, regionState, type State } from "../core/map/state.ts";
+import { fragments, regionsIn } from "../core/map/overlap.ts";
+import type { Mapping, Region, RegionState } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import { nameOf } from "../requests/perform.ts";
+import { nameOf } from "../requests/carry_out.ts";
 
 /** One mapping of an inspected region. */
 export interface InspectMapping {
@@ -116,19 +117,19 @@ export function inspectState(
   return {
     base,
     length,
-    regions: regionsIn(state.layers).map((region) => inspectRegion(regionState(state, region), state)),
-    partitions: state.partitions.map(({ target, offset, pin, book }) => ({
+    regions: regionsIn(state.layers).map((region) => inspectRegion(state.regionState(region), state)),
+    partitions: state.partitions.map(({ target, offset, pin, slots }) => ({
       name: nameOf(target, "partition"),
       offset,
       pin,
-      ranges: [...book].map((entry) => ({ range: rangeText(entry), ...entry.value })),
+      ranges: [...slots.held].map((entry) => ({ range: rangeText(entry), ...entry.value })),
     })),
-    dmaTargets: state.dmaTargets.map(({ target, book }) => ({
+    dmaTargets: state.dmaTargets.map(({ target, mappings }) => ({
       name: nameOf(target, "DMA target"),
-      ranges: [...book].map((entry) => rangeText(entry)),
+      ranges: [...mappings.held].map((entry) => rangeText(entry)),
     })),
     locks: locks.map((entry) => ({ range: rangeText(entry), count: entry.value })),
-    hostMappings: state.vmas,
-    outOfStep: [...state.stale].map((entry) => rangeText(entry)),
+    hostMappings: state.hostMappings,
+    outOfStep: [...state.damage.outOfStep].map((entry) => rangeText(entry)),
   };
 }

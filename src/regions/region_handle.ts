@@ -1,7 +1,6 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
-import type { Region } from "../core/map/overlap.ts";
-import type { MapParams } from "../core/map/state.ts";
+import type { MapParams, Region } from "../core/map/region.ts";
 import type { MemoryPolicy } from "../core/targets.ts";
 
 /** What to put where in a region. */

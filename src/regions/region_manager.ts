@@ -5,24 +5,24 @@ import { ClientServer } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
-import { fragments, type OverlapRule, type Region } from "../core/map/overlap.ts";
-import type { Entry } from "../core/range_map.ts";
 import {
   addDmaTarget,
   addPartition,
   addRegion,
   type Change,
-  type MapParams,
-  type Mapping,
   mapRegion,
-  paramsOf,
+  removeDmaTarget,
+  removePartition,
   removeRegion,
   setMapping,
-  type State,
   unmapRegion,
-} from "../core/map/state.ts";
+} from "../core/map/edits.ts";
+import { fragments, type OverlapRule } from "../core/map/overlap.ts";
+import { type MapParams, type Mapping, paramsOf, type Piece, type Region } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
+import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
-import { type Piece, piecesIn } from "../core/map/view.ts";
+import { piecesIn } from "../core/map/view.ts";
 import { GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
@@ -33,7 +33,7 @@ import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
-import { tearDown } from "../requests/transaction.ts";
+import { tearDown } from "../requests/tear_down.ts";
 
 /**
  * Regions over the guest-physical address space, and everything that has to follow them: host memory, partitions
@@ -91,8 +91,8 @@ export class RegionManager implements Disposable {
     served.add(va);
     this.#va = va;
     this.#overlap = overlap;
-    this.#map = new MemoryMap({ va, quiesce, logger, invalidate: () => this.memory.invalidate() });
     this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check());
+    this.#map = new MemoryMap({ va, quiesce, logger, locks: this.#locks, invalidate: () => this.memory.invalidate() });
     this.memory = new GuestMemory(this.#locks);
     this.#requests = {
       map: (region, params) => this.#mapRegion(region, params),
@@ -132,7 +132,7 @@ export class RegionManager implements Disposable {
     const own = new MemoryRange(range.start, range.end);
     const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes, latest: undefined };
     this.#map.check();
-    this.#request("add", region, addRegion(this.#map.current, region, this.#overlap));
+    this.#map.request("add", region, addRegion(this.#map.current, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
   }
 
@@ -165,13 +165,8 @@ export class RegionManager implements Disposable {
     }
     const id = this.#nextId++;
     this.#map.check();
-    const state = addPartition(this.#map.current, { id, target: partition, offset, pin });
-    this.#request("add a partition", null, { state, changed: [] });
-    const isAttached = (state: State) => state.partitions.some((attached) => attached.id === id);
-    return this.#attachment("remove a partition", isAttached, (state) => ({
-      ...state,
-      partitions: state.partitions.filter((attached) => attached.id !== id),
-    }));
+    this.#map.request("add a partition", null, addPartition(this.#map.current, { id, target: partition, offset, pin }));
+    return this.#attachment("remove a partition", (state) => removePartition(state, id));
   }
 
   /**
@@ -188,13 +183,9 @@ export class RegionManager implements Disposable {
     }
     const id = this.#nextId++;
     this.#map.check();
-    const state = addDmaTarget(this.#map.current, { id, target, needsFd: options.needsFd ?? false });
-    this.#request("add a DMA target", null, { state, changed: [] });
-    const isAttached = (state: State) => state.dmaTargets.some((attached) => attached.id === id);
-    return this.#attachment("remove a DMA target", isAttached, (state) => ({
-      ...state,
-      dmaTargets: state.dmaTargets.filter((attached) => attached.id !== id),
-    }));
+    const needsFd = options.needsFd ?? false;
+    this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd }));
+    return this.#attachment("remove a DMA target", (state) => removeDmaTarget(state, id));
   }
 
   /**
@@ -208,16 +199,16 @@ export class RegionManager implements Disposable {
    * @throws {TypeError} If `requests` returns a promise: requests after an `await` would not be part of the batch.
    */
   batch<T>(requests: () => T): T {
-    return this.#map.batch(requests, this.#locks);
+    return this.#map.batch(requests);
   }
 
   /**
-   * Calls `settled` once it is known whether the batch under way came true: at once where there is none. Must not throw.
+   * Calls `outcome` once it is known whether the batch under way came true: at once where there is none. Must not throw.
    *
    * @internal For what is built on regions and has state of its own.
    */
-  whenSettled(settled: (committed: boolean) => void): void {
-    this.#map.whenSettled(settled);
+  whenDecided(outcome: (committed: boolean) => void): void {
+    this.#map.whenDecided(outcome);
   }
 
   /**
@@ -236,9 +227,7 @@ export class RegionManager implements Disposable {
    */
   pieces(start: number, end: number): readonly Entry<Piece>[] {
     this.#map.check();
-    const state = this.#map.committed;
-    const pieces = piecesIn(state, start, end);
-    return state.lost.size === 0 ? pieces : pieces.filter((piece) => !state.lost.overlaps(piece.start, piece.end));
+    return piecesIn(this.#map.committed, start, end);
   }
 
   /**
@@ -281,10 +270,10 @@ export class RegionManager implements Disposable {
     const failures: unknown[] = [];
     let isPoisoned = false;
     this.#map.close((state) => {
-      isPoisoned = state.poisoned.size > 0;
+      isPoisoned = state.damage.poisoned.size > 0;
       const revoked = this.#locks.revokeAll();
       const kept = this.#clients === undefined ? revoked.kept : [...revoked.kept, ...this.#clients.close()];
-      const context = { va: this.#va, quiesce: undefined, logger: this.#map.logger };
+      const context = { va: this.#va, logger: this.#map.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
     // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
@@ -333,10 +322,6 @@ export class RegionManager implements Disposable {
     return state;
   }
 
-  #request(what: string, region: Region | null, change: Change, added?: Mapping): void {
-    this.#map.request(what, region, this.#locks, change, added);
-  }
-
   #mapRegion(region: Region, params: Partial<MapParams>): void {
     const { writable = true, executable = true, prefetch = false } = params;
     checkBoolean(writable, "writable");
@@ -344,36 +329,32 @@ export class RegionManager implements Disposable {
     checkBoolean(prefetch, "prefetch");
     const wanted = paramsOf(writable, executable, prefetch);
     const state = this.#stateWith(region);
-    if (this.#map.swapRegion(region, wanted, this.#locks)) return;
-    this.#request("map", region, mapRegion(state, region, wanted));
+    this.#map.request("map", region, mapRegion(state, region, wanted));
   }
 
   #unmap(region: Region): void {
     const state = this.#stateWith(region);
-    if (this.#map.swapRegion(region, null, this.#locks)) return;
-    this.#request("unmap", region, unmapRegion(state, region));
+    this.#map.request("unmap", region, unmapRegion(state, region));
   }
 
   #addMapping(region: Region, options: MappingOptions): void {
     const { start, end } = rangeIn(region, options.rangeInRegion);
     const mapping = mappingOf(options, start, end, this.#va);
     const state = this.#stateWith(region, mapping);
-    if (this.#map.swapMapping(region, start, end, mapping, this.#locks)) return;
-    this.#request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
+    this.#map.request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
     const { start, end } = rangeIn(region, rangeInRegion);
     const state = this.#stateWith(region);
-    if (this.#map.swapMapping(region, start, end, null, this.#locks)) return;
-    this.#request("remove mappings", region, setMapping(state, region, start, end, null));
+    this.#map.request("remove mappings", region, setMapping(state, region, start, end, null));
   }
 
   #remove(region: Region): void {
     if (this.#map.closed) return;
     this.#map.check();
     const state = this.#map.current;
-    if (state.regions.get(region) !== undefined) this.#request("remove", region, removeRegion(state, region));
+    if (state.regions.get(region) !== undefined) this.#map.request("remove", region, removeRegion(state, region));
   }
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
@@ -381,13 +362,13 @@ export class RegionManager implements Disposable {
     await this.#locks.drain(region, signal, () => this.#remove(region));
   }
 
-  #attachment(what: string, isAttached: (state: State) => boolean, without: (state: State) => State): Disposable {
+  /** What undoes an attachment, as long as there is something to undo. */
+  #attachment(name: string, without: (state: State) => Change): Disposable {
     return {
       [Symbol.dispose]: () => {
         if (this.#map.closed) return;
         this.#map.check();
-        const state = this.#map.current;
-        if (isAttached(state)) this.#request(what, null, { state: without(state), changed: [] });
+        this.#map.request(name, null, without(this.#map.current));
       },
     };
   }

@@ -1,29 +1,18 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, ReentrancyError } from "../core/errors.ts";
-import { type Region, regionsIn, type View } from "../core/map/overlap.ts";
-import { type Plan, plan } from "../core/plan/plan.ts";
+import { regionsIn, type View } from "../core/map/overlap.ts";
+import type { Change } from "../core/map/edits.ts";
+import type { Mapping, Region } from "../core/map/region.ts";
+import { State, UNDAMAGED } from "../core/map/state.ts";
+import { type Facts, plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
-import { type Swap, swapMapping, swapRegion, swapSteps } from "../core/plan/swap.ts";
-import { type Change, type Damage, emptyState, type MapParams, type Mapping, type State } from "../core/map/state.ts";
 import type { VaTarget } from "../core/targets.ts";
-import { closeFile, mappableOf, settleFile, settleFiles } from "../memory/file_backing.ts";
+import { closeFile, releaseFiles } from "../memory/file_backing.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
-import { isThenable, perform } from "./perform.ts";
-import { quiesced, release, runSteps, settledState, type TransactionContext } from "./transaction.ts";
-import { type TransactionFailure, undo } from "./undo.ts";
-
-/** What is to become one request. */
-interface Draft {
-  state: State;
-  readonly changed: Span[];
-  /** What became of the mappings that were there. */
-  readonly touched: { readonly gone: Mapping[]; readonly split: Mapping[] };
-  /** The mappings it brought along, with handles of files of their own. */
-  readonly added: Mapping[];
-  /** Who wants to know whether it came true. */
-  readonly settled: ((committed: boolean) => void)[];
-}
+import { Draft, type Outcome } from "./draft.ts";
+import { guardedLogger, SILENT } from "./guarded_logger.ts";
+import { beforeGivingUp, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
 
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
 export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
@@ -32,8 +21,8 @@ export type Watcher = (old: View, state: State, changed: readonly Span[]) => voi
 export interface MapGate {
   /** Returns once nobody else accesses guest memory; nobody will until `open`. Must not throw. */
   shut(): void;
-  /** Lets them go on. What differs from `old`, if anything does, differs in `changed`. Must not throw. */
-  open(old: Damage, changed: readonly Span[]): void;
+  /** Lets them go on. What differs from before, if anything does, differs in `changed`. Must not throw. */
+  open(changed: readonly Span[]): void;
 }
 
 /** What the map acts through. */
@@ -43,9 +32,9 @@ export interface MemoryMapOptions {
   readonly logger: Logger | undefined;
   /** Called before each request: what was known of the memory map is no longer so. */
   readonly invalidate: () => void;
+  /** The locks on guest memory, which requests respect. */
+  readonly locks: LockKeeper;
 }
-
-const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
 /**
  * The memory map as it is now, and the one way to change it.
@@ -62,20 +51,24 @@ export class MemoryMap {
   readonly #context: TransactionContext;
   readonly #logger: Logger;
   readonly #invalidate: () => void;
+  readonly #locks: LockKeeper;
   readonly #watchers = new Set<Watcher>();
   /** Set once there are clients in other threads. */
   gate: MapGate | null = null;
-  #state: State = emptyState();
+  #state: State = State.empty();
   #draft: Draft | null = null;
-  readonly #spareMappings = () => this.#va.spareMappings ?? Infinity;
   #busy = false;
   #closed = false;
+  /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
+  #unfinished: Unfinished | null = null;
 
   constructor(options: MemoryMapOptions) {
-    this.#va = options.va;
+    const { va, quiesce, logger } = options;
+    this.#va = va;
     this.#invalidate = options.invalidate;
-    this.#logger = options.logger === undefined ? SILENT : this.#guarded(options.logger);
-    this.#context = { va: options.va, quiesce: options.quiesce, logger: this.#logger };
+    this.#locks = options.locks;
+    this.#logger = logger === undefined ? SILENT : guardedLogger(logger, (call) => this.#whileBusy(call));
+    this.#context = { va, quiesce, logger: this.#logger };
   }
 
   /** The state that is carried out. */
@@ -99,111 +92,37 @@ export class MemoryMap {
   }
 
   /**
-   * Throws unless a request may be made now.
+   * Throws unless a request may be made now, or memory be looked at.
    *
-   * @throws {ReentrancyError} If one is being carried out.
+   * @throws {ReentrancyError} If a request is being carried out.
    * @throws {DisposedError} If the map has been closed.
    */
   check(): void {
     if (this.#busy) throw new ReentrancyError();
     if (this.#closed) throw new DisposedError("The region manager");
+    if (this.#unfinished !== null) this.#recover(this.#unfinished);
   }
 
   /**
    * Makes one request out of what it changes about `current`: on its own, or as a part of the batch it is made in.
    * `region` is the region it is about, and `added` a mapping whose file is the map's to close.
    */
-  request(what: string, region: Region | null, locks: LockKeeper, change: Change, added?: Mapping): void {
-    const draft = this.#draft;
-    const changed = region === null || this.#state.stale.isEmpty
-      ? change.changed
-      : [...change.changed, ...this.#state.stale.overlapping(region.range.start, region.range.end)];
-    if (draft === null) {
-      return this.#commit(what, region, locks, changed === change.changed ? change : { ...change, changed }, added);
+  request(name: string, region: Region | null, change: Change, added: Mapping | null = null): void {
+    const { damage } = this.#state;
+    if (region !== null && damage !== UNDAMAGED) {
+      const { start, end } = region.range;
+      change = { ...change, changed: [...change.changed, ...damage.outOfStep.overlapping(start, end)] };
     }
-    if (added !== undefined) draft.added.push(added);
-    draft.state = change.state;
-    for (const span of changed) draft.changed.push(span);
-    for (const mapping of change.touched?.gone ?? []) draft.touched.gone.push(mapping);
-    for (const mapping of change.touched?.split ?? []) draft.touched.split.push(mapping);
-  }
-
-  /**
-   * Backs `[start, end)` of `region` by `mapping`, or by nothing for `null`, where that is a swap. The mapping's file is
-   * the map's to close if it fails.
-   *
-   * @returns Whether it was one; if not, nothing has been done.
-   */
-  swapMapping(region: Region, start: number, end: number, mapping: Mapping | null, locks: LockKeeper): boolean {
-    if (!this.#isQuiet(locks)) return false;
-    let failed = true;
-    this.#busy = true;
-    try {
-      const swap = swapMapping(this.#state, region, start, end, mapping, this.#spareMappings);
-      if (swap !== null) this.#swap(swap, start, end);
-      failed = false;
-      return swap !== null;
-    } finally {
-      this.#busy = false;
-      if (failed && mapping !== null) closeFile(mapping);
-    }
-  }
-
-  /** Maps `region`, or unmaps it where `params` are `null`, where that is a swap; as `swapMapping`. */
-  swapRegion(region: Region, params: MapParams | null, locks: LockKeeper): boolean {
-    if (!this.#isQuiet(locks)) return false;
-    this.#busy = true;
-    try {
-      const swap = swapRegion(this.#state, region, params, this.#spareMappings);
-      if (swap !== null) this.#swap(swap, region.range.start, region.range.end);
-      return swap !== null;
-    } finally {
-      this.#busy = false;
-    }
-  }
-
-  /** Whether a request may be a swap: it stands for itself, and nobody looks on. */
-  #isQuiet(locks: LockKeeper): boolean {
-    return this.#draft === null && this.gate === null && this.#watchers.size === 0 && this.#logger === SILENT &&
-      locks.isEmpty;
-  }
-
-  #swap(swap: Swap, start: number, end: number): void {
-    const old = this.#state;
-    const { state, mapping, writable, step, gone } = swap;
-    this.#invalidate();
-    let failure: TransactionFailure | null = null;
-    let done = 0;
-    try {
-      if (step !== null && step.to === null) {
-        perform(step, this.#context);
-        done++;
-      }
-      if (mapping === null) this.#va.remove(start, end);
-      else this.#va.map(start, end, mappableOf(mapping), start + mapping.delta, writable, mapping.policy);
-      done++;
-      if (step !== null && step.to !== null) perform(step, this.#context);
-    } catch (cause) {
-      failure = undo(swapSteps(old, swap, start, end), done, cause, old, this.#context);
-    }
-    this.#commitState(failure === null ? state : failure.state);
-    if (failure !== null) throw failure.error;
-    if (gone !== null) settleFile(gone);
+    if (this.#draft !== null) this.#draft.add(change, added);
+    else this.#commit(name, region, change, added, null);
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
-  batch<T>(requests: () => T, locks: LockKeeper): T {
+  batch<T>(requests: () => T): T {
     this.check();
     const outer = this.#draft;
-    const draft = outer ?? newDraft(this.#state);
-    const mark = {
-      state: draft.state,
-      changed: draft.changed.length,
-      gone: draft.touched.gone.length,
-      split: draft.touched.split.length,
-      added: draft.added.length,
-      settled: draft.settled.length,
-    };
+    const draft = outer ?? new Draft(this.#state);
+    const mark = draft.mark();
     this.#draft = draft;
     let result: T;
     try {
@@ -213,24 +132,19 @@ export class MemoryMap {
         throw new TypeError("A batch must make its requests synchronously");
       }
     } catch (error) {
-      draft.state = mark.state;
-      draft.changed.length = mark.changed;
-      draft.touched.gone.length = mark.gone;
-      draft.touched.split.length = mark.split;
-      for (const mapping of draft.added.splice(mark.added)) closeFile(mapping);
-      settle(draft.settled.splice(mark.settled), false);
+      draft.goBackTo(mark);
       throw error;
     } finally {
       this.#draft = outer;
     }
-    if (outer === null) this.#commit("batch", null, locks, draft, undefined, draft);
+    if (outer === null) this.#commit("batch", null, draft, null, draft);
     return result;
   }
 
-  /** Calls `settled` once it is known whether the batch under way came true: at once where there is none. */
-  whenSettled(settled: (committed: boolean) => void): void {
-    if (this.#draft === null) settled(true);
-    else this.#draft.settled.push(settled);
+  /** Calls `outcome` once it is known whether the batch under way came true: at once where there is none. */
+  whenDecided(outcome: Outcome): void {
+    if (this.#draft === null) outcome(true);
+    else this.#draft.waiting.push(outcome);
   }
 
   /** Tells `watcher` of each request from now on, until the result is disposed. */
@@ -242,6 +156,7 @@ export class MemoryMap {
   /** Ends all requests for good: `tearDown` is handed the last state, and callbacks in it cannot make any. */
   close(tearDown: (state: State) => void): void {
     if (this.#busy || this.#draft !== null) throw new ReentrancyError();
+    if (this.#unfinished !== null) this.#recover(this.#unfinished);
     this.#closed = true;
     this.#busy = true;
     this.#invalidate();
@@ -251,22 +166,15 @@ export class MemoryMap {
       let { regions } = this.#state;
       for (const region of regionsIn(this.#state.layers)) {
         const mappings = regions.get(region)?.mappings ?? [];
-        settleFiles({ gone: [...mappings].map(({ value }) => value), split: [] });
+        releaseFiles(Array.from(mappings, ({ value }) => value), []);
         regions = regions.with(region, undefined);
       }
-      this.#state = emptyState();
+      this.#state = State.empty();
       this.#busy = false;
     }
   }
 
-  #commit(
-    what: string,
-    region: Region | null,
-    locks: LockKeeper,
-    change: Change,
-    added?: Mapping,
-    draft?: Draft,
-  ): void {
+  #commit(name: string, region: Region | null, change: Change, added: Mapping | null, draft: Draft | null): void {
     const old = this.#state;
     let committed = change.state === old && change.changed.length === 0;
     try {
@@ -274,82 +182,128 @@ export class MemoryMap {
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
-      const planned = plan(old, change.state, change.changed, this.#spareMappings);
+      const planned = plan(old, change.state, change.changed, this.#facts(change.state));
       if (this.gate !== null) this.gate.shut();
-      locks.check(planned);
-      if (planned.torn.length === 0) this.#carryOut(planned, change);
-      else this.#carryOutHeld(planned, change);
+      this.#locks.check(planned);
+      this.#unfinished = { transaction: new Transaction(planned), change, added, draft };
+      this.#carryOut(this.#unfinished.transaction);
       committed = true;
+      releaseFiles(change.gone, change.split);
       if (this.#logger !== SILENT) {
-        this.#logger.debug(region === null ? what : `${what}: region "${region.name}" ${region.range}`, {
+        this.#logger.debug(region === null ? name : `${name}: region "${region.name}" ${region.range}`, {
           steps: planned.steps.length,
         });
       }
     } finally {
-      if (this.gate !== null) this.gate.open(old, change.changed);
       this.#busy = false;
-      if (added !== undefined && !committed) closeFile(added);
-      if (draft !== undefined) {
-        if (!committed) { for (const mapping of draft.added) closeFile(mapping); }
-        settle(draft.settled, committed);
-      }
-      if (this.#watchers.size > 0 && this.#state !== old) this.#tell(old, change.changed);
+      // What was interrupted is left to `check`, which knows more than this.
+      if (this.#unfinished === null) this.#finish(old, change.changed, committed ? null : added, draft, committed);
     }
   }
 
-  #carryOut(planned: Plan, change: Change): void {
-    const old = this.#state;
-    const failure = runSteps(planned.steps, old, this.#context);
-    const state = failure !== null ? failure.state : settledState(planned, this.#context);
-    this.#commitState(state);
-    if (failure !== null) throw failure.error;
-    if (change.touched !== undefined) settleFiles(change.touched);
-  }
-
-  #commitState(state: State): void {
-    const old = this.#state;
-    this.#state = state;
-    if (state.regions !== old.regions) old.regions.retire();
-    if (state.vmas !== old.vmas) this.#va.noteMappings?.(state.vmas);
-  }
-
-  #carryOutHeld(planned: Plan, change: Change): void {
-    const hold = quiesced(planned.torn, this.#context);
+  /** Carries out a plan, all of it or nothing, and makes its state the present one. */
+  #carryOut(transaction: Transaction): void {
     try {
-      this.#carryOut(planned, change);
-    } finally {
-      // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
-      release(hold, this.#context);
+      transaction.hold(this.#context);
+    } catch (error) {
+      transaction.release(this.#context);
+      this.#unfinished = null;
+      throw error;
     }
+    const failure = transaction.run(this.#context);
+    if (failure !== null) {
+      this.#replaceState(failure.state);
+    } else if (transaction.plan.discards.length === 0) {
+      this.#replaceState(transaction.plan.state);
+    } else {
+      this.#replaceState(beforeGivingUp(transaction.plan));
+      transaction.committed = true;
+      this.#replaceState(giveUp(transaction.plan, this.#context));
+    }
+    transaction.committed = failure === null;
+    // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
+    transaction.release(this.#context);
+    this.#unfinished = null;
+    if (failure !== null) throw failure.error;
   }
 
-  #tell(old: View, changed: readonly Span[]): void {
+  /** Puts in order what an exception has left behind that came from where none was expected. */
+  #recover({ transaction, change, added, draft }: Unfinished): void {
+    const { old } = transaction.plan;
+    this.#busy = true;
+    try {
+      this.#invalidate();
+      if (transaction.committed === null) {
+        this.#replaceState(transaction.recover(this.#context));
+        transaction.committed = false;
+      }
+      transaction.release(this.#context);
+      this.#unfinished = null;
+    } finally {
+      this.#busy = false;
+    }
+    const done = transaction.committed ? "carried out" : "undone";
+    this.#logger.error(`A request was interrupted by an exception from where none was expected, and has been ${done}`);
+    if (transaction.committed) releaseFiles(change.gone, change.split);
+    this.#finish(old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
+  }
+
+  /** Tells everybody what became of a request. `unused` is a mapping it brought along for nothing. */
+  #finish(
+    old: State,
+    changed: readonly Span[],
+    unused: Mapping | null,
+    draft: Draft | null,
+    committed: boolean,
+  ): void {
+    const state = this.#state;
+    if (this.gate !== null) this.gate.open(withDamage(old, state, changed));
+    if (unused !== null) closeFile(unused);
+    if (draft !== null) {
+      if (committed) draft.cameTrue();
+      else draft.abandon();
+    }
+    if (this.#watchers.size === 0 || state === old) return;
     for (const watcher of this.#watchers) watcher(old, this.#state, changed);
   }
 
-  /** A logger must not change what a request does: what it throws is ignored, and it cannot make requests. */
-  #guarded(logger: Logger): Logger {
-    const guard = (level: "debug" | "info" | "warn" | "error") => (msg: string, ...args: unknown[]) => {
-      const wasBusy = this.#busy;
-      this.#busy = true;
-      try {
-        const result: unknown = logger[level](msg, ...args);
-        if (isThenable(result)) Promise.resolve(result).catch(() => {});
-      } catch {
-        // Nobody is left to tell.
-      } finally {
-        this.#busy = wasBusy;
-      }
-    };
-    return { debug: guard("debug"), info: guard("info"), warn: guard("warn"), error: guard("error") };
+  /** What targets say of themselves. Asked here, so that planning asks nobody. */
+  #facts({ partitions }: State): Facts {
+    const capacities: number[] = [];
+    for (let i = 0; i < partitions.length; i++) {
+      const { target } = partitions[i]!;
+      capacities.push(target.disposed ?? false ? -1 : target.capacity ?? Infinity);
+    }
+    return { spareMappings: this.#va.spareMappings ?? Infinity, capacities };
+  }
+
+  #replaceState(state: State): void {
+    const old = this.#state;
+    this.#state = state;
+    if (state.regions !== old.regions) old.regions.retire();
+    if (state.hostMappings !== old.hostMappings) this.#va.noteMappings?.(state.hostMappings);
+  }
+
+  #whileBusy(call: () => void): void {
+    const wasBusy = this.#busy;
+    this.#busy = true;
+    try {
+      call();
+    } finally {
+      this.#busy = wasBusy;
+    }
   }
 }
 
-function newDraft(state: State): Draft {
-  return { state, changed: [], touched: { gone: [], split: [] }, added: [], settled: [] };
+/** A request whose effects may have begun, and what has to be put in order after it. */
+interface Unfinished {
+  readonly transaction: Transaction;
+  readonly change: Change;
+  readonly added: Mapping | null;
+  readonly draft: Draft | null;
 }
 
-/** Tells those who wait; what failed is taken back from the last to the first. */
-function settle(waiting: readonly ((committed: boolean) => void)[], committed: boolean): void {
-  for (const settled of committed ? waiting : waiting.toReversed()) settled(committed);
+/** Where two states may differ that differ in `changed` and in what undos could not restore. */
+function withDamage(old: State, { damage }: State, changed: readonly Span[]): readonly Span[] {
+  return old.damage === damage ? changed : [...changed, ...old.damage.lost, ...damage.lost];
 }

@@ -1,20 +1,17 @@
 /**
- * The parts of a transaction: hold vCPUs, run the steps of a plan, all or none of them, and let go.
+ * A plan that is carried out: hold vCPUs, run the steps, all or none of them, and let go.
  *
  * @module
  */
 
 import { ReservationLostError } from "../../ffi/host/va_mapper.ts";
-import type { MemoryRange } from "../core/memory_range.ts";
 import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
-import type { Step } from "../core/plan/steps.ts";
-import { piecesIn, unpoisoned } from "../core/map/view.ts";
-import { clear, isThenable, perform, performVa, rangeOf, type StepContext } from "./perform.ts";
+import { carryOut, changeHostMemory, clear, isThenable, rangeOf, type StepContext } from "./carry_out.ts";
 import type { Quiesce } from "../targets/targets.ts";
-import { type TransactionFailure, undo } from "./undo.ts";
+import { type TransactionFailure, undo, undoInterrupted } from "./undo.ts";
 
 /** What a transaction acts through. */
 export interface TransactionContext extends StepContext {
@@ -22,112 +19,100 @@ export interface TransactionContext extends StepContext {
   readonly quiesce: Quiesce | undefined;
 }
 
-/** Carries out all of `steps`, or none: `null` where they are done, else what came of undoing them. */
-export function runSteps(steps: readonly Step[], old: State, context: TransactionContext): TransactionFailure | null {
-  let next = 0;
-  try {
-    for (; next < steps.length; next++) {
-      const step = steps[next]!;
-      if (step.kind !== "va" && step.uncertain) clear(step, context);
-      else perform(step, context);
+/**
+ * A plan whose effects may have begun. Kept until all of them are there or all undone: whoever finds one left over knows
+ * that an exception came from where none was expected, such as a stack overflow, and what may have been done.
+ */
+export class Transaction {
+  readonly plan: Plan;
+  /** Whether the request has happened, or has been undone; `null` while neither is so. */
+  committed: boolean | null = null;
+  /** The step it has got to. */
+  #reached = -1;
+  #hold: Disposable | undefined;
+
+  /** A transaction that has done nothing yet. */
+  constructor(plan: Plan) {
+    this.plan = plan;
+  }
+
+  /**
+   * Holds vCPUs off where they could see the request half done, until `release`.
+   *
+   * @throws Whatever the quiesce hook throws.
+   */
+  hold({ quiesce }: TransactionContext): void {
+    const { exposed } = this.plan;
+    if (exposed.length === 0 || quiesce === undefined) return;
+    const hold = this.#hold = quiesce({ ranges: exposed });
+    if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
+    if (typeof hold?.[Symbol.dispose] === "function") return;
+    this.#hold = undefined;
+    throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
+  }
+
+  /** Carries out all steps, or none: `null` where they are done, else what came of undoing them. */
+  run(context: TransactionContext): TransactionFailure | null {
+    const { steps } = this.plan;
+    try {
+      for (let i = 0; i < steps.length; i++) {
+        const step = steps[i]!;
+        this.#reached = i;
+        if (step.kind !== "host" && step.uncertain) clear(step, context);
+        else carryOut(step, context);
+      }
+      return null;
+    } catch (cause) {
+      return undo(this.plan, this.#reached, cause, context);
     }
-    return null;
-  } catch (cause) {
-    return undo(steps, next, cause, old, context);
+  }
+
+  /** Undoes what an exception has interrupted, every step that may have been done, and returns the state then. */
+  recover(context: TransactionContext): State {
+    return this.#reached < 0 ? this.plan.old : undoInterrupted(this.plan, this.#reached, context).state;
+  }
+
+  /** Lets vCPUs go on. A hold that cannot be released is logged. */
+  release({ logger }: TransactionContext): void {
+    const hold = this.#hold;
+    if (hold === undefined) return;
+    try {
+      const result: unknown = hold[Symbol.dispose]();
+      if (isThenable(result)) Promise.resolve(result).catch(() => {});
+    } catch (error) {
+      // It may not have got to its first line: then it can be tried again.
+      if (isStackOverflow(error)) throw error;
+      logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
+    }
+    this.#hold = undefined;
   }
 }
 
+function isStackOverflow(error: unknown): boolean {
+  return error instanceof RangeError && error.message.startsWith("Maximum call stack");
+}
+
+/** The state once a plan's steps are done, while its private memory has not been given up yet: nobody may look there. */
+export function beforeGivingUp({ state, discards }: Plan): State {
+  return outOfStep(state, discards.map((step) => ({ step, uncertain: true })), []);
+}
+
 /**
- * The state after all steps of a plan: gives up the private memory that is to go. What the kernel does not take back
- * stays until the next request over it.
+ * Gives up the private memory that is to go, once the request has happened.
+ *
+ * @returns The state then: what the kernel does not take back stays until the next request over it.
  */
-export function settledState({ state, discards }: Plan, context: TransactionContext): State {
-  if (discards.length === 0) return state;
+export function giveUp({ state, discards }: Plan, context: TransactionContext): State {
   const kept: Unrestored[] = [];
   const poisoned: Span[] = [];
   for (const step of discards) {
     try {
-      performVa(step, context.va);
+      changeHostMemory(step, context.va);
     } catch (error) {
       context.logger.error(`Private memory at ${rangeOf(step)} could not be given up`, error);
-      kept.push({ step, doubtful: true });
+      kept.push({ step, uncertain: true });
       if (error instanceof ReservationLostError) poisoned.push(error.range);
     }
   }
   return kept.length === 0 ? state : outOfStep(state, kept, poisoned);
-}
-
-/**
- * Holds vCPUs off `ranges` until `release`.
- *
- * @throws Whatever the quiesce hook throws.
- */
-export function quiesced(ranges: readonly MemoryRange[], { quiesce }: TransactionContext): Disposable | undefined {
-  if (quiesce === undefined) return undefined;
-  const hold = quiesce({ ranges });
-  if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
-  if (typeof hold?.[Symbol.dispose] !== "function") {
-    throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
-  }
-  return hold;
-}
-
-/** Lets vCPUs go on. A hold that cannot be released is logged. */
-export function release(hold: Disposable | undefined, { logger }: TransactionContext): void {
-  try {
-    const result: unknown = hold?.[Symbol.dispose]();
-    if (isThenable(result)) Promise.resolve(result).catch(() => {});
-  } catch (error) {
-    logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
-  }
-}
-
-/**
- * Takes everything away from every target and gives host memory back, whatever fails on the way. Pieces that overlap
- * one of the spans in `kept` stay mapped: somebody still looks at them.
- *
- * @returns What failed.
- */
-export function tearDown(state: State, context: TransactionContext, kept: readonly Span[]): unknown[] {
-  const failures: unknown[] = [];
-  const attempt = (step: Step) => {
-    try {
-      perform(step, context);
-    } catch (error) {
-      failures.push(error);
-    }
-  };
-  for (const dma of state.dmaTargets) {
-    for (const { start, end } of dma.doubts) {
-      clear({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true }, context);
-    }
-    for (const { start, end, value } of dma.book) {
-      attempt({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
-    }
-  }
-  for (const partition of state.partitions) {
-    for (const { start, end } of partition.pinDoubts) {
-      clear({ kind: "pin", partition, start, end, to: false, uncertain: true }, context);
-    }
-    for (const { start, end } of partition.doubts) {
-      clear({ kind: "partition", partition, start, end, from: null, to: null, uncertain: true }, context);
-    }
-    for (const { start, end } of partition.pinned) {
-      attempt({ kind: "pin", partition, start, end, to: false, uncertain: false });
-    }
-    for (const { start, end, value } of partition.book) {
-      attempt({ kind: "partition", partition, start, end, from: value, to: null, uncertain: false });
-    }
-  }
-  // Addresses that are about to be unmapped as a whole need not be emptied first.
-  if (context.va.disposed ?? false) return failures;
-  for (const { start, end, value } of unpoisoned(piecesIn(state), state)) {
-    if (kept.some((span) => span.start < end && start < span.end)) continue;
-    attempt({ kind: "va", action: "remove", start, end, to: null, from: [{ start, end, value }] });
-  }
-  // What an undo or a discard left behind is in no region's mappings any more.
-  for (const { start, end } of unpoisoned([...state.lost], state)) {
-    attempt({ kind: "va", action: "remove", start, end, to: null, from: [] });
-  }
-  return failures;
 }

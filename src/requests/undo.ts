@@ -14,12 +14,13 @@
  */
 
 import { hadNoEffect, ReservationLostError } from "../../ffi/host/va_mapper.ts";
-import { MappingError, type OutOfStep } from "../core/errors.ts";
+import { MappingError, MembackingError, type OutOfStep } from "../core/errors.ts";
 import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
+import type { Plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import { inverse, type Step } from "../core/plan/steps.ts";
-import { clear, describe, isThere, messageOf, perform, rangeOf, type StepContext, targetName } from "./perform.ts";
+import { carryOut, clear, describe, isThere, messageOf, rangeOf, type StepContext, targetName } from "./carry_out.ts";
 
 /** A request that failed: what to tell the caller, and the state that is true now. */
 export interface TransactionFailure {
@@ -29,24 +30,28 @@ export interface TransactionFailure {
   readonly state: State;
 }
 
-/** Undoes `steps` up to the one that failed with `cause`, and tells what came of it. */
-export function undo(
-  steps: readonly Step[],
-  failed: number,
-  cause: unknown,
-  old: State,
-  context: StepContext,
-): TransactionFailure {
+/** Undoes the steps of a plan up to the one that failed with `cause`, and tells what came of it. */
+export function undo({ old, steps }: Plan, failed: number, cause: unknown, context: StepContext): TransactionFailure {
   using _room = context.va.makeRoom?.();
-  return new Undo(old, context).run(steps, failed, cause);
+  return new Undo(old, context).run(steps, failed, failed, cause);
+}
+
+/**
+ * Undoes what an exception interrupted where none was expected, up to the step that it had `reached` at most. Which of
+ * the steps have been done, and which undone already, is not known: each is forced back.
+ */
+export function undoInterrupted({ old, steps }: Plan, reached: number, context: StepContext): TransactionFailure {
+  using _room = context.va.makeRoom?.();
+  const cause = new MembackingError("The request was interrupted");
+  return new Undo(old, context).run(steps, Math.min(reached, steps.length - 1), 0, cause);
 }
 
 /** Whether two steps are about one target, and their ranges overlap. */
 function collide(a: Step, b: Step): boolean {
   if (a.kind !== b.kind || a.start >= b.end || b.start >= a.end) return false;
   if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
-  if (a.kind === "va" || b.kind === "va") return true;
-  return a.kind !== "dma" && b.kind !== "dma" && a.partition.id === b.partition.id;
+  if (a.kind === "dma" || a.kind === "host" || b.kind === "dma" || b.kind === "host") return true;
+  return a.partition.id === b.partition.id;
 }
 
 /** Puts back what the steps before a failure did, and keeps account of what it could not. */
@@ -62,17 +67,16 @@ class Undo {
     this.#context = context;
   }
 
-  run(steps: readonly Step[], failed: number, cause: unknown): TransactionFailure {
-    const step = steps[failed]!;
+  /** Undoes the steps up to `last`; of those from `uncertain` on it is not known whether they have been done. */
+  run(steps: readonly Step[], last: number, uncertain: number, cause: unknown): TransactionFailure {
+    const step = steps[last]!;
     this.#notePoison(cause);
-    if (step.kind !== "va") clear(step, this.#context);
-    // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.
-    for (const back of step.kind === "va" && hadNoEffect(cause) ? [] : inverse(step)) {
-      // Only what was there before is put back: a range that was not mapped is cleared already.
-      if (back.kind === "va" || isThere(back)) this.#restore(back);
+    for (let i = last; i >= uncertain; i--) {
+      // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.
+      if (steps[i]!.kind !== "host" || !hadNoEffect(cause)) this.#forceBack(steps[i]!);
     }
-    for (let i = failed - 1; i >= 0; i--) {
-      for (const back of inverse(steps[i]!)) this.#restore(back);
+    for (let i = uncertain - 1; i >= 0; i--) {
+      for (const back of inverse(steps[i]!, this.#old)) this.#restore(back);
     }
     for (const span of this.#poisoned) this.#evacuate(span);
 
@@ -96,32 +100,41 @@ class Undo {
     return { error, state };
   }
 
+  /** Undoes a step that may have been done or not. */
+  #forceBack(step: Step): void {
+    if (step.kind !== "host") clear(step, this.#context);
+    for (const back of inverse(step, this.#old)) {
+      // Only what was there before is put back: a range that was not mapped is cleared already.
+      if (back.kind === "host" || isThere(back)) this.#restore(back);
+    }
+  }
+
   #restore(step: Step): void {
     if (isThere(step) && this.#isPoisoned(step)) {
-      this.#unrestored.push({ step, doubtful: false });
+      this.#unrestored.push({ step, uncertain: false });
       return;
     }
     try {
-      perform(step, this.#context);
+      carryOut(step, this.#context);
       // A target holds no two ranges over one address: what it took excludes what we could not take away before.
-      if (isThere(step)) this.#settle((other) => collide(other, step));
+      if (isThere(step)) this.#ruleOut((other) => collide(other, step));
     } catch (error) {
       this.#notePoison(error);
       if (!(error instanceof ReservationLostError)) {
         this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
       }
-      const cleared = step.kind !== "va" && isThere(step) && clear(step, this.#context);
+      const cleared = step.kind !== "host" && isThere(step) && clear(step, this.#context);
       if (cleared) {
-        this.#settle((other) => collide(other, step) && other.start === step.start && other.end === step.end);
+        this.#ruleOut((other) => collide(other, step) && other.start === step.start && other.end === step.end);
       }
-      this.#unrestored.push({ step, doubtful: !cleared });
+      this.#unrestored.push({ step, uncertain: !cleared });
     }
   }
 
-  /** There is no doubt any more about the steps that `isSettled`: their ranges are not there. */
-  #settle(isSettled: (step: Step) => boolean): void {
+  /** There is no doubt any more about the steps of which `isGone` says that range is not there. */
+  #ruleOut(isGone: (step: Step) => boolean): void {
     this.#unrestored = this.#unrestored.map((entry) =>
-      entry.doubtful && isSettled(entry.step) ? { ...entry, doubtful: false } : entry
+      entry.uncertain && isGone(entry.step) ? { ...entry, uncertain: false } : entry
     );
   }
 
@@ -140,12 +153,12 @@ class Undo {
   #evacuate({ start, end }: Span): void {
     const { partitions, dmaTargets } = this.#old;
     for (const partition of partitions) {
-      for (const { start: from, end: to, value } of partition.book.overlapping(start, end)) {
-        this.#take({ kind: "partition", partition, start: from, end: to, from: value, to: null, uncertain: false });
+      for (const { start: from, end: to, value } of partition.slots.held.overlapping(start, end)) {
+        this.#take({ kind: "slot", partition, start: from, end: to, from: value, to: null, uncertain: false });
       }
     }
     for (const dma of dmaTargets) {
-      for (const { start: from, end: to, value } of dma.book.overlapping(start, end)) {
+      for (const { start: from, end: to, value } of dma.mappings.held.overlapping(start, end)) {
         this.#take({ kind: "dma", dma, start: from, end: to, from: value, to: null, uncertain: false });
       }
     }
@@ -155,14 +168,14 @@ class Undo {
   #take(step: Step): void {
     const isGone = this.#unrestored.some((entry) => isThere(entry.step) && collide(entry.step, step));
     let cause: unknown = new Error("The host addresses behind it are lost");
-    let doubtful = false;
+    let uncertain = false;
     try {
-      if (!isGone) perform(step, this.#context);
+      if (!isGone) carryOut(step, this.#context);
     } catch (error) {
-      doubtful = true;
+      uncertain = true;
       cause = error;
     }
     this.#failures.push({ target: targetName(step), range: rangeOf(step), cause });
-    if (!isGone) { for (const back of inverse(step)) this.#unrestored.push({ step: back, doubtful }); }
+    if (!isGone) { for (const back of inverse(step, this.#old)) this.#unrestored.push({ step: back, uncertain }); }
   }
 }

@@ -1,10 +1,10 @@
 import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
 import type { Entry } from "../core/range_map.ts";
 import { normalize, type Span } from "../core/span.ts";
-import type { Damage, State } from "../core/map/state.ts";
-import type { Region } from "../core/map/overlap.ts";
+import type { State } from "../core/map/state.ts";
+import type { Piece, Region } from "../core/map/region.ts";
 import { fragments } from "../core/map/overlap.ts";
-import { type Piece, piecesIn } from "../core/map/view.ts";
+import { piecesIn } from "../core/map/view.ts";
 import { mappableOf } from "../memory/file_backing.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { MapGate } from "../requests/memory_map.ts";
@@ -79,10 +79,9 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   /** Shows clients the memory map as it is now, which may differ from the last one in `changed`, and lets them go on. */
-  open(old: Damage, changed: readonly Span[]): void {
+  open(changed: readonly Span[]): void {
     if (!this.#gate.isShut || this.#closed) return;
-    const { lost } = this.#options.state();
-    this.#publish(old.lost.size + lost.size === 0 ? changed : [...changed, ...old.lost, ...lost]);
+    this.#publish(changed);
     this.#gate.open();
   }
 
@@ -196,10 +195,6 @@ export class ClientServer implements MapGate, SessionHost {
         at = piece.end;
       }
       if (at < end) this.#pages.paint(at, end, null);
-      // What an undo could not put back may be anything.
-      for (const lost of state.lost.overlapping(start, end)) {
-        this.#pages.paint(Math.max(lost.start, start), Math.min(lost.end, end), null);
-      }
     }
   }
 

@@ -1,7 +1,8 @@
-import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
-import { hide, type Region, type Repainted, show, type View } from "../../src/core/map/overlap.ts";
+import { hide, type Repainted, show, type View } from "../../src/core/map/overlap.ts";
+import type { Region } from "../../src/core/map/region.ts";
 import { RangeMap } from "../../src/core/range_map.ts";
 
 const PAGES = 24;
@@ -32,15 +33,7 @@ function winners(mapped: ReadonlySet<Region>): (Region | undefined)[] {
   );
 }
 
-/** What one region shows all over `range`, `null` for nobody, `undefined` for several. */
-function throughout(pages: readonly (Region | undefined)[], { start, end }: MemoryRange): Region | null | undefined {
-  const inside = new Set(pages.slice(start / PAGE_SIZE, end / PAGE_SIZE));
-  const [only = null] = inside;
-  return inside.size === 1 ? only : undefined;
-}
-
-Deno.test("show and hide paint what a list of pages says, and know who was and is shown all over the range", () => {
-  let known = 0;
+Deno.test("show and hide paint what a list of pages says", () => {
   fc.assert(
     fc.property(someRegions, fc.array(fc.nat(7), { maxLength: 40, size: "max" }), (regions, toggles) => {
       let view: View = { visible: RangeMap.EMPTY, beaten: [] };
@@ -61,13 +54,9 @@ Deno.test("show and hide paint what a list of pages says, and know who was and i
           const isChanged = next.changed.some(({ start, end }) => start <= gpa && gpa < end);
           assert(before[page] === after[page] || isChanged, `page ${page} changed`);
         }
-        if (next.before !== undefined) assertStrictEquals(next.before, throughout(before, region.range));
-        if (next.after !== undefined) assertStrictEquals(next.after, throughout(after, region.range));
-        if (next.before !== undefined && next.after !== undefined) known++;
         view = next;
       }
     }),
     { numRuns: 300 },
   );
-  assert(known > 100, "the usual case is known");
 });

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import * as fc from "fast-check";
-import { type Entry, RangeMap } from "../../src/core/range_map.ts";
+import { type Entry, Place, RangeMap } from "../../src/core/range_map.ts";
 
 /** How many random sequences each property tries. */
 const RUNS = 300;
@@ -99,64 +99,19 @@ Deno.test("RangeMap answers every range query as a scan of the entries does", ()
   );
 });
 
-/** The most entries of a map that is one leaf with room for another. */
-const ROOMY = 15;
-
-/** A map with its entries, and ranges to ask about: any, and those that begin and end where entries do. */
-const someMapAndRanges = fc.tuple(
-  fc.array(editWithin(120, 12), { maxLength: 60, size: "max" }),
-  fc.array(fc.tuple(fc.nat(118), fc.integer({ min: 1, max: 20 })), { minLength: 1, maxLength: 10 }),
-).map(([edits, pairs]) => {
-  const edited = made(edits, 120);
-  const entries = entriesOf(edited.cells);
-  // Edits may have left few entries in two leaves.
-  const flat = (map: RangeMap<number>, { start, end, value }: Entry<number>) => map.set(start, end, value);
-  const map = entries.length <= ROOMY ? entries.reduce(flat, RangeMap.EMPTY) : edited.map;
-  const gaps = entries.map(({ end }, i) => ({ start: end, end: entries[i + 1]?.start ?? end + 3 }));
-  const ranges = [
-    ...pairs.map(([start, length]) => ({ start: start + 1, end: start + 1 + length })),
-    ...entries,
-    ...gaps.filter(({ start, end }) => start < end),
-    ...gaps.filter(({ start, end }) => start + 1 < end - 1).map(({ start, end }) => ({
-      start: start + 1,
-      end: end - 1,
-    })),
-  ];
-  return { map, entries, ranges };
-});
-
-Deno.test("RangeMap.exchange does what set and delete do, just where nothing else is overlapped or touched", () => {
+Deno.test("RangeMap.seek finds the entry or the gap at an address, and where it ends", () => {
   fc.assert(
-    fc.property(someMapAndRanges, fc.constantFrom(-1, null), ({ map, entries, ranges }, value) => {
-      for (const { start, end } of ranges) {
-        const near = entries.filter((e) => e.start <= end && e.end >= start);
-        const [only] = near;
-        const isExact = near.length === 1 && only?.start === start && only.end === end;
-        const isSimple = isExact || (near.length === 0 && value !== null);
-        const done = map.exchange(start, end, value);
-        // A map of several leaves may not know; it never says yes where it should not.
-        if (entries.length <= ROOMY) assertEquals(done !== null, isSimple);
-        if (done === null) continue;
-        assert(isSimple);
-        assertStrictEquals(done.was, isExact ? only?.value : null);
-        const expected = value === null ? map.delete(start, end) : map.set(start, end, value);
-        assertEquals([...done.map], [...expected]);
-        assertEquals(done.map.size, expected.size);
-      }
-      assertEquals([...map], entries);
-    }),
-    { numRuns: RUNS },
-  );
-});
-
-Deno.test("RangeMap.standsApart is true just where no entry reaches a range from outside", () => {
-  fc.assert(
-    fc.property(someMapAndRanges, ({ map, entries, ranges }) => {
-      for (const { start, end } of ranges) {
-        const isApart = !entries.some((e) => (e.start < start && e.end >= start) || (e.start <= end && e.end > end));
-        const found = map.standsApart(start, end);
-        if (entries.length <= ROOMY) assertEquals(found, isApart);
-        else assert(isApart || !found);
+    fc.property(fc.array(editWithin(400, 20), { maxLength: 100, size: "max" }), (edits) => {
+      const { map, cells } = made(edits, 400);
+      const entries = entriesOf(cells);
+      const place = new Place<number>();
+      for (let address = -1; address <= 400; address++) {
+        map.seek(address, place);
+        const entry = entries.find(({ start, end }) => start <= address && address < end);
+        const next = entries.find(({ start }) => start > address);
+        assertStrictEquals(place.value, entry?.value ?? null);
+        assertStrictEquals(place.start, entry?.start ?? address);
+        assertStrictEquals(place.end, entry?.end ?? next?.start ?? Infinity);
       }
     }),
     { numRuns: RUNS },

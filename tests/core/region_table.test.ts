@@ -1,10 +1,9 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import type { Region } from "../../src/core/map/overlap.ts";
+import { paramsOf, type Region, type RegionState } from "../../src/core/map/region.ts";
 import { RangeMap } from "../../src/core/range_map.ts";
 import { RegionTable } from "../../src/core/map/region_table.ts";
-import { paramsOf, type RegionState } from "../../src/core/map/state.ts";
 
 const REGIONS = 4;
 

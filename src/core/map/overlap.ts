@@ -15,29 +15,10 @@
  */
 
 import { RegionOverlapError } from "../errors.ts";
-import type { MemoryRange } from "../memory_range.ts";
 import { paint } from "../paint.ts";
 import { type Entry, RangeMap } from "../range_map.ts";
 import { clip, type Span } from "../span.ts";
-import type { RegionState } from "./state.ts";
-
-/** What is fixed about a region for as long as it lives. */
-export interface Region {
-  /** Unique in its manager and ascending: a smaller id is an older region. */
-  readonly id: number;
-  /** For messages and inspection; need not be unique. */
-  readonly name: string;
-  /** The GPA range it occupies, in bytes. */
-  readonly range: MemoryRange;
-  /** 0 to 255; the higher one wins. */
-  readonly priority: number;
-  /** What the memory is, which DMA targets and shareable regions care about. */
-  readonly type: "ram" | "device";
-  /** What a guest access to an unbacked address does: leave as an MMIO exit, or fault. */
-  readonly holes: "exit" | "fault";
-  /** Its newest state, which is the `RegionTable`'s own: ask that. */
-  latest: RegionState | undefined;
-}
+import type { Region } from "./region.ts";
 
 /** `"nested"`: of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
 export type OverlapRule = "nested" | "any";
@@ -204,14 +185,10 @@ export interface View {
   readonly beaten: Layers;
 }
 
-/** A view in which one region more or less is mapped, and what that did to the region's range. */
+/** A view in which one region more or less is mapped. */
 export interface Repainted extends View {
   /** Where the winner changed, in order. */
   readonly changed: readonly Span[];
-  /** Who was shown throughout the range, `null` for nobody, `undefined` for several or what is not known. */
-  readonly before: Region | null | undefined;
-  /** Who is shown throughout now, in the same way. */
-  readonly after: Region | null | undefined;
 }
 
 /** The view once `region`, which was not mapped, is. */
@@ -220,14 +197,12 @@ export function show({ visible, beaten }: View, region: Region): Repainted {
   const before = visible.throughout(start, end);
   if (before === undefined) return showAmong(visible, beaten, region);
   if (before !== null && beats(before, region)) {
-    return { visible, beaten: addToLayers(beaten, region), changed: [], before, after: before };
+    return { visible, beaten: addToLayers(beaten, region), changed: [] };
   }
   return {
     visible: visible.set(start, end, region),
     beaten: before === null ? beaten : addToLayers(beaten, before),
     changed: [{ start, end }],
-    before,
-    after: region,
   };
 }
 
@@ -253,7 +228,7 @@ function showAmong(visible: RangeMap<Region>, beaten: Layers, region: Region): R
   take(end);
   let painted = visible;
   for (const span of changed) painted = painted.set(span.start, span.end, region);
-  return { visible: painted, beaten: losers, changed, before: undefined, after: undefined };
+  return { visible: painted, beaten: losers, changed };
 }
 
 /** The view once `region` is mapped no longer and gives way to the best beneath it. */
@@ -261,24 +236,15 @@ export function hide({ visible, beaten }: View, region: Region): Repainted {
   const changed = fragments(visible, region);
   const left = removeFromLayers(beaten, region);
   let painted = visible;
-  let only: Region | null | undefined;
   for (const { start, end } of changed) {
-    only = winnerThroughout(left, region.priority, start, end);
+    const only = winnerThroughout(left, region.priority, start, end);
     painted = only === null
       ? painted.delete(start, end)
       : only !== undefined && only.range.start === start && only.range.end === end
       ? painted.set(start, end, only)
       : paint(painted, start, end, winners(left, region.priority, start, end), isSame);
   }
-  const [first] = changed;
-  const wasWhole = first?.start === region.range.start && first.end === region.range.end;
-  return {
-    visible: painted,
-    beaten: left,
-    changed,
-    before: wasWhole ? region : undefined,
-    after: wasWhole ? only : undefined,
-  };
+  return { visible: painted, beaten: left, changed };
 }
 
 /** Where `region` is shown inside `[start, end)`, by default anywhere. */

@@ -1,5 +1,4 @@
-import type { Region } from "./overlap.ts";
-import type { RegionState } from "./state.ts";
+import type { Region, RegionState } from "./region.ts";
 
 /**
  * What can change about each region: a persistent map from regions to their states.

@@ -2,16 +2,15 @@
  * What the books say after an undo that could not restore everything.
  *
  * A book says what its target holds for certain. A range that could not be put back leaves it; one that may be there
- * all the same, or could not be taken away, is remembered as a doubt. All of it is marked stale, so that the next
- * request over it clears the doubts, compares again and puts in place what is missing.
+ * all the same, or could not be taken away, is remembered as uncertain. All of it is marked out of step, so that the
+ * next request over it clears what is uncertain, compares again and puts in place what is missing.
  *
  * @module
  */
 
 import { paint } from "../paint.ts";
-import type { RangeMap } from "../range_map.ts";
 import type { Span } from "../span.ts";
-import type { State } from "../map/state.ts";
+import type { Book, State } from "../map/state.ts";
 import type { Step } from "./steps.ts";
 
 /** A step of an undo that failed. */
@@ -19,15 +18,7 @@ export interface Unrestored {
   /** The step that would have restored the old state. */
   readonly step: Step;
   /** Whether the target may hold the range nevertheless. */
-  readonly doubtful: boolean;
-}
-
-function less<V>(book: RangeMap<V>, { start, end, to }: Step): RangeMap<V> {
-  return to === null || to === false ? book : book.delete(start, end);
-}
-
-function more(doubts: readonly Span[], { step: { start, end }, doubtful }: Unrestored): readonly Span[] {
-  return doubtful ? [...doubts, { start, end }] : doubts;
+  readonly uncertain: boolean;
 }
 
 /**
@@ -35,31 +26,47 @@ function more(doubts: readonly Span[], { step: { start, end }, doubtful }: Unres
  * for good.
  */
 export function outOfStep(old: State, unrestored: readonly Unrestored[], poisoned: readonly Span[]): State {
-  let { partitions, dmaTargets, lost, stale } = old;
-  let poison = old.poisoned;
+  let { partitions, dmaTargets } = old;
+  let { lost, outOfStep, poisoned: poison } = old.damage;
   for (const entry of unrestored) {
     const { step } = entry;
-    const { kind, start, end } = step;
+    const { start, end } = step;
     // As one entry with its neighbours: whoever passes one of them looks at all that failed together.
-    stale = paint(stale, start, end, [{ start, end, value: true }], () => true);
-    if (kind === "va") {
-      lost = lost.set(start, end, true);
-    } else if (kind === "dma") {
-      dmaTargets = dmaTargets.map((dma) =>
-        dma.id !== step.dma.id ? dma : { ...dma, book: less(dma.book, step), doubts: more(dma.doubts, entry) }
-      );
-    } else {
-      partitions = partitions.map((partition) => {
-        if (partition.id !== step.partition.id) return partition;
-        return kind === "partition"
-          ? { ...partition, book: less(partition.book, step), doubts: more(partition.doubts, entry) }
-          : { ...partition, pinned: less(partition.pinned, step), pinDoubts: more(partition.pinDoubts, entry) };
-      });
+    outOfStep = paint(outOfStep, start, end, [{ start, end, value: true }], () => true);
+    switch (step.kind) {
+      case "host":
+        lost = lost.set(start, end, true);
+        break;
+      case "dma":
+        dmaTargets = dmaTargets.map((dma) =>
+          dma.id === step.dma.id ? { ...dma, mappings: corrected(dma.mappings, entry) } : dma
+        );
+        break;
+      case "slot":
+        partitions = partitions.map((partition) =>
+          partition.id === step.partition.id ? { ...partition, slots: corrected(partition.slots, entry) } : partition
+        );
+        break;
+      case "pin":
+      case "prefetch":
+        partitions = partitions.map((partition) =>
+          partition.id === step.partition.id ? { ...partition, pins: corrected(partition.pins, entry) } : partition
+        );
     }
   }
   for (const { start, end } of poisoned) {
     poison = poison.set(start, end, true);
     lost = lost.set(start, end, true);
   }
-  return { ...old, partitions, dmaTargets, lost, stale, poisoned: poison };
+  return old.withTargets(partitions, dmaTargets, old.hostMappings, { lost, outOfStep, poisoned: poison });
+}
+
+/** The book without a range that could not be put back, and with one that may be there all the same. */
+function corrected<V>({ held, uncertain }: Book<V>, entry: Unrestored): Book<V> {
+  const { start, end, ...step } = entry.step;
+  const isMissing = step.kind !== "host" && step.to !== null;
+  return {
+    held: isMissing ? held.delete(start, end) : held,
+    uncertain: entry.uncertain ? [...uncertain, { start, end }] : uncertain,
+  };
 }

@@ -2,8 +2,8 @@
  * Old state + next state + where they differ -> an ordered list of steps, each with its inverse.
  *
  * ```
- *   DMA unmaps | unpins | partition unmaps | VA replacements, removals |
- *   DMA maps | partition maps | pins, prefetches || VA discards
+ *   DMA unmaps | unpins | partition unmaps | host memory: replacements, removals |
+ *   DMA maps | partition maps | pins, prefetches || private memory is given up
  * ```
  *
  * The order is one for all requests. Nothing may reach memory that is about to change (unmaps come first), nothing is
@@ -13,27 +13,29 @@
  * @module
  */
 
-import { LimitError } from "../errors.ts";
 import { MemoryRange } from "../memory_range.ts";
-import { prefetchSteps, pushPins } from "./plan_attendance.ts";
-import { bookedDma, planDmaTargets, pushDmaMaps, pushDmaUnmaps } from "./plan_dma.ts";
-import { planSingle } from "./plan_single.ts";
-import {
-  booked,
-  type PartitionPlan,
-  planPartitions,
-  pushPartitionMaps,
-  pushPartitionUnmaps,
-} from "./plan_partitions.ts";
-import type { RangeMap } from "../range_map.ts";
 import { EVERYWHERE, normalize, type Span } from "../span.ts";
-import type { State } from "../map/state.ts";
-import type { AttendStep, Step } from "./steps.ts";
-import { type Diff, type VaStep, type VaSteps, vaSteps } from "./va_steps.ts";
-import { fragmentsIn } from "../map/view.ts";
+import { type Book, type Damage, type DmaState, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
+import type { Access } from "../targets.ts";
+import { AttendTrack, unpinAll } from "./attend_track.ts";
+import { DmaTrack } from "./dma_track.ts";
+import { HostTrack } from "./host_track.ts";
+import { SlotTrack } from "./slot_track.ts";
+import type { AttendStep, HostStep, Step } from "./steps.ts";
+import { type Track, walk } from "./walk.ts";
+
+/** What the targets say of themselves, asked before planning. */
+export interface Facts {
+  /** How many kernel mappings may be added to those there are. */
+  readonly spareMappings: number;
+  /** How many ranges each partition of the next state can hold, in their order; negative where it is disposed. */
+  readonly capacities: readonly number[];
+}
 
 /** What to do, and the state it leads to. */
 export interface Plan {
+  /** The state before. */
+  readonly old: State;
   /** The state once every step is done. */
   readonly state: State;
   /** The steps in order. */
@@ -42,134 +44,239 @@ export interface Plan {
    * Private memory to give up once the steps are done and the request has happened: its contents could not be brought
    * back, so nothing may fail after it, and failing to give it up fails nothing.
    */
-  readonly discards: readonly VaStep[];
+  readonly discards: readonly HostStep[];
   /** Where a running guest could see the request half done; empty where it is atomic to it. */
-  readonly torn: readonly MemoryRange[];
+  readonly exposed: readonly MemoryRange[];
 }
 
 /**
- * Plans the way from `old` to `next`, which differ at most over `changed`. `spareMappings` is how many kernel mappings
- * may be added to those there are.
+ * Plans the way from `old` to `next`, which differ at most over `changed`.
  *
  * @throws {MappingError} If the next state cannot be: private memory lost, huge pages cut, no file for a DMA target.
  * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
  */
-export function plan(
-  old: State,
-  next: State,
-  changed: readonly Span[],
-  spareMappings: () => number,
-): Plan {
-  const [only] = changed;
-  if (only !== undefined && changed.length === 1) {
-    const short = planSingle(old, next, only.start, only.end, spareMappings);
-    if (short !== null) return short;
+export function plan(old: State, next: State, changed: readonly Span[], facts: Facts): Plan {
+  const spans = spansToCompare(old, changed);
+  const host = new HostTrack(old, next);
+  const partitions = partitionTracks(old, next, spans, facts);
+  const dmaTargets = next.dmaTargets.length === 0 ? NO_DMA : dmaTracks(old, next, spans);
+  const tracks: Track[] = [host];
+  const newTracks: Track[] = [];
+  for (const { isNew, slots, attend } of partitions) {
+    const list = isNew ? newTracks : tracks;
+    list.push(slots);
+    if (attend !== null) list.push(attend);
   }
-  const diffs = diffsOf(old, next, changed);
-  const va = vaSteps(old, next, diffs);
-  checkMappings(va, old, spareMappings());
-  const told = planPartitions(old, next, diffs);
-  const dmas = planDmaTargets(old, next, diffs);
+  for (const { isNew, mappings } of dmaTargets) (isNew ? newTracks : tracks).push(mappings);
+  walk(old, next, spans, tracks);
+  // Those that have just come are shown all there is.
+  if (newTracks.length > 0) walk(next, next, EVERYWHERE, newTracks);
+  host.checkLimit(facts.spareMappings);
+
+  const unpins: AttendStep[] = [];
+  const pins: AttendStep[] = [];
+  const partitionStates = completePartitions(next, partitions, unpins, pins);
+  const dmaStates = completeDmaTargets(next, dmaTargets);
 
   const steps: Step[] = [];
-  for (const dma of dmas) pushDmaUnmaps(steps, dma);
-  const pins: AttendStep[] = [];
-  const pinned = told.map((told) => pushPins(pins, told, va, next, told.was ? diffs : EVERYWHERE));
-  const prefetches = prefetchSteps(told, va, old, next, diffs);
-  for (const step of pins) if (!step.to) steps.push(step);
-  for (const step of prefetches) if (!step.to) steps.push(step);
-  for (const partition of told) pushPartitionUnmaps(steps, partition);
-  for (const step of va.replacements) steps.push(step);
-  for (const step of va.removals) steps.push(step);
-  for (const dma of dmas) pushDmaMaps(steps, dma);
-  for (const partition of told) pushPartitionMaps(steps, partition);
-  for (const step of pins) if (step.to) steps.push(step);
-  for (const step of prefetches) if (step.to) steps.push(step);
+  for (const { mappings } of dmaTargets) mappings.pushLeaving(steps);
+  if (old.dmaTargets !== next.dmaTargets) pushDmaGoodbyes(steps, old, next);
+  const gone = old.partitions === next.partitions ? NO_PARTITIONS : departed(old, next);
+  for (const step of unpins) steps.push(step);
+  for (const partition of gone) steps.push(...unpinAll(partition));
+  for (const { slots } of partitions) slots.pushLeaving(steps);
+  for (const partition of gone) pushSlotGoodbyes(steps, partition);
+  for (const step of host.arriving) steps.push(step);
+  for (const step of host.leaving) steps.push(step);
+  for (const { mappings } of dmaTargets) mappings.pushArriving(steps);
+  for (const { slots } of partitions) slots.pushArriving(steps);
+  for (const step of pins) steps.push(step);
 
-  const state: State = {
-    regions: next.regions,
-    layers: next.layers,
-    visible: next.visible,
-    beaten: next.beaten,
-    partitions: booked(next.partitions, told, pinned),
-    dmaTargets: bookedDma(next.dmaTargets, dmas),
-    vmas: va.vmas,
-    lost: without(old.lost, diffs),
-    poisoned: old.poisoned,
-    stale: without(old.stale, diffs),
-  };
-  return { state, steps, discards: va.discards, torn: tornRanges(steps, va, told) };
+  const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans));
+  return { old, state, steps, discards: host.discards, exposed: exposedRanges(steps, host, partitions) };
 }
 
-/** The spans to compare, ordered and disjoint, each with who shows there before and after. */
-function diffsOf(old: State, next: State, changed: readonly Span[]): readonly Diff[] {
-  if (changed.length === 0) return NO_DIFFS;
-  let spans = changed;
-  if (old.stale.size > 0) {
-    // A request looks again at what an earlier failure left out of step where it passes.
-    spans = [...changed, ...changed.flatMap(({ start, end }) => old.stale.overlapping(start, end))];
+/** The spans to compare, in order and not touching. */
+function spansToCompare({ damage }: State, changed: readonly Span[]): readonly Span[] {
+  if (damage === UNDAMAGED || changed.length === 0) return normalize(changed);
+  // A request looks again at what an earlier failure left out of step where it passes.
+  return normalize([...changed, ...changed.flatMap(({ start, end }) => damage.outOfStep.overlapping(start, end))]);
+}
+
+/** The damage that is left once `spans` have been compared and put right. */
+function mended(damage: Damage, spans: readonly Span[]): Damage {
+  if (damage === UNDAMAGED || spans.length === 0) return damage;
+  let { lost, outOfStep } = damage;
+  const { poisoned } = damage;
+  for (const { start, end } of spans) {
+    lost = lost.delete(start, end);
+    outOfStep = outOfStep.delete(start, end);
+    // Nobody may look there again, whatever the regions say.
+    for (const poison of poisoned.overlapping(start, end)) lost = lost.set(poison.start, poison.end, true);
   }
-  return normalize(spans).map(({ start, end }) => {
-    return { start, end, before: fragmentsIn(old, start, end), after: fragmentsIn(next, start, end) };
+  return lost.isEmpty && poisoned.isEmpty && outOfStep.isEmpty ? UNDAMAGED : { lost, poisoned, outOfStep };
+}
+
+/** The tracks of one partition. */
+interface PartitionTracks {
+  readonly partition: PartitionState;
+  readonly capacity: number;
+  /** Whether the request attaches it. */
+  readonly isNew: boolean;
+  readonly slots: SlotTrack;
+  readonly attend: AttendTrack | null;
+  /** What it holds after the request. */
+  book: Book<Access>;
+}
+
+/** Tracks for the partitions that stay or come. A disposed one is told nothing. */
+function partitionTracks(old: State, next: State, spans: readonly Span[], { capacities }: Facts): PartitionTracks[] {
+  const tracks: PartitionTracks[] = [];
+  for (let i = 0; i < next.partitions.length; i++) {
+    const partition = next.partitions[i]!;
+    const capacity = capacities[i]!;
+    if (capacity < 0) continue;
+    const isNew = old.partitions !== next.partitions && old.partitions.every(({ id }) => id !== partition.id);
+    const over = isNew ? EVERYWHERE : spans;
+    const slots = new SlotTrack(partition, next, over);
+    const attend = AttendTrack.concerns(partition) ? new AttendTrack(partition, slots, over, isNew) : null;
+    tracks.push({ partition, capacity, isNew, slots, attend, book: partition.slots });
+  }
+  return tracks;
+}
+
+/** The partitions with what they hold after the request; those that are disposed leave. */
+function completePartitions(
+  next: State,
+  tracks: readonly PartitionTracks[],
+  unpins: AttendStep[],
+  pins: AttendStep[],
+): readonly PartitionState[] {
+  let states: PartitionState[] | null = tracks.length === next.partitions.length ? null : [];
+  for (let i = 0; i < tracks.length; i++) {
+    const track = tracks[i]!;
+    const { partition, slots, attend } = track;
+    track.book = slots.complete(track.capacity - heldElsewhere(partition, tracks));
+    const pinned = attend === null ? partition.pins : attend.complete(unpins, pins);
+    const isSame = track.book === partition.slots && pinned === partition.pins;
+    if (isSame && states === null) continue;
+    states ??= next.partitions.slice(0, i);
+    const { id, target, offset, pin } = partition;
+    states.push(isSame ? partition : { id, target, offset, pin, slots: track.book, pins: pinned });
+  }
+  return states ?? next.partitions;
+}
+
+/** How many ranges a partition that is attached twice holds by its other attachments. */
+function heldElsewhere({ id, target }: PartitionState, tracks: readonly PartitionTracks[]): number {
+  let count = 0;
+  for (const { partition, book } of tracks) {
+    if (partition.target === target && partition.id !== id) count += book.held.size;
+  }
+  return count;
+}
+
+interface DmaTracks {
+  readonly dma: DmaState;
+  /** Whether the request attaches it. */
+  readonly isNew: boolean;
+  readonly mappings: DmaTrack;
+}
+
+const NO_DMA: readonly DmaTracks[] = [];
+const NO_PARTITIONS: readonly PartitionState[] = [];
+
+function dmaTracks(old: State, next: State, spans: readonly Span[]): DmaTracks[] {
+  return next.dmaTargets.map((dma) => {
+    const isNew = old.dmaTargets !== next.dmaTargets && old.dmaTargets.every(({ id }) => id !== dma.id);
+    return { dma, isNew, mappings: new DmaTrack(dma, next, isNew ? EVERYWHERE : spans) };
   });
 }
 
-const NO_DIFFS: readonly Diff[] = [];
-
-function without(marked: RangeMap<true>, spans: readonly Span[]): RangeMap<true> {
-  if (marked.size === 0) return marked;
-  return spans.reduce((left, { start, end }) => left.delete(start, end), marked);
+function completeDmaTargets(next: State, tracks: readonly DmaTracks[]): readonly DmaState[] {
+  if (tracks.length === 0) return next.dmaTargets;
+  let isSame = true;
+  const states = tracks.map(({ dma, mappings }) => {
+    const book = mappings.complete(Infinity);
+    if (book === dma.mappings) return dma;
+    isSame = false;
+    return { ...dma, mappings: book };
+  });
+  return isSame ? next.dmaTargets : states;
 }
 
-function checkMappings(va: VaSteps, old: State, spareMappings: number): void {
-  const more = va.peakVmas - old.vmas;
-  // Whatever gives mappings back is let through: it is the way out.
-  if (more <= spareMappings || va.vmas <= old.vmas) return;
-  throw new LimitError(
-    "host mappings",
-    Math.max(0, old.vmas + spareMappings),
-    va.peakVmas,
-    "use fewer or larger mappings, or raise the sysctl vm.max_map_count",
-  );
+/** The partitions that the request detaches. */
+function departed(old: State, next: State): PartitionState[] {
+  return old.partitions.filter(({ id }) => next.partitions.every((partition) => partition.id !== id));
+}
+
+/** Takes everything away from a partition that goes. */
+function pushSlotGoodbyes(steps: Step[], partition: PartitionState): void {
+  for (const { start, end } of partition.slots.uncertain) {
+    steps.push({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
+  }
+  for (const { start, end, value } of partition.slots.held) {
+    steps.push({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
+  }
+}
+
+/** Takes everything away from the DMA targets that go. */
+function pushDmaGoodbyes(steps: Step[], old: State, next: State): void {
+  for (const dma of old.dmaTargets) {
+    if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
+    for (const { start, end } of dma.mappings.uncertain) {
+      steps.push({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
+    }
+    for (const { start, end, value } of dma.mappings.held) {
+      steps.push({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
+    }
+  }
 }
 
 /**
  * Where a running guest could see the request half done.
  *
- * One system call that a guest sees is atomic to it, and ranges that only appear are no tear: each was absent before.
+ * One system call that a guest sees is atomic to it, and ranges that only appear expose nothing: each was absent before.
  */
-function tornRanges(steps: readonly Step[], va: VaSteps, told: readonly PartitionPlan[]): readonly MemoryRange[] {
-  const [only] = steps;
-  if (only === undefined || (steps.length === 1 && !(only.kind === "va" && isLate(only)))) return NONE_TORN;
+function exposedRanges(
+  steps: readonly Step[],
+  { arriving, leaving, discards }: HostTrack,
+  partitions: readonly PartitionTracks[],
+): readonly MemoryRange[] {
+  if (steps.length + discards.length === 0) return NOT_EXPOSED;
+  const only = steps.length + discards.length === 1 ? steps[0] : null;
+  if (only !== null && (only === undefined || only.kind !== "host" || !isLate(only))) return NOT_EXPOSED;
   let unmaps = 0;
   const seen: Span[] = [];
   for (const step of steps) {
-    if (step.kind !== "partition") continue;
+    if (step.kind !== "slot") continue;
     if (step.to === null) unmaps++;
     seen.push(step);
   }
   let live = 0;
   let late = false;
-  for (const list of [va.replacements, va.removals, va.discards]) {
+  for (const list of [arriving, leaving, discards]) {
     for (const step of list) {
-      if (!isUnderRange(step, told)) continue;
+      if (!isUnderSlot(step, partitions)) continue;
       live++;
       late ||= isLate(step);
       seen.push(step);
     }
   }
-  if (!late && (seen.length < 2 || (unmaps === 0 && live === 0))) return NONE_TORN;
+  if (!late && (seen.length < 2 || (unmaps === 0 && live === 0))) return NOT_EXPOSED;
   return normalize(seen).map(({ start, end }) => new MemoryRange(start, end));
 }
 
+const NOT_EXPOSED: readonly MemoryRange[] = [];
+
 /** Whether the step replaces memory by way of another address, which a guest could see. */
-function isLate({ to }: VaStep): boolean {
-  return to?.mapping.backing?.mayFailLate ?? false;
+function isLate({ mapping }: HostStep): boolean {
+  return mapping?.backing?.mayFailLate ?? false;
 }
 
-const NONE_TORN: readonly MemoryRange[] = [];
-
 /** Whether a guest may look at `span` all the while: some partition has it before and after. */
-function isUnderRange({ start, end }: Span, told: readonly PartitionPlan[]): boolean {
-  return told.some(({ partition, book }) => partition.book.overlaps(start, end) && book.overlaps(start, end));
+function isUnderSlot({ start, end }: Span, partitions: readonly PartitionTracks[]): boolean {
+  return partitions.some(({ partition, book }) =>
+    partition.slots.held.overlaps(start, end) && book.held.overlaps(start, end)
+  );
 }

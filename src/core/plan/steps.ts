@@ -5,21 +5,34 @@
  */
 
 import type { DmaState, PartitionState } from "../map/state.ts";
+import type { State } from "../map/state.ts";
+import type { Mapping, Piece } from "../map/region.ts";
+import { Sight } from "../map/sight.ts";
 import type { Access } from "../targets.ts";
-import { inverseVaSteps, type VaStep } from "./va_steps.ts";
-import type { Piece } from "../map/view.ts";
 
-/** One effect on one target. Going back is the same step with `from` and `to` exchanged. */
-export type Step =
-  | VaStep
-  | PartitionStep
-  | DmaStep
-  | AttendStep;
+/** One effect on one target. */
+export type Step = HostStep | SlotStep | DmaStep | AttendStep;
+
+/** One change of host memory: one system call. What was there before is what the old state says. */
+export interface HostStep {
+  /** Tells it from steps on other targets. */
+  readonly kind: "host";
+  /** Replaces what is there, changes its protection, or gives the range back to the reservation. */
+  readonly action: "map" | "protect" | "remove";
+  /** The first GPA. */
+  readonly start: number;
+  /** One past the last GPA. */
+  readonly end: number;
+  /** What is there afterwards, `null` for nothing. */
+  readonly mapping: Mapping | null;
+  /** Whether it may be written then. */
+  readonly writable: boolean;
+}
 
 /** A partition is told of a range (`from` is null) or loses one (`to` is null). */
-export interface PartitionStep {
+export interface SlotStep {
   /** Tells it from steps on other targets. */
-  readonly kind: "partition";
+  readonly kind: "slot";
   /** The partition. */
   readonly partition: PartitionState;
   /** The range in region GPAs; the partition's offset comes on top. */
@@ -62,23 +75,40 @@ export interface AttendStep {
   readonly start: number;
   /** One past the last GPA. */
   readonly end: number;
-  /** Whether it is so afterwards; it was the opposite before. */
-  readonly to: boolean;
+  /** Whether it was so before. */
+  readonly from: true | null;
+  /** Whether it is so afterwards. */
+  readonly to: true | null;
   /** Set where an undo that failed left it open if it is so: it is ended, which may fail. */
   readonly uncertain: boolean;
 }
 
-/** What undoes `step`, in the order to do it. */
-export function inverse(step: Step): readonly Step[] {
-  if (step.kind !== "va" && step.uncertain) return [];
-  switch (step.kind) {
-    case "va":
-      return inverseVaSteps(step);
-    case "partition":
-    case "dma":
-      return [{ ...step, from: step.to, to: step.from } as Step];
-    case "pin":
-    case "prefetch":
-      return [{ ...step, to: !step.to }];
+/** What undoes `step`, in the order to do it. `old` is the state before the request. */
+export function inverse(step: Step, old: State): readonly Step[] {
+  if (step.kind === "host") return earlierHostMemory(step, old);
+  if (step.uncertain) return NOTHING;
+  return [{ ...step, from: step.to, to: step.from } as Step];
+}
+
+const NOTHING: readonly Step[] = [];
+
+/** The steps that bring back each mapping and hole that `old` has in the range of `step`. */
+function earlierHostMemory({ start, end }: HostStep, old: State): HostStep[] {
+  const steps: { -readonly [K in keyof HostStep]: HostStep[K] }[] = [];
+  const sight = new Sight(old);
+  for (let at = start; at < end;) {
+    sight.move(at);
+    const stop = sight.end < end ? sight.end : end;
+    const mapping = sight.lost ? null : sight.mapping;
+    const last = steps.at(-1);
+    if (mapping === null && last !== undefined && last.mapping === null) last.end = stop;
+    // Mapping a file again over itself is harmless and mends what a failed call may have destroyed; private memory
+    // must stay the mapping it is.
+    else {
+      const action = mapping === null ? "remove" : mapping.backing === null ? "protect" : "map";
+      steps.push({ kind: "host", action, start: at, end: stop, mapping, writable: mapping !== null && sight.writable });
+    }
+    at = stop;
   }
+  return steps;
 }

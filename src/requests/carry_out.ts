@@ -7,10 +7,9 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
-import type { Step } from "../core/plan/steps.ts";
+import type { Piece } from "../core/map/region.ts";
+import type { HostStep, Step } from "../core/plan/steps.ts";
 import type { VaTarget } from "../core/targets.ts";
-import type { VaStep } from "../core/plan/va_steps.ts";
-import type { Piece } from "../core/map/view.ts";
 import { mappableOf } from "../memory/file_backing.ts";
 import type { DmaRequest, DmaTarget, Logger } from "../targets/targets.ts";
 
@@ -23,11 +22,11 @@ export interface StepContext {
 }
 
 /** Carries out one step. A prefetch that fails is logged and fails nothing. */
-export function perform(step: Step, context: StepContext): void {
+export function carryOut(step: Step, context: StepContext): void {
   switch (step.kind) {
-    case "va":
-      return performVa(step, context.va);
-    case "partition": {
+    case "host":
+      return changeHostMemory(step, context.va);
+    case "slot": {
       const { target, offset } = step.partition;
       if (target.disposed ?? false) return;
       const range = new MemoryRange(step.start + offset, step.end + offset);
@@ -47,12 +46,12 @@ export function perform(step: Step, context: StepContext): void {
       const { target, offset } = step.partition;
       if (target.disposed ?? false) return;
       const range = new MemoryRange(step.start + offset, step.end + offset);
-      expectSync(step.to ? target.pinRange?.(range) : target.unpinRange?.(range));
+      expectSync(step.to === null ? target.unpinRange?.(range) : target.pinRange?.(range));
       return;
     }
     case "prefetch": {
       const { target, offset } = step.partition;
-      if (!step.to || (target.disposed ?? false)) return;
+      if (step.to === null || (target.disposed ?? false)) return;
       const range = new MemoryRange(step.start + offset, step.end + offset);
       try {
         expectSync(target.prefetchRange?.(range));
@@ -65,14 +64,12 @@ export function perform(step: Step, context: StepContext): void {
 }
 
 /** Carries out one step on host memory. */
-export function performVa(step: VaStep, va: VaTarget<Mappable>): void {
-  const { action, start, end, to } = step;
-  if (to === null) va.remove(start, end);
-  else if (action === "protect") va.protect(start, end, to.writable);
+export function changeHostMemory({ action, start, end, mapping, writable }: HostStep, va: VaTarget<Mappable>): void {
+  if (mapping === null) va.remove(start, end);
+  else if (action === "protect") va.protect(start, end, writable);
   else {
-    const { mapping } = to;
     const mappable = mappableOf(mapping);
-    va.map(start, end, mappable, mappable === null ? 0 : start + mapping.delta, to.writable, mapping.policy);
+    va.map(start, end, mappable, mappable === null ? 0 : start + mapping.delta, writable, mapping.policy);
   }
 }
 
@@ -102,7 +99,7 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
 
 /** What messages call the target of `step`. */
 export function targetName(step: Step): string {
-  if (step.kind === "va") return "host memory";
+  if (step.kind === "host") return "host memory";
   return step.kind === "dma"
     ? nameOf(step.dma.target as DmaTarget, "DMA target")
     : nameOf(step.partition.target, "partition");
@@ -129,15 +126,9 @@ export function messageOf(error: unknown): string {
 
 /** What messages call the effect of `step`. */
 export function describe(step: Step): string {
-  switch (step.kind) {
-    case "va":
-      return step.action === "protect" ? "protect" : step.action;
-    case "pin":
-    case "prefetch":
-      return step.to ? step.kind : `un${step.kind}`;
-    default:
-      return step.to === null ? "unmap" : "map";
-  }
+  if (step.kind === "host") return step.action;
+  const isMap = step.kind === "slot" || step.kind === "dma";
+  return `${step.to === null ? "un" : ""}${isMap ? "map" : step.kind}`;
 }
 
 /** The GPA range of a step or span. */
@@ -146,16 +137,14 @@ export function rangeOf({ start, end }: Span): MemoryRange {
 }
 
 /** Whether the step's target has it, or does it, afterwards. */
-export function isThere({ to }: Step): boolean {
-  return to !== null && to !== false;
+export function isThere(step: Step): boolean {
+  return step.kind === "host" ? step.mapping !== null : step.to !== null;
 }
 
 /** Takes away what may be there, and says whether there was something. Throwing only says that there was nothing. */
-export function clear(step: Exclude<Step, VaStep>, context: StepContext): boolean {
-  const gone =
-    (step.kind === "partition" || step.kind === "dma" ? { ...step, to: null } : { ...step, to: false }) as Step;
+export function clear(step: Exclude<Step, HostStep>, context: StepContext): boolean {
   try {
-    perform(gone, context);
+    carryOut({ ...step, to: null }, context);
     return true;
   } catch (error) {
     context.logger.debug(`Clearing ${rangeOf(step)} on ${targetName(step)} found nothing to clear`, error);

@@ -1,0 +1,134 @@
+/**
+ * The requests that make the next memory map from the present one, and where the two may differ.
+ *
+ * A request here only decides which regions exist, what they map and who is visible. What that means for host memory,
+ * partitions and DMA targets is worked out by `plan.ts` from the old state, the new state and the spans that changed,
+ * which is why several requests can become one.
+ *
+ * @module
+ */
+
+import { addToLayers, checkOverlap, fragments, hide, type OverlapRule, removeFromLayers, show } from "./overlap.ts";
+import { RangeMap } from "../range_map.ts";
+import type { MapParams, Mapping, Region } from "./region.ts";
+import type { Span } from "../span.ts";
+import { type DmaState, EMPTY_BOOK, type PartitionState, type State } from "./state.ts";
+
+/** The next state, and where what is visible or what backs it may differ from the last one. */
+export interface Change {
+  /** The next state; what targets have been told is still as in the old one. */
+  readonly state: State;
+  /** Where to compare. */
+  readonly changed: readonly Span[];
+  /** The mappings that lose an entry, once for each, for counting the files in use. */
+  readonly gone: readonly Mapping[];
+  /** The mappings of which one entry became two. */
+  readonly split: readonly Mapping[];
+}
+
+const NOWHERE: readonly Span[] = [];
+const NO_MAPPINGS: readonly Mapping[] = [];
+
+function change(state: State, changed: readonly Span[]): Change {
+  return { state, changed, gone: NO_MAPPINGS, split: NO_MAPPINGS };
+}
+
+/** Adds an unmapped region without mappings. */
+export function addRegion(state: State, region: Region, rule: OverlapRule): Change {
+  checkOverlap(state.layers, region, rule);
+  const added = { region, params: null, mappings: RangeMap.EMPTY };
+  return change(state.withRegion(region, added, addToLayers(state.layers, region), state), NOWHERE);
+}
+
+/** Maps a region, or changes how it is mapped. `params` are from `paramsOf`. */
+export function mapRegion(state: State, region: Region, params: MapParams): Change {
+  const { params: before, mappings } = state.regionState(region);
+  if (before === params) return change(state, NOWHERE);
+  const mapped = { region, params, mappings };
+  if (before !== null) {
+    return change(state.withRegion(region, mapped, state.layers, state), fragments(state.visible, region));
+  }
+  const view = show(state, region);
+  return change(state.withRegion(region, mapped, state.layers, view), view.changed);
+}
+
+/** Unmaps a region, which keeps its mappings. */
+export function unmapRegion(state: State, region: Region): Change {
+  const { params, mappings } = state.regionState(region);
+  if (params === null) return change(state, NOWHERE);
+  const view = hide(state, region);
+  return change(state.withRegion(region, { region, params: null, mappings }, state.layers, view), view.changed);
+}
+
+/** Removes a region and its mappings. */
+export function removeRegion(state: State, region: Region): Change {
+  const { params, mappings } = state.regionState(region);
+  const view = params === null
+    ? { visible: state.visible, beaten: state.beaten, changed: NOWHERE }
+    : hide(state, region);
+  return {
+    state: state.withRegion(region, null, removeFromLayers(state.layers, region), view),
+    changed: view.changed,
+    gone: Array.from(mappings, ({ value }) => value),
+    split: NO_MAPPINGS,
+  };
+}
+
+/** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
+export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
+  const { params, mappings: before } = state.regionState(region);
+  const old = before.throughout(start, end);
+  if (old === null && mapping === null) return change(state, NOWHERE);
+  const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
+  const { gone, split } = old === null ? UNTOUCHED : touchedIn(before, start, end);
+  const next = state.withRegion(region, { region, params, mappings }, state.layers, state);
+  return {
+    state: next,
+    changed: params === null ? NOWHERE : fragments(state.visible, region, start, end),
+    gone,
+    split,
+  };
+}
+
+/** What a request does to the entries of a region's mappings. */
+export type Touched = Pick<Change, "gone" | "split">;
+
+const UNTOUCHED: Touched = { gone: NO_MAPPINGS, split: NO_MAPPINGS };
+
+/** What giving `[start, end)` to another mapping does to the entries of `mappings`. */
+export function touchedIn(mappings: RangeMap<Mapping>, start: number, end: number): Touched {
+  const first = mappings.entryAt(start);
+  if (first !== undefined && first.end >= end) {
+    // One that is cut at one end stays one.
+    if (first.start < start) return first.end > end ? { gone: NO_MAPPINGS, split: [first.value] } : UNTOUCHED;
+    return first.end > end ? UNTOUCHED : { gone: [first.value], split: NO_MAPPINGS };
+  }
+  const inside = mappings.overlapping(start, end).filter((entry) => entry.start >= start && entry.end <= end);
+  return { gone: inside.map(({ value }) => value), split: NO_MAPPINGS };
+}
+
+/** Attaches a partition that has been told of nothing yet. */
+export function addPartition(state: State, partition: Omit<PartitionState, "slots" | "pins">): Change {
+  const partitions = [...state.partitions, { ...partition, slots: EMPTY_BOOK, pins: EMPTY_BOOK }];
+  return change(state.withTargets(partitions, state.dmaTargets, state.hostMappings, state.damage), NOWHERE);
+}
+
+/** Detaches the partition with that id, if it is there. */
+export function removePartition(state: State, id: number): Change {
+  const partitions = state.partitions.filter((attached) => attached.id !== id);
+  if (partitions.length === state.partitions.length) return change(state, NOWHERE);
+  return change(state.withTargets(partitions, state.dmaTargets, state.hostMappings, state.damage), NOWHERE);
+}
+
+/** Attaches a DMA target that has been told of nothing yet. */
+export function addDmaTarget(state: State, target: Omit<DmaState, "mappings">): Change {
+  const dmaTargets = [...state.dmaTargets, { ...target, mappings: EMPTY_BOOK }];
+  return change(state.withTargets(state.partitions, dmaTargets, state.hostMappings, state.damage), NOWHERE);
+}
+
+/** Detaches the DMA target with that id, if it is there. */
+export function removeDmaTarget(state: State, id: number): Change {
+  const dmaTargets = state.dmaTargets.filter((attached) => attached.id !== id);
+  if (dmaTargets.length === state.dmaTargets.length) return change(state, NOWHERE);
+  return change(state.withTargets(state.partitions, dmaTargets, state.hostMappings, state.damage), NOWHERE);
+}

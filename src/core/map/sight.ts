@@ -1,0 +1,100 @@
+import { Place, type RangeMap } from "../range_map.ts";
+import type { MapParams, Mapping, Piece, Region } from "./region.ts";
+import { type State, UNDAMAGED } from "./state.ts";
+
+/**
+ * A cursor over what one state shows: at each address the region, the mapping and the access, and how far they reach.
+ * It only moves upwards.
+ *
+ * ```
+ *   region     |--------- a ---------|---- b ----|
+ *   mapping      |-- m --|      |-- n --|-- n --|
+ *   stops      ^ ^       ^      ^    ^  ^        ^
+ * ```
+ */
+export class Sight {
+  /** Who shows here, `null` for nobody. */
+  region: Region | null = null;
+  /** How it is mapped. */
+  params: MapParams | null = null;
+  /** What backs it here, `null` for a hole. */
+  mapping: Mapping | null = null;
+  /** Region writable and mapping writable. */
+  writable = false;
+  /** Whether an undo could not put host memory back here: what is there is not known. */
+  lost = false;
+  /** Whether the host addresses are gone for good. */
+  poisoned = false;
+  /** Where the next stop is: up to there everything above holds. */
+  end = -Infinity;
+  readonly #state: State;
+  readonly #shown = new Place<Region>();
+  readonly #backed = new Place<Mapping>();
+  readonly #lost: Place<true> | null;
+  readonly #poisoned: Place<true> | null;
+  #mappings: RangeMap<Mapping> | null = null;
+
+  /** A cursor over `state`, nowhere yet. */
+  constructor(state: State) {
+    this.#state = state;
+    const isWhole = state.damage === UNDAMAGED;
+    this.#lost = isWhole ? null : new Place();
+    this.#poisoned = isWhole ? null : new Place();
+  }
+
+  /** Moves to `gpa`, which is not below where it was. */
+  move(gpa: number): void {
+    if (gpa < this.end) return;
+    const shown = this.#shown;
+    const backed = this.#backed;
+    if (gpa >= shown.end) this.#enter(gpa);
+    if (gpa >= backed.end) {
+      if (this.#mappings === null) {
+        backed.value = null;
+        backed.end = Infinity;
+      } else {
+        this.#mappings.seek(gpa, backed);
+      }
+      this.mapping = backed.value;
+      this.writable = backed.value !== null && backed.value.writable && this.params !== null && this.params.writable;
+    }
+    this.end = backed.end < shown.end ? backed.end : shown.end;
+    if (this.#lost !== null && this.#poisoned !== null) this.#inspect(gpa, this.#lost, this.#poisoned);
+  }
+
+  /** Where the fragment of the region begins that is here. */
+  get fragmentStart(): number {
+    return this.#shown.start;
+  }
+
+  /** Where that part of the mapping begins that the fragment shows here. */
+  get mappingStart(): number {
+    return Math.max(this.#shown.start, this.#backed.start);
+  }
+
+  /** What is here as a value of its own, `null` for a hole. */
+  piece(): Piece | null {
+    const { mapping, region, params, writable } = this;
+    return mapping === null || region === null || params === null ? null : { mapping, region, params, writable };
+  }
+
+  #enter(gpa: number): void {
+    const { visible, regions } = this.#state;
+    visible.seek(gpa, this.#shown);
+    const region = this.#shown.value;
+    const owner = region === null ? undefined : regions.get(region);
+    this.region = region;
+    this.params = owner === undefined ? null : owner.params;
+    this.#mappings = owner === undefined ? null : owner.mappings;
+    this.#backed.end = gpa;
+  }
+
+  #inspect(gpa: number, lost: Place<true>, poisoned: Place<true>): void {
+    const { damage } = this.#state;
+    if (gpa >= lost.end) damage.lost.seek(gpa, lost);
+    if (gpa >= poisoned.end) damage.poisoned.seek(gpa, poisoned);
+    this.lost = lost.value !== null;
+    this.poisoned = poisoned.value !== null;
+    this.end = Math.min(this.end, lost.end, poisoned.end);
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * What goes with memory wherever it is replaced, undo included: pinned pages, and pages that are brought in early.
+ * MAP_FIXED drops page locks and brings no page in.
+ *
+ * @module
+ */
+
+import type { Sight } from "../map/sight.ts";
+import type { Book, PartitionState } from "../map/state.ts";
+import { gaps, parted, type Span } from "../span.ts";
+import { isReplaced } from "./host_track.ts";
+import type { SlotTrack } from "./slot_track.ts";
+import type { AttendStep } from "./steps.ts";
+import type { Track } from "./walk.ts";
+
+/** Memory that shows, as one part of the view. */
+interface Part {
+  readonly start: number;
+  end: number;
+  readonly part: number;
+  /** Whether a part of it was not there before. */
+  isNew: boolean;
+}
+
+/** The track of one partition's pins and prefetches. */
+export class AttendTrack implements Track {
+  readonly #partition: PartitionState;
+  readonly #slots: SlotTrack;
+  readonly #spans: readonly Span[];
+  readonly #pins: boolean;
+  readonly #isNew: boolean;
+  /** Memory that is another one, or is to be brought in no longer. */
+  readonly #replaced: Part[] = [];
+  readonly #unfetched: Part[] = [];
+  /** Memory to pin, and to bring in. */
+  readonly #pinned: Part[] = [];
+  readonly #fetched: Part[] = [];
+
+  /** A track for a partition whose slots `slots` is for; `isNew` if it is attached by this request. */
+  constructor(partition: PartitionState, slots: SlotTrack, spans: readonly Span[], isNew: boolean) {
+    this.#partition = partition;
+    this.#slots = slots;
+    this.#spans = spans;
+    this.#pins = partition.pin && partition.target.pinRange !== undefined;
+    this.#isNew = isNew;
+  }
+
+  /** Whether the partition does anything of the kind. */
+  static concerns({ pin, target }: PartitionState): boolean {
+    return target.prefetchRange !== undefined || (pin && target.pinRange !== undefined);
+  }
+
+  begin(): void {}
+
+  segment(start: number, end: number, before: Sight, after: Sight): void {
+    const fetchedBefore = before.params !== null && before.params.prefetch;
+    const fetched = after.params !== null && after.params.prefetch;
+    if (!this.#pins && !fetched && !fetchedBefore) return;
+    const replaced = !this.#isNew && isReplaced(before, after);
+    if (this.#pins) {
+      if (replaced) push(this.#replaced, start, end, 0, true);
+      if (after.mapping !== null && !after.poisoned) push(this.#pinned, start, end, after.mappingStart, replaced);
+    }
+    if (this.#partition.target.prefetchRange === undefined) return;
+    if (replaced && fetchedBefore && before.mapping !== null) {
+      push(this.#unfetched, start, end, before.mappingStart, true);
+    }
+    if (fetched && after.mapping !== null) {
+      const isNew = this.#isNew || replaced || !fetchedBefore || before.mapping === null;
+      push(this.#fetched, start, end, after.mappingStart, isNew);
+    }
+  }
+
+  finish(): void {}
+
+  /** Appends the steps to be done before memory changes and after it has, and says what is pinned then. */
+  complete(leaving: AttendStep[], arriving: AttendStep[]): Book<true> {
+    const { pins } = this.#partition;
+    let { held } = pins;
+    if (this.#pins) {
+      for (const { start, end } of parted(pins.uncertain, this.#spans).inside) {
+        leaving.push(this.#step("pin", start, end, null, null, true));
+      }
+      for (const { start, end } of this.#replaced) {
+        for (const pin of held.overlapping(start, end)) {
+          leaving.push(this.#step("pin", Math.max(pin.start, start), Math.min(pin.end, end), true, null));
+        }
+        held = held.delete(start, end);
+      }
+      for (const { start, end } of this.#pinned) {
+        const open = gaps(start, end, held.overlapping(start, end));
+        for (const gap of open) arriving.push(this.#step("pin", gap.start, gap.end, null, true));
+        for (const gap of open) held = held.set(gap.start, gap.end, true);
+      }
+    }
+    for (const { start, end } of this.#unfetched) leaving.push(this.#step("prefetch", start, end, true, null));
+    for (const { start, end, isNew } of this.#fetched) {
+      const isTold = this.#slots.added.some((slot) => slot.start < end && start < slot.end);
+      if (isNew || isTold) arriving.push(this.#step("prefetch", start, end, null, true));
+    }
+    if (held === pins.held && pins.uncertain.length === 0) return pins;
+    return { held, uncertain: parted(pins.uncertain, this.#spans).outside };
+  }
+
+  #step(
+    kind: AttendStep["kind"],
+    start: number,
+    end: number,
+    from: true | null,
+    to: true | null,
+    uncertain: boolean = false,
+  ): AttendStep {
+    return { kind, partition: this.#partition, start, end, from, to, uncertain };
+  }
+}
+
+/** The steps that end all pins of a partition that goes. */
+export function unpinAll(partition: PartitionState): AttendStep[] {
+  const { held, uncertain } = partition.pins;
+  return [
+    ...uncertain.map(({ start, end }): AttendStep => unpin(partition, start, end, true)),
+    ...Array.from(held, ({ start, end }): AttendStep => unpin(partition, start, end, false)),
+  ];
+}
+
+function unpin(partition: PartitionState, start: number, end: number, uncertain: boolean): AttendStep {
+  return { kind: "pin", partition, start, end, from: uncertain ? null : true, to: null, uncertain };
+}
+
+/** Adds a segment to `parts`, as a part of its own or to the last. */
+function push(parts: Part[], start: number, end: number, part: number, isNew: boolean): void {
+  const last = parts.at(-1);
+  if (last === undefined || last.end !== start || last.part !== part) parts.push({ start, end, part, isNew });
+  else {
+    last.end = end;
+    last.isNew ||= isNew;
+  }
+}

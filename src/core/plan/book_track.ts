@@ -1,0 +1,205 @@
+/**
+ * What a target has been told + what it should hold -> the least disruptive changes. Partitions (KVM slots) and DMA
+ * targets alike.
+ *
+ * A slot's host address is always the VA mapper's address of its GPA, so whose memory shows there does not matter to
+ * KVM: a range that still wants its access throughout stays, whatever is mapped under it. A range that does not want
+ * it throughout goes as a whole, since targets cannot split one, and what is left of it outside the change comes back.
+ *
+ * ```
+ *   held     [   rw   ][  rw  ]
+ *   changed       |--------|
+ *   wanted        | rw |ro |
+ *   goes               [  rw  ]
+ *   comes              [ro][rw]      the first range is kept: it still is rw wherever it was compared
+ * ```
+ *
+ * Outside the changed spans every range already wants what it has, so that a small change under a big slot costs a
+ * small time.
+ *
+ * @module
+ */
+
+import { LimitError } from "../errors.ts";
+import { Sight } from "../map/sight.ts";
+import type { Book, State } from "../map/state.ts";
+import { type Entry, Place } from "../range_map.ts";
+import { parted, type Span } from "../span.ts";
+import type { Step } from "./steps.ts";
+import type { Track } from "./walk.ts";
+
+/** A range to give, which may still grow. */
+interface Added<V> extends Entry<V> {
+  end: number;
+  /** Where the part of the view begins that it stands for: ranges of one part become one. `NaN` joins nothing. */
+  readonly part: number;
+}
+
+const NOWHERE: readonly Span[] = [];
+
+/** The track of one target's book. */
+export abstract class BookTrack<V> implements Track {
+  /** Ranges to take away, each exactly one that the target holds. */
+  readonly gone: Entry<V>[] = [];
+  /** Ranges to give after that, in order. */
+  added: Added<V>[] = [];
+  readonly #book: Book<V>;
+  readonly #next: State;
+  readonly #spans: readonly Span[];
+  /** Ranges that stay, under another value that comes to the same. */
+  readonly #renamed: Entry<V>[] = [];
+  /** The range of the book, or the gap, that the walk is at. */
+  readonly #under = new Place<V>();
+  /** Whether it is a range that somewhere does not want what it has, or has another value that comes to the same. */
+  #differs = false;
+  #isRenamed = false;
+
+  /** A track that leads from what `book` says to what is wanted in `next`, which differs over `spans`. */
+  constructor(book: Book<V>, next: State, spans: readonly Span[]) {
+    this.#book = book;
+    this.#next = next;
+    this.#spans = spans;
+  }
+
+  /** What the target should hold where `sight` is, `null` for nothing. */
+  protected abstract wants(sight: Sight): V | null;
+  /** Where the part of the view begins that `sight` is in: it is to be one range, if it can. */
+  protected abstract partOf(sight: Sight): number;
+  /** Whether a range need not be told anew when the one value gives way to the other. */
+  protected abstract isSame(a: V, b: V): boolean;
+  /** The step that takes a range away (`to` is null) or gives one. */
+  protected abstract step(start: number, end: number, from: V | null, to: V | null, uncertain: boolean): Step;
+
+  begin(): void {}
+
+  segment(start: number, end: number, _before: Sight, after: Sight): void {
+    const under = this.#under;
+    const wanted = after.poisoned ? null : this.wants(after);
+    for (let at = start; at < end;) {
+      if (at >= under.end) {
+        this.#leave();
+        this.#book.held.seek(at, under);
+      }
+      const stop = under.end < end ? under.end : end;
+      if (under.value === null) {
+        if (wanted !== null) this.#add(at, stop, wanted, this.partOf(after));
+      } else if (under.value !== wanted) {
+        if (wanted !== null && this.isSame(under.value, wanted)) this.#isRenamed = true;
+        else this.#differs = true;
+      }
+      at = stop;
+    }
+  }
+
+  finish(): void {}
+
+  /**
+   * Says that the walk is over, and what the book says then. The target can hold `capacity` ranges.
+   *
+   * @throws {LimitError} If they do not fit.
+   */
+  complete(capacity: number): Book<V> {
+    const book = this.#book;
+    this.#leave();
+    this.#fit(capacity);
+    let { held } = book;
+    for (let i = 0; i < this.gone.length; i++) held = held.delete(this.gone[i]!.start, this.gone[i]!.end);
+    for (const entries of [this.#renamed, this.added]) {
+      for (let i = 0; i < entries.length; i++) {
+        const { start, end, value } = entries[i]!;
+        held = held.set(start, end, value);
+      }
+    }
+    const uncertain = book.uncertain.length === 0 ? NOWHERE : parted(book.uncertain, this.#spans).outside;
+    return held === book.held && uncertain.length === book.uncertain.length ? book : { held, uncertain };
+  }
+
+  /** Appends the steps that take away: first what an undo that failed left open. */
+  pushLeaving(steps: Step[]): void {
+    const { uncertain } = this.#book;
+    if (uncertain.length > 0) {
+      for (const { start, end } of parted(uncertain, this.#spans).inside) {
+        steps.push(this.step(start, end, null, null, true));
+      }
+    }
+    for (let i = 0; i < this.gone.length; i++) {
+      const { start, end, value } = this.gone[i]!;
+      steps.push(this.step(start, end, value, null, false));
+    }
+  }
+
+  /** Appends the steps that give. */
+  pushArriving(steps: Step[]): void {
+    for (let i = 0; i < this.added.length; i++) {
+      const { start, end, value } = this.added[i]!;
+      steps.push(this.step(start, end, null, value, false));
+    }
+  }
+
+  #add(start: number, end: number, value: V, part: number): void {
+    const last = this.added.length === 0 ? undefined : this.added[this.added.length - 1];
+    if (last !== undefined && last.end === start && last.part === part) last.end = end;
+    else this.added.push({ start, end, value, part });
+  }
+
+  /** The walk leaves a range of the book: one that does not want what it has goes, and what is wanted of it comes. */
+  #leave(): void {
+    const { start, end, value } = this.#under;
+    if (value !== null && this.#differs) {
+      this.gone.push({ start, end, value });
+      this.#addAnew(start, end, value);
+    } else if (value !== null && this.#isRenamed) {
+      this.#renamed.push({ start, end, value: this.#wantedAt(start, value) });
+    }
+    this.#differs = this.#isRenamed = false;
+  }
+
+  /** Gives what is wanted of a range that goes. Outside of the changed spans it wants what it had. */
+  #addAnew(start: number, end: number, value: V): void {
+    let at = start;
+    for (const span of this.#spans) {
+      if (span.end <= at) continue;
+      if (span.start >= end) break;
+      if (at < span.start) this.#add(at, span.start, this.#wantedAt(at, value), NaN);
+      const to = Math.min(span.end, end);
+      const sight = new Sight(this.#next);
+      for (at = Math.max(span.start, start); at < to;) {
+        sight.move(at);
+        const stop = Math.min(sight.end, to);
+        const wanted = sight.poisoned ? null : this.wants(sight);
+        if (wanted !== null) this.#add(at, stop, wanted, this.partOf(sight));
+        at = stop;
+      }
+    }
+    if (at < end) this.#add(at, end, this.#wantedAt(at, value), NaN);
+  }
+
+  /** What comes to the same as `value` and is there afterwards: `value` itself may not be. */
+  #wantedAt(gpa: number, value: V): V {
+    const sight = new Sight(this.#next);
+    sight.move(gpa);
+    const wanted = this.wants(sight);
+    return wanted !== null && this.isSame(value, wanted) ? wanted : value;
+  }
+
+  /**
+   * Joins ranges that this very request adds where they touch, and only as far as they would not fit otherwise, because
+   * a joined range goes whole when a part of it does.
+   */
+  #fit(capacity: number): void {
+    let excess = this.#book.held.size - this.gone.length + this.added.length - capacity;
+    if (!(excess > 0)) return;
+    const joined: Added<V>[] = [];
+    for (const range of this.added) {
+      const last = joined.at(-1);
+      if (excess > 0 && last !== undefined && last.end === range.start && this.isSame(last.value, range.value)) {
+        last.end = range.end;
+        excess--;
+      } else {
+        joined.push(range);
+      }
+    }
+    if (excess > 0) throw new LimitError("memory slots", capacity, capacity + excess, "use fewer or larger mappings");
+    this.added = joined;
+  }
+}

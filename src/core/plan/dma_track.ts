@@ -1,0 +1,51 @@
+import { MappingError } from "../errors.ts";
+import { hex } from "../hex.ts";
+import { MemoryRange } from "../memory_range.ts";
+import type { Piece } from "../map/region.ts";
+import type { Sight } from "../map/sight.ts";
+import type { DmaState, State } from "../map/state.ts";
+import type { Span } from "../span.ts";
+import { BookTrack } from "./book_track.ts";
+import type { DmaStep } from "./steps.ts";
+
+/** The mappings of one DMA target. A mapping is never cut: it goes whole, and what is left of it comes anew. */
+export class DmaTrack extends BookTrack<Piece> {
+  readonly #dma: DmaState;
+
+  /** A track from what the target has been told to what shows in `next`. */
+  constructor(dma: DmaState, next: State, spans: readonly Span[]) {
+    super(dma.mappings, next, spans);
+    this.#dma = dma;
+  }
+
+  /** @throws {MappingError} If the target needs a file where there is none. */
+  override segment(start: number, end: number, before: Sight, after: Sight): void {
+    const { mapping } = after;
+    if (mapping !== null && mapping.backing === null && this.#dma.needsFd) {
+      throw new MappingError(
+        `A DMA target needs file descriptors and the memory at ${hex(start)} is private, back it by a memfd`,
+        new MemoryRange(start, end),
+      );
+    }
+    super.segment(start, end, before, after);
+  }
+
+  protected wants(sight: Sight): Piece | null {
+    return sight.piece();
+  }
+
+  protected partOf(sight: Sight): number {
+    return sight.mappingStart;
+  }
+
+  protected isSame(a: Piece, b: Piece): boolean {
+    if (a.writable !== b.writable || a.region.type !== b.region.type) return false;
+    const [x, y] = [a.mapping, b.mapping];
+    return x === y ||
+      (x.backing !== null && y.backing !== null && x.backing.file === y.backing.file && x.delta === y.delta);
+  }
+
+  protected step(start: number, end: number, from: Piece | null, to: Piece | null, uncertain: boolean): DmaStep {
+    return { kind: "dma", dma: this.#dma, start, end, from, to, uncertain };
+  }
+}

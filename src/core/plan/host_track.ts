@@ -1,0 +1,250 @@
+/**
+ * Host memory, as the fewest system calls that take it from one view to the next.
+ *
+ * ```
+ *   before   [ a@0 ][ a@1 ][   b   ]        [ c ]
+ *   after    [ a@0 ][     d        ]
+ *   steps           map d over a@1, b        remove c
+ * ```
+ *
+ * A step replaces whatever is there by one mapping (one `mmap(MAP_FIXED)`), changes a protection, or gives a range back
+ * to the reservation.
+ *
+ * @module
+ */
+
+import { LimitError, MappingError } from "../errors.ts";
+import { hex } from "../hex.ts";
+import { MemoryRange, PAGE_SIZE } from "../memory_range.ts";
+import { isSameMemory, type Mapping, type Region } from "../map/region.ts";
+import type { Sight } from "../map/sight.ts";
+import type { State } from "../map/state.ts";
+import type { HostStep } from "./steps.ts";
+import type { Track } from "./walk.ts";
+
+/** A step that may still take in what comes next. */
+interface OpenStep {
+  readonly kind: "host";
+  readonly action: "map" | "protect" | "remove";
+  readonly start: number;
+  end: number;
+  readonly mapping: Mapping | null;
+  readonly writable: boolean;
+}
+
+const NONE: HostStep[] = [];
+
+/** Whether a segment's memory is another one afterwards, so that what was attached to it is gone. */
+export function isReplaced(before: Sight, after: Sight): boolean {
+  if (before.poisoned) return false;
+  const [from, to] = [before.mapping, after.mapping];
+  if (before.lost) return true;
+  return from === null || to === null ? from !== to : !isSameMemory(from, to);
+}
+
+/** The track of host memory. */
+export class HostTrack implements Track {
+  /** New mappings and new protections, in address order. */
+  arriving: HostStep[] = NONE;
+  /** Ranges given back. */
+  leaving: HostStep[] = NONE;
+  /** Private memory given up: its contents cannot come back, so this is the last thing a request does. */
+  discards: HostStep[] = NONE;
+  readonly #next: State;
+  readonly #before: number;
+  #open: OpenStep | null = null;
+  // The kernel mapping just below the segment, and how many there are more than before up to it: afterwards, and when
+  // everything new is in place and nothing has been given back yet.
+  readonly #was = new Edges();
+  readonly #then = new Edges();
+  readonly #midway = new Edges();
+
+  /** A track from `old` to `next`. */
+  constructor(old: State, next: State) {
+    this.#next = next;
+    this.#before = old.hostMappings;
+  }
+
+  /** How many kernel mappings there are afterwards. */
+  get hostMappings(): number {
+    return this.#before + this.#then.count - this.#was.count;
+  }
+
+  begin(_start: number, left: Sight): void {
+    this.#was.begin(left.mapping, left.writable);
+    this.#then.begin(left.mapping, left.writable);
+    this.#midway.begin(left.mapping, left.writable);
+  }
+
+  segment(start: number, end: number, before: Sight, after: Sight): void {
+    const from = before.mapping;
+    const to = after.mapping;
+    this.#was.pass(from, before.writable);
+    this.#then.pass(to, after.writable);
+    if (to === null) this.#midway.pass(from, before.writable);
+    else this.#midway.pass(to, after.writable);
+    if (before.poisoned || before.lost) return this.#damaged(start, end, before, after);
+    if (to === null) {
+      if (from === null) return;
+      checkHugePages(start, end, from, before.region);
+      if (from.backing === null) this.#discard(start, end, from, before.region);
+      else this.#add("remove", start, end, null, false);
+      return;
+    }
+    if (from !== null) {
+      if (isSameMemory(from, to)) {
+        if (before.writable === after.writable) this.#close();
+        else this.#add("protect", start, end, to, after.writable);
+        return;
+      }
+      checkHugePages(start, end, from, before.region);
+      if (from.backing === null) this.#refuse(start, end, from, before.region);
+    }
+    checkHugePages(start, end, to, after.region);
+    this.#add("map", start, end, to, after.writable);
+  }
+
+  finish(_end: number, right: Sight): void {
+    this.#close();
+    this.#was.pass(right.mapping, right.writable);
+    this.#then.pass(right.mapping, right.writable);
+    this.#midway.pass(right.mapping, right.writable);
+  }
+
+  /**
+   * Throws unless `spare` more kernel mappings are enough.
+   *
+   * @throws {LimitError} If they are not, and the request does not give any back.
+   */
+  checkLimit(spare: number): void {
+    // A system call that cuts a mapping in three needs two more for a moment. Whatever gives mappings back is let
+    // through: it is the way out.
+    const growth = this.#then.count - this.#was.count;
+    const most = Math.max(growth, this.#midway.count - this.#was.count) + 2;
+    if (most <= spare || growth <= 0) return;
+    throw new LimitError(
+      "host mappings",
+      Math.max(0, this.#before + spare),
+      this.#before + most,
+      "use fewer or larger mappings, or raise the sysctl vm.max_map_count",
+    );
+  }
+
+  /** A segment where an earlier undo failed: lost memory is not what the old view says, poison is final. */
+  #damaged(start: number, end: number, before: Sight, after: Sight): void {
+    const to = after.mapping;
+    if (before.poisoned) {
+      // What was shown there when they were lost may go on being said to be there, for the sake of what is around it.
+      if (to !== null && (before.mapping === null || !isSameMemory(before.mapping, to))) {
+        throw new MappingError(
+          "The host addresses of this range were lost to another mapping of the process, use another GPA range",
+          new MemoryRange(start, end),
+        );
+      }
+      this.#close();
+    } else {
+      // What is there now is unknown, so it is always replaced.
+      this.#add(to === null ? "remove" : "map", start, end, to, after.writable);
+    }
+  }
+
+  #add(action: OpenStep["action"], start: number, end: number, mapping: Mapping | null, writable: boolean): void {
+    const open = this.#open;
+    if (open !== null && continues(open, action, start, mapping, writable)) {
+      open.end = end;
+      return;
+    }
+    this.#close();
+    this.#open = { kind: "host", action, start, end, mapping, writable };
+  }
+
+  /** Nothing more can be taken in by the open step. */
+  #close(): void {
+    const open = this.#open;
+    if (open === null) return;
+    this.#open = null;
+    if (open.action === "remove") this.leaving = appended(this.leaving, open);
+    else this.arriving = appended(this.arriving, open);
+  }
+
+  /** Private memory goes with its mapping, when nothing can fail any more. */
+  #discard(start: number, end: number, from: Mapping, region: Region | null): void {
+    this.#checkPrivate(start, end, from, region);
+    this.#close();
+    const step: HostStep = { kind: "host", action: "remove", start, end, mapping: null, writable: false };
+    this.discards = appended(this.discards, step);
+  }
+
+  #refuse(start: number, end: number, from: Mapping, region: Region | null): never {
+    this.#checkPrivate(start, end, from, region);
+    throw new MappingError(
+      "Private memory cannot be replaced within one request, remove it first",
+      new MemoryRange(start, end),
+    );
+  }
+
+  /** Private memory lives only in its mapping, so it may go only together with its mapping. */
+  #checkPrivate(start: number, end: number, from: Mapping, region: Region | null): void {
+    const owner = region === null ? undefined : this.#next.regions.get(region);
+    for (const entry of owner?.mappings.overlapping(start, end) ?? []) {
+      if (entry.value !== from) continue;
+      throw new MappingError(
+        `Region "${region?.name}" holds private memory, which cannot be unmapped or shadowed without losing its ` +
+          "contents, remove the mapping or make it read-only",
+        new MemoryRange(start, end),
+      );
+    }
+  }
+}
+
+function appended(steps: HostStep[], step: HostStep): HostStep[] {
+  if (steps.length === 0) return [step];
+  steps.push(step);
+  return steps;
+}
+
+/** Counts where one kernel mapping ends and the next begins, holes included, along one view. */
+class Edges {
+  count = 0;
+  #mapping: Mapping | null = null;
+  #writable = false;
+
+  begin(mapping: Mapping | null, writable: boolean): void {
+    this.#mapping = mapping;
+    this.#writable = writable;
+  }
+
+  pass(mapping: Mapping | null, writable: boolean): void {
+    const beneath = this.#mapping;
+    if (beneath === null || mapping === null) { if (beneath !== mapping) this.count++; }
+    else if (this.#writable !== writable || !isSameMemory(beneath, mapping)) this.count++;
+    this.#mapping = mapping;
+    this.#writable = writable;
+  }
+}
+
+/** Whether the open step's one system call can take the next segment in as well. */
+function continues(
+  open: OpenStep,
+  action: OpenStep["action"],
+  start: number,
+  mapping: Mapping | null,
+  writable: boolean,
+): boolean {
+  if (open.action !== action) return false;
+  // A removal may reach across holes, and anything else would have ended it.
+  if (open.mapping === null || mapping === null) return true;
+  if (open.end !== start || open.writable !== writable) return false;
+  return action === "protect" || isSameMemory(open.mapping, mapping);
+}
+
+/** The kernel maps and unmaps huge pages whole. */
+function checkHugePages(start: number, end: number, { backing }: Mapping, region: Region | null): void {
+  if (backing === null || backing.pageSize <= PAGE_SIZE) return;
+  if (start % backing.pageSize === 0 && end % backing.pageSize === 0) return;
+  throw new MappingError(
+    `Region "${region?.name}" maps huge pages there, which cannot be cut at a multiple of less than ` +
+      `${hex(backing.pageSize)}`,
+    new MemoryRange(start, end),
+  );
+}

@@ -1,0 +1,78 @@
+import type { Change } from "../core/map/edits.ts";
+import type { Mapping } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
+import type { Span } from "../core/span.ts";
+import { closeFile } from "../memory/file_backing.ts";
+
+/** Is told whether what it belongs to came true. Must not throw. */
+export type Outcome = (committed: boolean) => void;
+
+/** How far a draft had got, to go back to. */
+interface Mark {
+  readonly state: State;
+  readonly changed: number;
+  readonly gone: number;
+  readonly split: number;
+  readonly added: number;
+  readonly waiting: number;
+}
+
+/** What a batch has asked for so far: several changes that are to become one. */
+export class Draft implements Change {
+  state: State;
+  readonly changed: Span[] = [];
+  readonly gone: Mapping[] = [];
+  readonly split: Mapping[] = [];
+  /** The mappings it brought along, with handles of files of their own. */
+  readonly added: Mapping[] = [];
+  /** Who wants to know whether it came true. */
+  readonly waiting: Outcome[] = [];
+
+  /** A draft that has changed nothing about `state` yet. */
+  constructor(state: State) {
+    this.state = state;
+  }
+
+  /** Adds what one request changes about `state`. */
+  add(change: Change, added: Mapping | null): void {
+    if (added !== null) this.added.push(added);
+    this.state = change.state;
+    for (const span of change.changed) this.changed.push(span);
+    for (const mapping of change.gone) this.gone.push(mapping);
+    for (const mapping of change.split) this.split.push(mapping);
+  }
+
+  /** Where it is now. */
+  mark(): Mark {
+    const { state, changed, gone, split, added, waiting } = this;
+    return {
+      state,
+      changed: changed.length,
+      gone: gone.length,
+      split: split.length,
+      added: added.length,
+      waiting: waiting.length,
+    };
+  }
+
+  /** Forgets what has been added since, and closes what came along with it. */
+  goBackTo({ state, changed, gone, split, added, waiting }: Mark): void {
+    this.state = state;
+    this.changed.length = changed;
+    this.gone.length = gone;
+    this.split.length = split;
+    while (this.added.length > added) closeFile(this.added.pop()!);
+    // What failed is taken back from the last to the first.
+    while (this.waiting.length > waiting) this.waiting.pop()!(false);
+  }
+
+  /** Forgets all of it. */
+  abandon(): void {
+    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, added: 0, waiting: 0 });
+  }
+
+  /** Tells those who wait that it came true. */
+  cameTrue(): void {
+    for (const outcome of this.waiting.splice(0)) outcome(true);
+  }
+}

@@ -1,0 +1,56 @@
+import type { State } from "../core/map/state.ts";
+import { piecesIn } from "../core/map/view.ts";
+import { unpinAll } from "../core/plan/attend_track.ts";
+import type { HostStep, Step } from "../core/plan/steps.ts";
+import { gaps, type Span } from "../core/span.ts";
+import { carryOut, clear, type StepContext } from "./carry_out.ts";
+
+/**
+ * Takes everything away from every target and gives host memory back, whatever fails on the way. Pieces that overlap
+ * one of the spans in `kept` stay mapped: somebody still looks at them.
+ *
+ * @returns What failed.
+ */
+export function tearDown(state: State, context: StepContext, kept: readonly Span[]): unknown[] {
+  const failures: unknown[] = [];
+  const attempt = (step: Step) => {
+    if (step.kind !== "host" && step.uncertain) return void clear(step, context);
+    try {
+      carryOut(step, context);
+    } catch (error) {
+      failures.push(error);
+    }
+  };
+  for (const dma of state.dmaTargets) {
+    for (const { start, end } of dma.mappings.uncertain) {
+      attempt({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
+    }
+    for (const { start, end, value } of dma.mappings.held) {
+      attempt({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
+    }
+  }
+  for (const partition of state.partitions) {
+    for (const step of unpinAll(partition)) attempt(step);
+    for (const { start, end } of partition.slots.uncertain) {
+      attempt({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
+    }
+    for (const { start, end, value } of partition.slots.held) {
+      attempt({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
+    }
+  }
+  // Addresses that are about to be unmapped as a whole need not be emptied first.
+  if (context.va.disposed ?? false) return failures;
+  for (const { start, end } of piecesIn(state)) {
+    if (!kept.some((span) => span.start < end && start < span.end)) attempt(removal(start, end));
+  }
+  // What an undo left behind is in no region's mappings any more.
+  const { lost, poisoned } = state.damage;
+  for (const { start, end } of lost) {
+    for (const gap of gaps(start, end, poisoned.overlapping(start, end))) attempt(removal(gap.start, gap.end));
+  }
+  return failures;
+}
+
+function removal(start: number, end: number): HostStep {
+  return { kind: "host", action: "remove", start, end, mapping: null, writable: false };
+}
