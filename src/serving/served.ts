@@ -1,6 +1,6 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
-import type { MapParams } from "../core/map/state.ts";
+import type { MapParams } from "../core/map/region.ts";
 import type { MemoryPolicy } from "../core/targets.ts";
 import type { Json } from "./error_data.ts";
 
