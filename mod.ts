@@ -89,3 +89,4 @@ export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";
 export { LockedMemory } from "./src/memory/locked_memory.ts";
 export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/regions/inspect.ts";
 export { drawMemoryMap, type DrawOptions } from "./src/drawing/draw.ts";
+export { drawMemoryMapSvg, type SvgOptions } from "./src/drawing/draw_svg.ts";

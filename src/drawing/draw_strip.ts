@@ -116,23 +116,7 @@ export class Strip {
     const line = new Line();
     line.put(0, row.label);
     for (let i = 0; i <= this.#last; i++) line.put(this.#column(i), "┊", DIM);
-    const crowds = new Map<number, Piece[]>();
-    for (const piece of row.pieces) {
-      const start = Math.max(piece.start, this.cuts[0] ?? 0);
-      const end = Math.min(piece.end, this.cuts[this.#last] ?? 0);
-      if (start >= end) continue;
-      const first = lowerBound(this.cuts, start);
-      let last = lowerBound(this.cuts, end);
-      if (start !== this.cuts[first]) crowd(crowds, first - 1, piece);
-      if (end !== this.cuts[last] && last-- > first) crowd(crowds, last, piece);
-      if (first < last) this.#run(line, first, last, piece);
-    }
-    for (const [cell, pieces] of crowds) {
-      const strongest = pieces.reduce((a, b) => STRENGTH.indexOf(a.look) < STRENGTH.indexOf(b.look) ? b : a);
-      const n = pieces.length < 1000 ? `${pieces.length}` : `${(pieces.length / 1000).toFixed(1)}k`;
-      const texts = [`${n} pieces`, n];
-      this.#run(line, cell, cell + 1, { ...strongest, texts });
-    }
+    for (const { first, last, piece } of runsIn(row, this.cuts)) this.#run(line, first, last, piece);
     return line;
   }
 
@@ -155,6 +139,39 @@ export class Strip {
     // A piece that goes on in another strip has no edge here.
     if (piece.start >= (this.cuts[first] ?? 0)) line.put(from, "│", DIM);
     if (piece.end <= (this.cuts[last] ?? 0)) line.put(to, "│", DIM);
+  }
+}
+
+/** What is drawn from one boundary to another one. */
+export interface Run {
+  /** The index of the first boundary. */
+  readonly first: number;
+  /** The index of the last. */
+  readonly last: number;
+  /** What is drawn. */
+  readonly piece: Piece;
+  /** How many pieces it stands for. */
+  readonly count: number;
+}
+
+/** The pieces of a row between boundaries. Where several have their edges between two boundaries, they are counted. */
+export function* runsIn(row: Row, cuts: readonly number[]): Generator<Run> {
+  const crowds = new Map<number, Piece[]>();
+  for (const piece of row.pieces) {
+    const start = Math.max(piece.start, cuts[0] ?? 0);
+    const end = Math.min(piece.end, cuts.at(-1) ?? 0);
+    if (start >= end) continue;
+    const first = lowerBound(cuts, start);
+    let last = lowerBound(cuts, end);
+    if (start !== cuts[first]) crowd(crowds, first - 1, piece);
+    if (end !== cuts[last] && last-- > first) crowd(crowds, last, piece);
+    if (first < last) yield { first, last, piece, count: 1 };
+  }
+  for (const [cell, pieces] of crowds) {
+    const strongest = pieces.reduce((a, b) => STRENGTH.indexOf(a.look) < STRENGTH.indexOf(b.look) ? b : a);
+    const n = pieces.length < 1000 ? `${pieces.length}` : `${(pieces.length / 1000).toFixed(1)}k`;
+    const texts = [`${n} pieces`, n];
+    yield { first: cell, last: cell + 1, piece: { ...strongest, texts }, count: pieces.length };
   }
 }
 
