@@ -148,6 +148,9 @@ const SYMBOLS = {
     result: "i32",
   },
 
+  // long syscall(SYS_futex, uint32_t *uaddr, int op, uint32_t val, const struct timespec *timeout);
+  syscallFutex: { name: "syscall", parameters: ["i64", "usize", "i64", "i64", "buffer"], result: "i32" },
+
   // int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact);
   sigaction: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   // int abs(int j);

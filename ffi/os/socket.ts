@@ -16,6 +16,7 @@ import { F_DUPFD_CLOEXEC, O_CLOEXEC } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
 import { plainBytes } from "./plain_bytes.ts";
 import { Poll, pollOne } from "./poll.ts";
+import { addressOf } from "./view.ts";
 
 /** Whether a socket keeps the borders of messages ("seqpacket") or not ("stream"). */
 export type SocketType = "stream" | "seqpacket";
@@ -80,11 +81,11 @@ export class UnixSocket implements Disposable {
   readonly #headerBytes = new Uint8Array(this.#header.buffer);
   readonly #vector = new BigUint64Array(2);
   readonly #control = new DataView(new ArrayBuffer(CONTROL_SIZE));
-  readonly #controlAddress = addressOf(new Uint8Array(this.#control.buffer));
+  readonly #controlAddress = BigInt(addressOf(this.#control));
 
   private constructor(fd: number) {
     this.#fd = fd;
-    this.#header.setBigUint64(MSGHDR.iov, addressOf(new Uint8Array(this.#vector.buffer)), true);
+    this.#header.setBigUint64(MSGHDR.iov, BigInt(addressOf(this.#vector)), true);
     this.#header.setBigUint64(MSGHDR.iovlen, 1n, true);
   }
 
@@ -248,7 +249,7 @@ export class UnixSocket implements Disposable {
 
   /** Fills the header in: one buffer, and a control area of so many bytes. Both outlive the call that follows. */
   #prepare(bytes: Uint8Array<ArrayBuffer>, control: number): void {
-    this.#vector[0] = bytes.length === 0 ? 0n : addressOf(bytes);
+    this.#vector[0] = bytes.length === 0 ? 0n : BigInt(addressOf(bytes));
     this.#vector[1] = BigInt(bytes.length);
     this.#header.setBigUint64(MSGHDR.control, control === 0 ? 0n : this.#controlAddress, true);
     this.#header.setBigUint64(MSGHDR.controllen, BigInt(control), true);
@@ -286,9 +287,4 @@ export function closeFds(fds: readonly number[]): void {
 /** Control messages begin at multiples of eight bytes. */
 function aligned(length: number): number {
   return (length + 7) & ~7;
-}
-
-function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
-  // SAFETY: the bytes of an array buffer do not move while something refers to it.
-  return BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
 }

@@ -48,3 +48,11 @@ export function revokeView(buffer: ArrayBuffer): void {
 }
 
 const revoked = new WeakSet<ArrayBuffer>();
+
+/**
+ * The address of what a typed array has. It stays where it is for as long as something refers to its buffer.
+ */
+export function addressOf(bytes: ArrayBufferView<ArrayBuffer>): number {
+  // SAFETY: an address alone; what is done with it is justified where it is used.
+  return Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
+}

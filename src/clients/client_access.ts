@@ -10,13 +10,25 @@ import type { LockSlots } from "../serving/lock_slots.ts";
 import { CODE } from "../serving/page_codes.ts";
 import type { PageReader, Row } from "./page_reader.ts";
 
-/** How many borrowed files are remembered; each costs some system calls to get to know. */
-const REMEMBERED = 64;
+/** Where a client's guest memory is, and how it gets there. */
+export interface MemoryHost {
+  /** The host address of GPA 0. */
+  readonly base: number;
+  /** Whether pieces have to be told apart by their files and offsets, and not by their access alone. */
+  readonly isExact: boolean;
+  /** The file of a row. */
+  file(row: Row): Mappable;
+  /**
+   * Sees to it that the host's own bytes of `[start, end)` are those of the row, `undefined` for private memory.
+   *
+   * @returns Whether they can be: private memory is where it is, and nowhere else.
+   */
+  show(start: number, end: number, row: Row | undefined, writable: boolean): boolean;
+}
 
 /** What a client's memory is made of. */
 export interface ClientAccessOptions {
-  /** The host address of GPA 0. */
-  readonly base: number;
+  readonly host: MemoryHost;
   /** Where guest memory ends, in bytes. */
   readonly length: number;
   readonly pages: PageReader;
@@ -30,8 +42,6 @@ export interface ClientAccessOptions {
 export class ClientAccess implements AccessMap {
   readonly length: number;
   readonly #options: ClientAccessOptions;
-  /** The owner's files by the serial numbers of their rows. */
-  readonly #files = new Map<number, Mappable>();
   readonly #locks = new Set<LockedMemory>();
 
   constructor(options: ClientAccessOptions) {
@@ -40,21 +50,20 @@ export class ClientAccess implements AccessMap {
   }
 
   find(gpa: number): Backed | undefined {
-    const { pages } = this.#options;
-    const shown = pages.at(gpa, false);
+    const { host, pages } = this.#options;
+    const shown = pages.at(gpa, host.isExact);
     if (shown === undefined) return undefined;
     const { start, end, code } = shown;
-    const row = (code & CODE.truncatable) === 0 ? undefined : pages.row(code);
-    return {
-      start,
-      end,
-      writable: (code & CODE.writable) !== 0,
-      file: row === undefined ? null : { mappable: this.#file(row), offset: start + row.delta },
-    };
+    const writable = (code & CODE.writable) !== 0;
+    const row = pages.row(code);
+    if ((code & CODE.truncatable) !== 0 && row !== undefined) {
+      return { start, end, writable, file: { mappable: host.file(row), offset: start + row.delta } };
+    }
+    return host.show(start, end, row, writable) ? { start, end, writable, file: null } : undefined;
   }
 
   view(start: number, end: number): ArrayBuffer {
-    return hostView(this.#options.base + start, end - start);
+    return hostView(this.#options.host.base + start, end - start);
   }
 
   lock(range: MemoryRange): LockedMemory {
@@ -98,7 +107,7 @@ export class ClientAccess implements AccessMap {
 
   #release(slot: number): void {
     const { hold, slots, released } = this.#options;
-    if (hold.isOpen) {
+    if (hold.closed === null) {
       try {
         hold.enter();
       } catch {
@@ -116,7 +125,7 @@ export class ClientAccess implements AccessMap {
 
   /** What backs a range, mapping by mapping. */
   #parts(range: MemoryRange): ViewPart[] {
-    const { pages } = this.#options;
+    const { host, pages } = this.#options;
     const parts: ViewPart[] = [];
     for (let at = range.start; at < range.end;) {
       const shown = pages.at(at, true);
@@ -134,24 +143,18 @@ export class ClientAccess implements AccessMap {
         throw new DisposedError(`The region at ${new MemoryRange(at, end)}, which is being torn down,`);
       }
       const row = pages.row(code);
+      const writable = (code & CODE.writable) !== 0;
+      // As for the access that has been checked: all of it is there.
+      host.show(at, end, row, writable);
       parts.push({
         start: at,
         end,
-        mappable: row === undefined ? null : this.#file(row),
+        mappable: row === undefined ? null : host.file(row),
         fileOffset: at + (row?.delta ?? 0),
-        writable: (code & CODE.writable) !== 0,
+        writable,
       });
       at = end;
     }
     return parts;
-  }
-
-  #file({ fd, serial }: Row): Mappable {
-    const known = this.#files.get(serial);
-    if (known !== undefined) return known;
-    if (this.#files.size >= REMEMBERED) this.#files.clear();
-    const file = Mappable.borrow(fd, `file descriptor ${fd}`);
-    this.#files.set(serial, file);
-    return file;
   }
 }

@@ -1,40 +1,55 @@
-import { isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
 import { DisposedError, ReentrancyError } from "../core/errors.ts";
-import { GATE, LINE } from "../serving/shared_words.ts";
+import { CLOSED, LINE, type SharedWords } from "../serving/shared_words.ts";
 
 /** How often a client looks whether the owner is done before it sleeps: most changes take some microseconds. */
 const LOOKS = 1000;
 /** How long it sleeps before it looks whether the owner still lives, in milliseconds. */
 const NAP = 200;
 
+/** What a client says once the thread or the process of its owner is gone. */
+export const OWNER_ENDED: readonly [what: string, how: string] = ["The owner of the region manager", "has ended"];
+
+/** What a client says of itself when it is asked to do something it cannot do any more. */
+const WHY: Readonly<Record<number, readonly [what: string, how: string]>> = {
+  [CLOSED.client]: ["The region manager client", "is no longer served by its owner"],
+  [CLOSED.manager]: ["The region manager", "has been disposed"],
+  [CLOSED.cutOff]: ["The region manager client", "was cut off by its owner, whose log says why"],
+};
+
 /** Holds changes of the memory map off during an access: the client's half of the lock that `Gate` describes. */
 export class Hold {
-  readonly #gate: Int32Array;
-  readonly #line: Int32Array;
-  readonly #owner: ThreadIdentity;
+  readonly #line: SharedWords;
+  readonly #words: Int32Array;
+  readonly #isOwnerAlive: () => boolean;
   readonly #isOwnThread: boolean;
   /** The state of the gate that was seen last; -1 is none. */
   #sequence = -1;
-  #closed = false;
+  #closed: readonly [what: string, how: string] | null = null;
   /** Called when the memory map may have changed since the last time. */
   invalidate: () => void = () => {};
 
-  constructor(gate: Int32Array, line: Int32Array, owner: ThreadIdentity, isOwnThread: boolean) {
-    this.#gate = gate;
+  constructor(line: SharedWords, isOwnerAlive: () => boolean, isOwnThread: boolean) {
     this.#line = line;
-    this.#owner = owner;
+    this.#words = line.words;
+    this.#isOwnerAlive = isOwnerAlive;
     this.#isOwnThread = isOwnThread;
   }
 
-  /** Refuses to be entered from now on. */
-  close(): void {
-    this.#closed = true;
+  /** Refuses to be entered from now on, for the reason given; the first one counts, the owner's before it. */
+  close(what: string, how: string): void {
+    this.#closed ??= this.#closedByOwner() ?? [what, how];
     this.#sequence = -1;
   }
 
-  /** Whether it can still be entered. */
-  get isOpen(): boolean {
-    return this.#whyClosed() === null;
+  /** Why it cannot be entered any more; `null` while it can. */
+  get closed(): DisposedError | null {
+    const why = this.#closed ?? this.#closedByOwner();
+    return why === null ? null : new DisposedError(...why);
+  }
+
+  /** Whether somebody in the owner waits for locks to be released. */
+  get isDraining(): boolean {
+    return Atomics.load(this.#words, LINE.draining) !== 0;
   }
 
   /**
@@ -44,43 +59,61 @@ export class Hold {
    * @throws {ReentrancyError} Inside a callback of the region manager, on its own thread.
    */
   enter(): void {
-    Atomics.store(this.#line, LINE.reading, 1);
-    if (Atomics.load(this.#gate, GATE.sequence) !== this.#sequence) this.#catchUp();
+    Atomics.store(this.#words, LINE.reading, 1);
+    if (Atomics.load(this.#words, LINE.sequence) !== this.#sequence) this.#catchUp();
   }
 
   /** Lets changes go on. */
   leave(): void {
-    Atomics.store(this.#line, LINE.reading, 0);
-    if (Atomics.load(this.#gate, GATE.sequence) !== this.#sequence) Atomics.notify(this.#line, LINE.reading);
+    Atomics.store(this.#words, LINE.reading, 0);
+    if (Atomics.load(this.#words, LINE.sequence) !== this.#sequence) this.#line.notify(LINE.reading);
   }
 
   #catchUp(): void {
-    while (true) {
-      const sequence = Atomics.load(this.#gate, GATE.sequence);
-      const why = this.#whyClosed();
-      if (why === null && sequence % 2 === 0) {
-        this.#sequence = sequence;
-        return this.invalidate();
+    let held = false;
+    try {
+      while (true) {
+        const sequence = Atomics.load(this.#words, LINE.sequence);
+        const why = this.closed;
+        if (why === null && sequence % 2 === 0) {
+          this.invalidate();
+          this.#sequence = sequence;
+          held = true;
+          return;
+        }
+        this.#letGo();
+        if (why !== null) throw why;
+        if (this.#isOwnThread) throw new ReentrancyError();
+        this.#await(sequence);
+        Atomics.store(this.#words, LINE.reading, 1);
       }
-      Atomics.store(this.#line, LINE.reading, 0);
-      Atomics.notify(this.#line, LINE.reading);
-      if (why !== null) throw new DisposedError(why);
-      if (this.#isOwnThread) throw new ReentrancyError();
-      this.#await(sequence);
-      Atomics.store(this.#line, LINE.reading, 1);
+    } finally {
+      // Whatever went wrong, running out of stack included: the owner must not wait for it.
+      if (!held) this.#letGo();
     }
+  }
+
+  #closedByOwner(): readonly [what: string, how: string] | null {
+    const closed = Atomics.load(this.#words, LINE.closed);
+    return closed === CLOSED.no ? null : WHY[closed] ?? ["The region manager client", "has lost its owner"];
+  }
+
+  #letGo(): void {
+    Atomics.store(this.#words, LINE.reading, 0);
+    this.#line.notify(LINE.reading);
   }
 
   /** Waits until the gate is in another state. */
   #await(sequence: number): void {
+    const words = this.#words;
     for (let looks = 0; looks < LOOKS; looks++) {
-      if (Atomics.load(this.#gate, GATE.sequence) !== sequence) return;
+      if (Atomics.load(words, LINE.sequence) !== sequence) return;
     }
-    if (Atomics.wait(this.#gate, GATE.sequence, sequence, NAP) === "timed-out" && !isAlive(this.#owner)) this.close();
-  }
-
-  #whyClosed(): string | null {
-    if (Atomics.load(this.#gate, GATE.closed) !== 0) return "The region manager";
-    return this.#closed || Atomics.load(this.#line, LINE.closed) !== 0 ? "The region manager client" : null;
+    Atomics.store(words, LINE.waiting, 1);
+    this.#line.wait(LINE.sequence, sequence, NAP);
+    Atomics.store(words, LINE.waiting, 0);
+    if (Atomics.load(words, LINE.sequence) === sequence && !this.#isOwnerAlive()) {
+      this.close(...OWNER_ENDED);
+    }
   }
 }

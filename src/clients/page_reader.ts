@@ -20,14 +20,19 @@ export interface Row {
   readonly delta: number;
   /** A number that only this use of the row has. */
   readonly serial: number;
+  /** The owner's number for the file. */
+  readonly file: number;
 }
+
+/** Memory that threads share, which may grow, or that processes share, which has its full size. */
+export type PageBuffer = SharedArrayBuffer | ArrayBuffer;
 
 /** A client's side of the shared memory map. Read only while the gate is held. */
 export class PageReader {
   readonly #length: number;
   readonly #level: number;
-  readonly #nodes: SharedArrayBuffer;
-  readonly #rows: SharedArrayBuffer;
+  readonly #nodes: PageBuffer;
+  readonly #rows: PageBuffer;
   #words: Int32Array;
   #numbers: Float64Array;
   // Where `#descend` has come to: the first word of the node, the first GPA of the node, the entry and what it spans.
@@ -37,7 +42,7 @@ export class PageReader {
   #span = 0;
 
   /** For `length` bytes of guest memory. */
-  constructor(length: number, nodes: SharedArrayBuffer, rows: SharedArrayBuffer) {
+  constructor(length: number, nodes: PageBuffer, rows: PageBuffer) {
     this.#length = length;
     this.#level = rootLevel(length);
     this.#nodes = nodes;
@@ -80,6 +85,7 @@ export class PageReader {
       fd: this.#numbers[at + ROW.fd] ?? -1,
       delta: this.#numbers[at + ROW.delta] ?? 0,
       serial: this.#numbers[at + ROW.serial] ?? 0,
+      file: this.#numbers[at + ROW.file] ?? 0,
     };
   }
 
@@ -92,7 +98,7 @@ export class PageReader {
       this.#span = spanOf(level);
       this.#index = Math.floor((gpa - this.#base) / this.#span);
       const entry = this.#entry(this.#node + this.#index);
-      if (entry >= 0) return entry;
+      if (entry >= 0 || level === 0) return Math.max(entry, 0);
       this.#base += this.#index * this.#span;
       this.#node = ~entry * FAN_OUT;
       level--;

@@ -1,20 +1,28 @@
 import { DisposedError, MembackingError } from "../core/errors.ts";
-import type { Connection } from "./connection.ts";
 import { buildError, type Json } from "../serving/error_data.ts";
-import type { Answer, Request } from "../serving/protocol.ts";
+import { decodeAnswer, encodeRequest, numbersOf } from "../serving/mail_codes.ts";
+import type { Answer, Mail, Request } from "../serving/protocol.ts";
+import { growable, MAIL, TEXT } from "../serving/shared_words.ts";
+import { OWNER_ENDED } from "./hold.ts";
+import type { PortConnection } from "./port_link.ts";
 import { RequestTimeoutError } from "./request_timeout_error.ts";
-import { growable, MAIL } from "../serving/shared_words.ts";
 
-/** How large an answer may become, in bytes. */
-const ANSWER_LIMIT = 2 ** 28;
+/** How large a request or an answer may become, in bytes. */
+const TEXT_LIMIT = 2 ** 28;
+const FIRST_TEXT = 1024;
 /** How long to sleep before looking whether the client is still served, in milliseconds. */
 const NAP = 100;
 
 /** Makes requests and blocks until they are answered: the client's half of what `Mailbox` describes. */
 export class SyncCaller {
-  /** Where the owner writes answers. */
-  readonly mail: SharedArrayBuffer = growable(MAIL.text + 1024, ANSWER_LIMIT);
-  readonly #words = new Int32Array(this.mail, 0, MAIL.text / Int32Array.BYTES_PER_ELEMENT);
+  /** What the owner reads requests from, and writes answers to. */
+  readonly mail: Mail = {
+    words: new SharedArrayBuffer(MAIL.bytes),
+    request: growable(FIRST_TEXT, TEXT_LIMIT),
+    answer: growable(FIRST_TEXT, TEXT_LIMIT),
+  };
+  readonly #words = new Int32Array(this.mail.words, 0, MAIL.words);
+  readonly #numbers = numbersOf(this.mail.words);
   #requests = 0;
 
   /**
@@ -22,21 +30,26 @@ export class SyncCaller {
    *
    * @param timeout In milliseconds.
    * @throws {RequestTimeoutError} If there is none in time.
+   * @throws {DisposedError} If the owner is gone, or serves this client no longer.
    */
-  call(connection: Connection, request: Request, timeout: number): Json {
+  call(owner: PortConnection, request: Request, timeout: number): Json {
+    const { connection } = owner;
     connection.check();
+    const code = encodeRequest(request, this.#numbers);
+    if (code === TEXT) this.#writeText(request);
+    this.#words[MAIL.asked] = code;
     // 30 bits, and never 0: the word holds twice the number.
     const id = this.#requests = this.#requests % 0x3fff_ffff + 1;
     Atomics.store(this.#words, MAIL.request, 2 * id);
     try {
-      connection.post({ kind: "request", id, request });
-      if (!this.#wait(connection, id, timeout)) {
+      owner.ring();
+      if (!this.#wait(owner, id, timeout)) {
         if (Atomics.compareExchange(this.#words, MAIL.request, 2 * id, 0) === 2 * id) {
           throw new RequestTimeoutError(request.kind, timeout, false);
         }
         // It has begun: most requests are done in a moment then, and one that waits for locks can be called off.
         connection.post({ kind: "abort", id });
-        if (!this.#wait(connection, id, timeout)) throw new RequestTimeoutError(request.kind, timeout, true);
+        if (!this.#wait(owner, id, timeout)) throw new RequestTimeoutError(request.kind, timeout, true);
         const late = this.#answer();
         if (!("error" in late) || late.error.name !== "AbortError") return this.#result(late);
         throw new RequestTimeoutError(request.kind, timeout, false);
@@ -48,28 +61,65 @@ export class SyncCaller {
   }
 
   /** Whether the request has been answered in time. */
-  #wait(connection: Connection, id: number, timeout: number): boolean {
+  #wait({ connection }: PortConnection, id: number, timeout: number): boolean {
     const until = performance.now() + timeout;
     while (true) {
       const answered = Atomics.load(this.#words, MAIL.answered);
       if (answered === id) return true;
-      if (connection.closed) throw new DisposedError("The region manager client");
+      connection.check();
       const left = until - performance.now();
       if (left <= 0) return false;
-      Atomics.wait(this.#words, MAIL.answered, answered, Math.min(left, NAP));
+      const ended = Atomics.wait(this.#words, MAIL.answered, answered, Math.min(left, NAP));
+      if (ended === "timed-out" && !connection.isOwnerAlive) {
+        connection.lose(...OWNER_ENDED);
+        throw new DisposedError(...OWNER_ENDED);
+      }
     }
   }
 
+  #writeText(request: Request): void {
+    const bytes = new TextEncoder().encode(JSON.stringify(request, plain));
+    const { request: text } = this.mail;
+    if (bytes.length > text.byteLength) {
+      if (bytes.length > TEXT_LIMIT) throw new RangeError(`A request of ${bytes.length} bytes is too long`);
+      text.grow(Math.min(2 * bytes.length, TEXT_LIMIT));
+    }
+    new Uint8Array(text, 0, bytes.length).set(bytes);
+    this.#words[MAIL.askedLength] = bytes.length;
+  }
+
   #answer(): Answer {
-    const length = this.#words[MAIL.length] ?? 0;
-    const text = new TextDecoder().decode(new Uint8Array(this.mail, MAIL.text, length).slice());
-    const answer: Answer | null = JSON.parse(text);
-    if (answer === null) throw new MembackingError("The owner of the region manager gave no answer");
-    return answer;
+    const value = decodeAnswer(this.#words[MAIL.answer] ?? TEXT, this.#numbers);
+    if (value !== undefined) return { value };
+    const length = this.#words[MAIL.answerLength] ?? 0;
+    try {
+      const answer: Answer | null = JSON.parse(
+        new TextDecoder().decode(new Uint8Array(this.mail.answer, 0, length).slice()),
+      );
+      if (answer !== null) return answer;
+    } catch {
+      // As if there were none.
+    }
+    throw new MembackingError("The owner of the region manager gave no answer that can be read");
   }
 
   #result(answer: Answer): Json {
     if ("error" in answer) throw buildError(answer.error);
     return answer.value;
+  }
+}
+
+/** What JSON would change silently is refused, or kept apart from what it would become. */
+export function plain(key: string, value: unknown): unknown {
+  switch (typeof value) {
+    case "bigint":
+    case "symbol":
+    case "function":
+      throw new TypeError(`"${key}" is a ${typeof value}, which a request cannot carry`);
+    case "number":
+      // JSON has no others: as text they are refused by whoever expects a number, and named as what they are.
+      return Number.isFinite(value) ? value : String(value);
+    default:
+      return value;
   }
 }

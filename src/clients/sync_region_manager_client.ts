@@ -6,10 +6,11 @@ import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
 import { RegionHandle, type RegionRequests } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
-import { Connection } from "./connection.ts";
+import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest, Request } from "../serving/protocol.ts";
 import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom } from "./requests.ts";
+import { connectPort, forkPort, type PortConnection } from "./port_link.ts";
 import { SyncCaller } from "./sync_caller.ts";
 
 /** How a synchronous client connects and waits. */
@@ -53,12 +54,15 @@ interface Draft {
  */
 export class SyncRegionManagerClient implements Disposable {
   readonly #connection: Connection;
+  readonly #owner: PortConnection;
   readonly #caller: SyncCaller;
   readonly #timeout: number;
   readonly #requests: RegionRequests;
   #draft: Draft | null = null;
 
-  private constructor(connection: Connection, caller: SyncCaller, timeout: number) {
+  private constructor(owner: PortConnection, caller: SyncCaller, timeout: number) {
+    const { connection } = owner;
+    this.#owner = owner;
     this.#connection = connection;
     this.#caller = caller;
     this.#timeout = timeout;
@@ -100,15 +104,15 @@ export class SyncRegionManagerClient implements Disposable {
     if (typeof timeout !== "number" || !(timeout > 0)) throw new RangeError(`Time-out must be above 0, got ${timeout}`);
     const caller = new SyncCaller();
     // Messages are not looked at: that it is served no longer, it sees in shared memory.
-    const connection = await Connection.open(port, {
+    const owner = await connectPort(port, {
       mail: caller.mail,
       signal: AbortSignal.timeout(Math.min(timeout, 2 ** 31 - 1)),
     });
-    if (connection.owner.tid === currentThread().tid) {
-      connection.close();
+    if (owner.owner.tid === currentThread().tid) {
+      owner.connection.close();
       throw new TypeError("A thread cannot wait for itself, use RegionManagerClient on the thread of the manager");
     }
-    return new SyncRegionManagerClient(connection, caller, timeout);
+    return new SyncRegionManagerClient(owner, caller, timeout);
   }
 
   /** Whether it has been disposed, or is no longer served. */
@@ -217,7 +221,7 @@ export class SyncRegionManagerClient implements Disposable {
 
   /** As `RegionManagerClient.fork`. */
   fork(): MessagePort {
-    return this.#connection.fork();
+    return forkPort(this.#connection);
   }
 
   /**
@@ -237,6 +241,6 @@ export class SyncRegionManagerClient implements Disposable {
   }
 
   #call(request: Request): Json {
-    return this.#caller.call(this.#connection, request, this.#timeout);
+    return this.#caller.call(this.#owner, request, this.#timeout);
   }
 }

@@ -1,7 +1,7 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
-import { ClientServer } from "../serving/server.ts";
+import { ClientServer, type ServeOptions } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
@@ -240,11 +240,28 @@ export class RegionManager implements Disposable {
    *
    * @throws {DisposedError} If the manager has been disposed.
    */
-  serve(port: MessagePort): Disposable {
+  serve(port: MessagePort, options: ServeOptions = {}): Disposable {
     this.#map.check();
-    if (!(port instanceof MessagePort)) throw new TypeError("A client is served through a MessagePort");
     this.#clients ??= this.#newServer();
-    return this.#clients.serve(port);
+    return this.#clients.serve(port, options);
+  }
+
+  /**
+   * Serves what clients have asked for by now, without a turn of the event loop: for a thread that does not come back to
+   * it for long, such as one that runs a vCPU, to call between two exits.
+   *
+   * @returns How many requests and messages there were.
+   * @throws {TypeError} Inside a batch.
+   * @throws {ReentrancyError} Inside a callback of the manager.
+   * @throws {DisposedError} If the manager has been disposed.
+   */
+  poll(): number {
+    this.#map.check();
+    let isInBatch = true;
+    this.#map.whenDecided(() => isInBatch = false);
+    // What clients ask for is theirs, and not a part of somebody's batch.
+    if (isInBatch) throw new TypeError("Clients cannot be served inside a batch");
+    return this.#clients?.poll() ?? 0;
   }
 
   /** Whether it has been disposed. */

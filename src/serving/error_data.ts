@@ -133,32 +133,86 @@ const KINDS: Readonly<Record<string, Kind<Error, Json>>> = {
   TypeError: kind(TypeError, none, (_, message) => new TypeError(message)),
   AggregateError: kind(
     AggregateError,
-    ({ errors }) => errors.map(packError),
+    ({ errors }) => [...errors].slice(0, MOST_ERRORS).map(packError),
     (errors, message) => new AggregateError(errors.map(buildError), message),
   ),
   DOMException: kind(DOMException, ({ name }) => name, (name, message) => new DOMException(message, name)),
   Error: kind(Error, none, (_, message) => new Error(message)),
 };
 
-/** Makes plain data of what was thrown. Of a class that is not known here, the name and the message are kept. */
+/** How many causes and errors in errors are kept, in all: enough for what people read. */
+const MOST_ERRORS = 100;
+/** How long a text may be, in characters. */
+const LONGEST_TEXT = 20_000;
+
+/** How many more errors there is room for in what is being packed; `null` between two. Packing never waits. */
+let room: number | null = null;
+
+/**
+ * Makes plain data of what was thrown. Of a class that is not known here, the name and the message are kept.
+ *
+ * Never throws, whatever was thrown: errors whose getters throw, whose causes go round in a circle or on and on, and
+ * Proxies among them. What cannot be had of them is left out.
+ */
 export function packError(thrown: unknown): ErrorData {
-  for (const [name, { isOne, pack }] of Object.entries(KINDS)) {
-    if (!isOne(thrown)) continue;
-    const { cause } = thrown;
-    return {
-      kind: name,
-      name: thrown.name,
-      message: thrown.message,
-      fields: pack(thrown),
-      ...("cause" in thrown && cause !== undefined && { cause: packError(cause) }),
-    };
+  const isOutermost = room === null;
+  room ??= MOST_ERRORS;
+  try {
+    if (room-- <= 0) return plainValue("(further causes are left out)");
+    return packKnown(thrown) ?? { kind: "value", name: typeof thrown, message: "", fields: asJson(thrown) };
+  } catch {
+    return plainValue("(an error that cannot be described)");
+  } finally {
+    if (isOutermost) room = null;
   }
-  return { kind: "value", name: typeof thrown, message: "", fields: asJson(thrown) };
 }
 
-/** Makes an error of plain data again. */
+function packKnown(thrown: unknown): ErrorData | undefined {
+  for (const [name, { isOne, pack }] of Object.entries(KINDS)) {
+    if (!isOne(thrown)) continue;
+    // Through JSON at once: a field may be anything by now, and whoever sends the result must not stumble over it.
+    const fields = attempt((): Json => JSON.parse(JSON.stringify(pack(thrown)) ?? "null"));
+    const cause = attempt(() => thrown.cause);
+    return {
+      // What is not as its class has it can only be an error.
+      kind: fields === undefined ? "Error" : name,
+      name: attempt(() => text(thrown.name)) ?? name,
+      message: attempt(() => text(thrown.message)) ?? "(its message cannot be read)",
+      fields: fields ?? null,
+      ...(cause !== undefined && { cause: packError(cause) }),
+    };
+  }
+  return undefined;
+}
+
+function plainValue(fields: string): ErrorData {
+  return { kind: "value", name: "string", message: "", fields };
+}
+
+function attempt<T>(act: () => T): T | undefined {
+  try {
+    return act();
+  } catch {
+    return undefined;
+  }
+}
+
+function text(value: unknown): string {
+  const whole = typeof value === "string" ? value : String(value);
+  return whole.length <= LONGEST_TEXT ? whole : `${whole.slice(0, LONGEST_TEXT)}...`;
+}
+
+/** Makes an error of plain data again; an error of another kind where it is not what `packError` makes. */
 export function buildError(data: ErrorData): unknown {
-  const known = KINDS[data.kind];
+  try {
+    return build(data);
+  } catch (cause) {
+    return new MembackingError("The owner's error could not be read", { cause });
+  }
+}
+
+function build(data: ErrorData): unknown {
+  const known = Object.hasOwn(KINDS, data.kind) ? KINDS[data.kind] : undefined;
   if (known === undefined) return data.fields;
   const error = known.build(data.fields, data.message);
   // As they were: the message was put together from things that are not all fields.
@@ -176,8 +230,9 @@ export function buildError(data: ErrorData): unknown {
 
 function asJson(value: unknown): Json {
   try {
-    return JSON.parse(JSON.stringify(value) ?? "null");
+    const json = JSON.stringify(value) ?? "null";
+    return json.length <= LONGEST_TEXT ? JSON.parse(json) : text(json);
   } catch {
-    return String(value);
+    return attempt(() => text(value)) ?? "(a value that cannot be described)";
   }
 }

@@ -1,13 +1,14 @@
-import { isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
-import { GATE, LINE } from "./shared_words.ts";
+import { LINE, type SharedWords } from "./shared_words.ts";
 
 /** A client as the gate sees it. */
 export interface Reader {
   /** The words of the client: `LINE`. */
-  readonly line: Int32Array;
-  /** The thread it runs on. */
-  readonly thread: ThreadIdentity;
-  /** Whether the thread has been seen to be gone; the client reads no more. */
+  readonly line: SharedWords;
+  /** How long it is waited for, in milliseconds. */
+  readonly deadline: number;
+  /** Whether the thread or the process that reads is still there. */
+  isAlive(): boolean;
+  /** Whether it counts as out for good, whatever its word says. */
   gone: boolean;
 }
 
@@ -23,61 +24,89 @@ const NAPS = 16;
  *
  * ```
  *   client                                owner
- *   reading = 1                           sequence += 1 (odd)
+ *   reading = 1                           sequence of each client += 1 (odd)
  *   sequence odd? reading = 0, wait       reading of each client = 1? wait
  *   access                                change
- *   reading = 0, sequence odd? notify     sequence += 1 (even), notify
+ *   reading = 0, sequence odd? notify     sequence of each client += 1 (even), notify
  * ```
  *
  * Each side first writes and then reads, so that one of them always sees the other. A client pays for two stores to a
- * word that is its own; the owner pays for all clients, but only when it changes something. A client whose thread has
- * ended counts as out, whatever its word says.
+ * word that is its own; the owner pays for all clients, but only when it changes something. Every client has a sequence
+ * of its own, which the owner writes and never reads: what one client makes of its words is nothing to the others.
+ *
+ * A client whose thread or process has ended counts as out. So does one that does not come out within its deadline, and
+ * `onOverdue` is told.
  */
 export class Gate {
-  /** The words that all clients look at. */
-  readonly words: Int32Array<SharedArrayBuffer> = new Int32Array(
-    new SharedArrayBuffer(GATE.words * Int32Array.BYTES_PER_ELEMENT),
-  );
   /** The clients that may read. */
-  readonly readers: Set<Reader> = new Set();
-  #shut = false;
+  readonly #readers = new Set<Reader>();
+  #sequence = 0;
+  /** Is told of a reader that was waited for in vain. Must not throw. */
+  onOverdue: (reader: Reader) => void = () => {};
 
   /** Whether clients are held off. */
   get isShut(): boolean {
-    return this.#shut;
+    return this.#sequence % 2 !== 0;
+  }
+
+  /** Whether there is nobody to hold off. */
+  get isEmpty(): boolean {
+    return this.#readers.size === 0;
+  }
+
+  /** Lets a client read, from the next `open` on if the gate is shut. */
+  add(reader: Reader): void {
+    Atomics.store(reader.line.words, LINE.sequence, this.#sequence);
+    this.#readers.add(reader);
+  }
+
+  /** Forgets a client, which reads no more. */
+  delete(reader: Reader): void {
+    this.#readers.delete(reader);
   }
 
   /** Returns once no client accesses guest memory; none will until `open`. */
   shut(): void {
-    if (this.#shut) return;
-    this.#shut = true;
-    Atomics.add(this.words, GATE.sequence, 1);
-    for (const reader of this.readers) this.#await(reader);
+    if (this.isShut) return;
+    this.#step();
+    for (const reader of this.#readers) {
+      if (!reader.gone && Atomics.load(reader.line.words, LINE.reading) !== 0) this.#await(reader);
+    }
   }
 
   /** Lets clients go on. */
   open(): void {
-    if (!this.#shut) return;
-    this.#shut = false;
-    Atomics.add(this.words, GATE.sequence, 1);
-    Atomics.notify(this.words, GATE.sequence);
+    if (!this.isShut) return;
+    this.#step();
+    for (const { line } of this.#readers) if (Atomics.load(line.words, LINE.waiting) !== 0) line.notify(LINE.sequence);
   }
 
-  /** Keeps clients off for good: from now on they are told that the manager is gone. */
-  close(): void {
-    this.shut();
-    Atomics.store(this.words, GATE.closed, 1);
-    Atomics.notify(this.words, GATE.sequence);
+  #step(): void {
+    // Kept small enough for a word, and odd or even as it was.
+    this.#sequence = (this.#sequence + 1) % 2 ** 30;
+    for (const { line } of this.#readers) Atomics.store(line.words, LINE.sequence, this.#sequence);
   }
 
   #await(reader: Reader): void {
     const { line } = reader;
+    const { words } = line;
     for (let looks = 0; looks < LOOKS; looks++) {
-      if (Atomics.load(line, LINE.reading) === 0) return;
+      if (Atomics.load(words, LINE.reading) === 0) return;
     }
-    for (let naps = 1; !reader.gone && Atomics.load(line, LINE.reading) !== 0; naps++) {
-      Atomics.wait(line, LINE.reading, 1, NAP);
-      if (naps % NAPS === 0) reader.gone = !isAlive(reader.thread);
+    const until = performance.now() + reader.deadline;
+    for (let naps = 1;; naps++) {
+      const reading = Atomics.load(words, LINE.reading);
+      if (reading === 0) return;
+      line.wait(LINE.reading, reading, NAP);
+      if (naps % NAPS !== 0) continue;
+      if (!reader.isAlive()) {
+        reader.gone = true;
+        return;
+      }
+      if (performance.now() > until) {
+        reader.gone = true;
+        return this.onOverdue(reader);
+      }
     }
   }
 }

@@ -5,29 +5,38 @@
  * off, and notes which slots it has written; the owner reads while clients are held off. So what a client does costs
  * the owner nothing until the next change, and then as much as there were locks taken and released.
  *
+ * To the owner all of it is input: it takes nothing for a lock that is none, and says so.
+ *
  * @module
  */
 
+import { PAGE_SIZE } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import { growable, JOURNAL_LENGTH, LINE } from "./shared_words.ts";
 
-/** How large the table of one client may become: a million locks. */
-const TABLE_LIMIT = 2 ** 24;
+/** How large the table of one client may become, in bytes: a million locks. */
+export const TABLE_LIMIT: number = 2 ** 24;
 
-/** Makes the table of one client. */
+/** Makes the table of one client in another thread. */
 export function newLockTable(): SharedArrayBuffer {
   return growable(1024, TABLE_LIMIT);
 }
 
+/** How many bytes a slot takes. */
+const SLOT_BYTES = 16;
+
+/** A table of locks: memory that threads share, which can grow, or that processes share, which has its full size. */
+export type LockBuffer = SharedArrayBuffer | ArrayBuffer;
+
 /** The client's side. Used while changes are held off, unless the manager is gone. */
 export class LockSlots {
   readonly #line: Int32Array;
-  readonly #table: SharedArrayBuffer;
+  readonly #table: LockBuffer;
   #numbers: Float64Array;
   #free: number[] = [];
   #next = 0;
 
-  constructor(line: Int32Array, table: SharedArrayBuffer) {
+  constructor(line: Int32Array, table: LockBuffer) {
     this.#line = line;
     this.#table = table;
     this.#numbers = new Float64Array(table);
@@ -55,10 +64,13 @@ export class LockSlots {
 
   #add(): number {
     const slot = this.#next;
-    if ((slot + 1) * 16 > this.#table.byteLength) {
-      if (this.#table.byteLength >= TABLE_LIMIT) throw new RangeError("A client holds a million locks at most");
-      this.#table.grow(this.#table.byteLength * 2);
-      this.#numbers = new Float64Array(this.#table);
+    const table = this.#table;
+    if ((slot + 1) * SLOT_BYTES > table.byteLength) {
+      if (table.byteLength >= TABLE_LIMIT || !(table instanceof SharedArrayBuffer)) {
+        throw new RangeError("A client holds a million locks at most");
+      }
+      table.grow(table.byteLength * 2);
+      this.#numbers = new Float64Array(table);
     }
     this.#next++;
     this.#line[LINE.slots] = this.#next;
@@ -83,14 +95,17 @@ export interface LockListener {
 /** The owner's side: tells a listener what a client has locked and released. Used while clients are held off. */
 export class LockMirror {
   readonly #line: Int32Array;
-  readonly #table: SharedArrayBuffer;
+  readonly #table: LockBuffer;
+  readonly #length: number;
   readonly #listener: LockListener;
   readonly #known = new Map<number, Span>();
   #numbers: Float64Array;
 
-  constructor(line: Int32Array, table: SharedArrayBuffer, listener: LockListener) {
+  /** For a client of `length` bytes of guest memory. */
+  constructor(line: Int32Array, table: LockBuffer, length: number, listener: LockListener) {
     this.#line = line;
     this.#table = table;
+    this.#length = length;
     this.#listener = listener;
     this.#numbers = new Float64Array(table);
   }
@@ -105,18 +120,25 @@ export class LockMirror {
     return this.#known.size;
   }
 
-  /** Finds out what has changed; all over again where the client may be writing at the same time. */
-  update(again: boolean = false): void {
+  /**
+   * Finds out what has changed; all over again where the client may be writing at the same time.
+   *
+   * @returns Whether the client has written what a client writes. If not, the locks that were known stay.
+   */
+  update(again: boolean = false): boolean {
     const noted = again ? JOURNAL_LENGTH + 1 : this.#line[LINE.noted] ?? 0;
-    if (noted === 0) return;
+    if (noted === 0) return true;
     this.#line[LINE.noted] = 0;
     if (this.#numbers.byteLength < this.#table.byteLength) this.#numbers = new Float64Array(this.#table);
-    if (noted <= JOURNAL_LENGTH) {
-      for (let i = 0; i < noted; i++) this.#look(this.#line[LINE.journal + i] ?? 0);
+    let isRight = true;
+    if (noted > 0 && noted <= JOURNAL_LENGTH) {
+      for (let i = 0; i < noted; i++) isRight = this.#look(this.#line[LINE.journal + i] ?? 0) && isRight;
     } else {
-      const slots = this.#line[LINE.slots] ?? 0;
-      for (let slot = 0; slot < slots; slot++) this.#look(slot);
+      const slots = Math.min(this.#line[LINE.slots] ?? 0, this.#numbers.length / 2);
+      isRight = noted > 0 && slots === this.#line[LINE.slots] && slots >= 0;
+      for (let slot = 0; slot < slots; slot++) isRight = this.#look(slot) && isRight;
     }
+    return isRight;
   }
 
   /** Forgets all locks: the thread that held them is gone, and its views with it. */
@@ -125,18 +147,25 @@ export class LockMirror {
     this.#known.clear();
   }
 
-  #look(slot: number): void {
+  #look(slot: number): boolean {
+    if (slot < 0 || slot >= this.#numbers.length / 2) return false;
     const known = this.#known.get(slot);
+    // Each number is read once: it may be another one the next time.
     const start = this.#numbers[2 * slot] ?? 0;
     const end = this.#numbers[2 * slot + 1] ?? 0;
+    if (known !== undefined && known.start === start && known.end === end) return true;
+    const isFree = end === 0;
+    if (!isFree && !(start >= 0 && start < end && end <= this.#length && start % PAGE_SIZE + end % PAGE_SIZE === 0)) {
+      return false;
+    }
     if (known !== undefined) {
-      if (known.start === start && known.end === end) return;
       this.#known.delete(slot);
       this.#listener.removeForeign(known);
     }
-    if (end === 0) return;
+    if (isFree) return true;
     const span = { start, end };
     this.#known.set(slot, span);
     this.#listener.addForeign(span);
+    return true;
   }
 }

@@ -58,6 +58,8 @@ export const ROW = {
   delta: 1,
   /** A number of this row's use that no other use has. */
   serial: 2,
+  /** The owner's number for the file, which no other file has had. */
+  file: 3,
   /** How many numbers there are. */
   length: 4,
 } as const;

@@ -1,34 +1,48 @@
 import { CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
-import { growable } from "./shared_words.ts";
+import type { PageSink } from "./page_sinks.ts";
+
+/** A file as the map knows it. */
+export interface MapFile {
+  /** The owner's descriptor. */
+  readonly fd: number;
+}
+
+/** Who keeps account of the files that rows refer to. */
+export interface FileRows {
+  /** There is one row more of `file`. Returns the number of the file, which no other file has had. */
+  added(file: MapFile): number;
+  /** There is one row less of the file with this number. */
+  removed(file: number): void;
+}
 
 /** What is mapped over a range, as the owner knows it. */
 export interface Paint {
   /** Tells files and offsets apart: the same object for the same row. `null` for private memory. */
   readonly key: object | null;
-  /** The owner's descriptor of the file. */
-  readonly fd: number;
+  /** The file; `null` for private memory. */
+  readonly file: MapFile | null;
   /** File offset minus GPA, in bytes. */
   readonly delta: number;
   /** Bits of `CODE`. */
   readonly access: number;
 }
 
-const NODE_BYTES = FAN_OUT * Int32Array.BYTES_PER_ELEMENT;
-const ROW_BYTES = ROW.length * Float64Array.BYTES_PER_ELEMENT;
+const FIRST_NODES = 16;
+const FIRST_ROWS = 64;
 
 /**
  * The owner's side of the shared memory map. Every edit costs what the same edit of page tables would.
  *
- * Nodes and rows are used again as soon as nothing refers to them, so edits are made only while no client reads.
+ * The owner works on a copy of its own, and writes what changes to the memory that clients read (`sinks`): what they
+ * make of that is nothing to it. Nodes and rows are used again as soon as nothing refers to them, so edits are made only
+ * while no client reads.
  */
 export class PageWriter {
-  /** The nodes; node 0 is the root. */
-  readonly nodes: SharedArrayBuffer = growable(16 * NODE_BYTES);
-  /** The rows. */
-  readonly rows: SharedArrayBuffer = growable(64 * ROW_BYTES);
+  readonly #sinks: PageSink[] = [];
   readonly #level: number;
-  #words = new Int32Array(this.nodes);
-  #numbers = new Float64Array(this.rows);
+  readonly #files: FileRows;
+  #words = new Int32Array(FIRST_NODES * FAN_OUT);
+  #numbers = new Float64Array(FIRST_ROWS * ROW.length);
   /** How many entries of each node are not 0. */
   #used: number[] = [0];
   #freeNodes: number[] = [];
@@ -40,8 +54,16 @@ export class PageWriter {
   #serial = 0;
 
   /** For `length` bytes of guest memory. */
-  constructor(length: number) {
+  constructor(length: number, files: FileRows = { added: () => 0, removed() {} }) {
     this.#level = rootLevel(length);
+    this.#files = files;
+  }
+
+  /** Writes everything to `sink`, and from now on what changes. */
+  addSink(sink: PageSink): void {
+    sink.grow(this.#words.length, this.#numbers.length);
+    sink.copy(this.#words, this.#numbers);
+    this.#sinks.push(sink);
   }
 
   /** How many nodes are in use, for tests. */
@@ -79,7 +101,7 @@ export class PageWriter {
       this.#paint(child, level - 1, from, start, end, code);
       if (this.#used[child] === 0) {
         this.#freeNodes.push(child);
-        this.#words[at] = 0;
+        this.#write(at, 0);
         this.#count(node, -1);
       }
     }
@@ -90,7 +112,7 @@ export class PageWriter {
     if (old < 0) this.#free(~old);
     else this.#refer(old, -1);
     this.#refer(code, 1);
-    this.#words[at] = code;
+    this.#write(at, code);
     this.#count(node, (code === 0 ? 0 : 1) - (old === 0 ? 0 : 1));
   }
 
@@ -98,9 +120,10 @@ export class PageWriter {
   #divide(node: number, at: number, code: number): number {
     const child = this.#newNode();
     this.#words.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
+    for (const sink of this.#sinks) sink.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
     this.#used[child] = code === 0 ? 0 : FAN_OUT;
     this.#refer(code, FAN_OUT - 1);
-    this.#words[at] = ~child;
+    this.#write(at, ~child);
     if (code === 0) this.#count(node, 1);
     return child;
   }
@@ -121,9 +144,11 @@ export class PageWriter {
     if (free !== undefined) return free;
     const node = this.#used.length;
     this.#used.push(0);
-    if ((node + 1) * NODE_BYTES > this.nodes.byteLength) {
-      this.nodes.grow(this.nodes.byteLength * 2);
-      this.#words = new Int32Array(this.nodes);
+    if ((node + 1) * FAN_OUT > this.#words.length) {
+      const old = this.#words;
+      this.#words = new Int32Array(old.length * 2);
+      this.#words.set(old);
+      this.#growSinks();
     }
     return node;
   }
@@ -132,26 +157,39 @@ export class PageWriter {
     this.#used[node] = (this.#used[node] ?? 0) + by;
   }
 
+  #write(at: number, entry: number): void {
+    this.#words[at] = entry;
+    for (const sink of this.#sinks) sink.write(at, entry);
+  }
+
+  #growSinks(): void {
+    for (const sink of this.#sinks) sink.grow(this.#words.length, this.#numbers.length);
+  }
+
   #entry(at: number): number {
     return this.#words[at] ?? 0;
   }
 
-  #rowFor({ key, fd, delta }: Paint): number {
-    if (key === null) return 0;
+  #rowFor({ key, file, delta }: Paint): number {
+    if (key === null || file === null) return 0;
     const known = this.#rowOf.get(key);
     if (known !== undefined) return known;
     const row = this.#freeRows.pop() ?? this.#references.length;
     this.#references[row] = 0;
     this.#keys[row] = key;
     this.#rowOf.set(key, row);
-    if ((row + 1) * ROW_BYTES > this.rows.byteLength) {
-      this.rows.grow(this.rows.byteLength * 2);
-      this.#numbers = new Float64Array(this.rows);
+    if ((row + 1) * ROW.length > this.#numbers.length) {
+      const old = this.#numbers;
+      this.#numbers = new Float64Array(old.length * 2);
+      this.#numbers.set(old);
+      this.#growSinks();
     }
     const at = row * ROW.length;
-    this.#numbers[at + ROW.fd] = fd;
+    this.#numbers[at + ROW.fd] = file.fd;
     this.#numbers[at + ROW.delta] = delta;
     this.#numbers[at + ROW.serial] = ++this.#serial;
+    this.#numbers[at + ROW.file] = this.#files.added(file);
+    for (const sink of this.#sinks) sink.writeRow(at, this.#numbers);
     return row;
   }
 
@@ -168,5 +206,6 @@ export class PageWriter {
     if (key !== null && key !== undefined) this.#rowOf.delete(key);
     this.#keys[row] = null;
     this.#freeRows.push(row);
+    this.#files.removed(this.#numbers[row * ROW.length + ROW.file] ?? 0);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What clients and the owner of a region manager say to each other through their port.
+ * What clients and the owner of a region manager say to each other, through a port or a socket.
  *
  * @module
  */
@@ -17,7 +17,7 @@ export type Ends = readonly [start: number, end: number];
 export interface FileReference {
   /** The client's number for the file; negative for one that the owner lent. */
   readonly key: number;
-  /** The client's descriptor, open until the request is answered. */
+  /** The client's descriptor, open until the request is answered; -1 in another process, which has sent it before. */
   readonly fd: number;
 }
 
@@ -42,6 +42,7 @@ export type ChangeRequest =
     readonly file: FileReference | "private";
     readonly fileOffset?: number;
     readonly writable?: boolean;
+    readonly copyOnWrite?: boolean;
     readonly policy?: MemoryPolicy;
   }
   | { readonly kind: "remove-mappings"; readonly region: number; readonly range: Ends }
@@ -59,20 +60,38 @@ export type Request =
   | { readonly kind: "memfd"; readonly name: string; readonly size: number; readonly options: MemfdOptions }
   | { readonly kind: "open"; readonly path: string; readonly options: OpenOptions };
 
+/** The first message of a client. */
+export interface Hello {
+  readonly kind: "hello";
+  /** The thread it runs on, in its own process. */
+  readonly thread: ThreadIdentity;
+  /** For a client that waits for answers: the words and the texts of both sides, as `MAIL` says. */
+  readonly mail?: Mail;
+}
+
+/** Memory through which a synchronous client and its owner talk. */
+export interface Mail {
+  /** `MAIL`. */
+  readonly words: SharedArrayBuffer;
+  /** The text of a request. The client lets it grow. */
+  readonly request: SharedArrayBuffer;
+  /** The text of an answer. The owner lets it grow. */
+  readonly answer: SharedArrayBuffer;
+}
+
 /** What a client sends. */
 export type ClientMessage =
-  | {
-    readonly kind: "hello";
-    readonly thread: ThreadIdentity;
-    /** Where answers are written for a client that waits for them; absent for one that gets them as messages. */
-    readonly mail?: SharedArrayBuffer;
-  }
+  | Hello
   | { readonly kind: "request"; readonly id: number; readonly request: Request }
   | { readonly kind: "abort"; readonly id: number }
   /** A lock was released while somebody waited for that. */
   | { readonly kind: "released" }
+  /** A file that comes with this message, for requests to name. From another process alone. */
+  | { readonly kind: "file"; readonly key: number }
   /** A file is no longer used. */
   | { readonly kind: "forget"; readonly key: number }
+  /** What had changed has been let go of. From another process alone. */
+  | { readonly kind: "let-go" }
   /** Another client wants to be served. */
   | { readonly kind: "serve"; readonly port: MessagePort }
   /** The client is gone, its locks and its use of memory with it. */
@@ -81,7 +100,7 @@ export type ClientMessage =
 /** The answer to a request. */
 export type Answer = { readonly value: Json } | { readonly error: ErrorData };
 
-/** What a client has to know. */
+/** What a client in another thread has to know. */
 export interface Welcome {
   readonly kind: "welcome";
   /** The thread of the owner. */
@@ -90,16 +109,36 @@ export interface Welcome {
   readonly base: number | null;
   /** Where guest memory ends, in bytes. */
   readonly length: number;
-  readonly gate: SharedArrayBuffer;
+  /** `LINE`. */
   readonly line: SharedArrayBuffer;
   readonly locks: SharedArrayBuffer;
   readonly nodes: SharedArrayBuffer;
   readonly rows: SharedArrayBuffer;
+  /** One word, which is notified to wake the owner. */
+  readonly bell: SharedArrayBuffer;
+}
+
+/** What a client in another process has to know. Two files come with it: its own, and the memory map. */
+export interface ProcessWelcome {
+  readonly kind: "process-welcome";
+  /** Whether guest memory can be looked at. */
+  readonly hasMemory: boolean;
+  /** Where guest memory ends, in bytes. */
+  readonly length: number;
+  /** What host addresses of guest memory have to be multiples of, so that its files can be mapped there. */
+  readonly alignment: number;
 }
 
 /** What the owner sends. */
 export type OwnerMessage =
   | Welcome
+  | ProcessWelcome
   | { readonly kind: "answer"; readonly id: number; readonly answer: Answer }
+  /** Files that come with this message, by the owner's numbers for them. To other processes alone. */
+  | { readonly kind: "files"; readonly files: readonly number[] }
+  /** Files that nothing refers to any more. To other processes alone. */
+  | { readonly kind: "forget"; readonly files: readonly number[] }
+  /** Where the memory map has changed. To other processes alone. */
+  | { readonly kind: "changed"; readonly spans: readonly Ends[] }
   /** The client is no longer served. */
   | { readonly kind: "closed" };

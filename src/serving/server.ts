@@ -1,54 +1,67 @@
-import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
-import type { Entry } from "../core/range_map.ts";
-import { normalize, type Span } from "../core/span.ts";
-import type { State } from "../core/map/state.ts";
-import type { Piece, Region } from "../core/map/region.ts";
 import { fragments } from "../core/map/overlap.ts";
-import { piecesIn } from "../core/map/view.ts";
-import { mappableOf } from "../memory/file_backing.ts";
+import type { Region } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
+import type { Span } from "../core/span.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { MapGate } from "../requests/memory_map.ts";
 import type { Logger } from "../targets/targets.ts";
+import { Bell } from "./bell.ts";
+import { claimPort, PortChannel } from "./channel.ts";
 import { Gate, type Reader } from "./gate.ts";
-import { LockMirror, newLockTable } from "./lock_slots.ts";
-import { CODE } from "./page_codes.ts";
-import { PageWriter, type Paint } from "./page_writer.ts";
-import type { OwnerMessage } from "./protocol.ts";
+import { MapPublisher } from "./map_publisher.ts";
+import { ProtocolError } from "./messages.ts";
 import type { ServedManager } from "./served.ts";
-import { Session, type SessionHost, spansOf } from "./session.ts";
-import { GATE, LINE } from "./shared_words.ts";
+import { type Admitted, Session, type SessionHost, spansOf } from "./session.ts";
+import { CLOSED, LINE } from "./shared_words.ts";
+import { type ServedMemory, ThreadClients } from "./thread_clients.ts";
 
 /** What a server works with. */
 export interface ServerOptions {
   readonly manager: ServedManager;
-  /** Where guest memory is; `base` is `null` where it cannot be looked at. */
-  readonly memory: { readonly base: number | null; readonly length: number };
+  readonly memory: ServedMemory;
   /** The memory map as it is now. */
   readonly state: () => State;
   readonly locks: LockKeeper;
   readonly logger: Logger;
 }
 
+/** How a client is served. */
+export interface ServeOptions {
+  /**
+   * How long a change of the memory map waits for the client to come out of an access, in milliseconds. A client that
+   * does not is cut off. 5000 when left out.
+   */
+  readonly deadline?: number;
+}
+
 /** How often to look whether the threads of clients still live, in milliseconds. */
 const ROUND = 100;
+const DEADLINE = 5000;
 
 /** Serves the clients of one region manager, and keeps the memory map that they see in step with the real one. */
 export class ClientServer implements MapGate, SessionHost {
   readonly #options: ServerOptions;
   readonly #gate = new Gate();
-  readonly #pages: PageWriter;
+  readonly #bell = new Bell();
+  readonly #map: MapPublisher;
+  readonly #threads: ThreadClients;
   readonly #sessions = new Set<Session>();
-  readonly #thread = currentThread();
   #rounds: ReturnType<typeof setInterval> | undefined;
   #closed = false;
+  /** Whether the map was not written down since there was nobody to read it. */
+  #isBehind = true;
   /** What is to be disposed once no client holds a lock any more. */
   #kept: Disposable | undefined;
 
   constructor(options: ServerOptions) {
     this.#options = options;
-    this.#pages = new PageWriter(options.memory.length);
-    this.#publish([{ start: 0, end: options.memory.length }]);
-    options.locks.onClosing = (region) => this.#closingChanged(region);
+    const { locks, memory } = options;
+    this.#threads = new ThreadClients(memory, locks, this.#bell.buffer);
+    this.#map = new MapPublisher(memory.length, options.state, (region) => locks.isClosing(region));
+    this.#map.addSink(this.#threads.sink);
+    this.#gate.onOverdue = (reader) => this.#overdue(reader);
+    locks.onClosing = (region) => this.#closingChanged(region);
+    void this.#bell.listen(() => this.#serveMail());
   }
 
   /** What reports go to. */
@@ -62,20 +75,33 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   /** Serves whoever says hello at the other end of `port`, until the result is disposed. */
-  serve(port: MessagePort): Disposable {
-    const session = new Session(this, port);
+  serve(port: MessagePort, options: ServeOptions = {}): Disposable {
+    const { deadline = DEADLINE } = options;
+    if (typeof deadline !== "number" || !(deadline > 0)) {
+      throw new RangeError(`Deadline must be above 0, got ${deadline}`);
+    }
+    claimPort(port, "A client is served");
+    const session = new Session(this, {
+      channel: new PortChannel(port),
+      isSameProcess: true,
+      admit: (hello) => this.#threads.admit(hello, deadline),
+    });
     this.#sessions.add(session);
-    if (this.#closed) session.stop();
+    if (this.#closed) session.stop(CLOSED.manager);
     return { [Symbol.dispose]: () => session.stop() };
+  }
+
+  /** Serves what clients have asked for by now. Returns how many requests and messages there were. */
+  poll(): number {
+    let count = 0;
+    for (const session of [...this.#sessions]) count += session.poll();
+    return count;
   }
 
   /** Holds all clients off guest memory, and finds out what they have locked. */
   shut(): void {
     this.#gate.shut();
-    for (const { reader, mirror } of this.#sessions) {
-      if (reader?.gone) mirror?.clear();
-      else mirror?.update(this.#closed);
-    }
+    for (const session of this.#sessions) session.updateLocks(this.#closed);
   }
 
   /** Shows clients the memory map as it is now, which may differ from the last one in `changed`, and lets them go on. */
@@ -89,7 +115,7 @@ export class ClientServer implements MapGate, SessionHost {
   updateLocks(): void {
     const wasShut = this.#gate.isShut;
     this.shut();
-    if (!wasShut) this.#gate.open();
+    if (!wasShut && !this.#closed) this.#gate.open();
     if (this.#closed) this.#letGo();
   }
 
@@ -101,9 +127,13 @@ export class ClientServer implements MapGate, SessionHost {
   close(): Span[] {
     this.shut();
     this.#closed = true;
-    this.#gate.close();
+    this.#bell.close();
+    for (const { reader } of this.#sessions) {
+      if (reader !== null) Atomics.store(reader.line.words, LINE.closed, CLOSED.manager);
+    }
     const locked = [...this.#sessions].flatMap(({ mirror }) => spansOf(mirror));
-    for (const session of [...this.#sessions]) session.stop();
+    for (const session of [...this.#sessions]) session.stop(CLOSED.manager);
+    for (const { reader } of this.#sessions) reader?.line.notify(LINE.sequence);
     return locked;
   }
 
@@ -113,49 +143,43 @@ export class ClientServer implements MapGate, SessionHost {
     this.#letGo();
   }
 
-  admit(
-    session: Session,
-    thread: ThreadIdentity,
-  ): { reader: Reader; mirror: LockMirror; welcome: OwnerMessage } {
-    const { memory, locks } = this.#options;
-    const line = new Int32Array(new SharedArrayBuffer(LINE.words * Int32Array.BYTES_PER_ELEMENT));
-    const table = newLockTable();
-    const reader: Reader = { line, thread, gone: false };
-    this.#gate.readers.add(reader);
+  admitted(session: Session, { reader }: Admitted): void {
+    if (this.#isBehind) {
+      this.#isBehind = false;
+      this.#map.publish([{ start: 0, end: this.#options.memory.length }]);
+    }
+    Atomics.store(reader.line.words, LINE.draining, this.#options.locks.isDraining ? 1 : 0);
+    this.#gate.add(reader);
     this.#rounds ??= this.#startRounds();
     this.#sessions.add(session);
-    return {
-      reader,
-      mirror: new LockMirror(line, table, locks),
-      welcome: {
-        kind: "welcome",
-        owner: this.#thread,
-        base: memory.base,
-        length: memory.length,
-        gate: this.#gate.words.buffer,
-        line: line.buffer,
-        locks: table,
-        nodes: this.#pages.nodes,
-        rows: this.#pages.rows,
-      },
-    };
   }
 
   ended(session: Session): void {
     this.#sessions.delete(session);
-    if (session.reader !== null) this.#gate.readers.delete(session.reader);
-    if (this.#gate.readers.size === 0 && this.#rounds !== undefined) {
+    if (session.reader !== null) this.#gate.delete(session.reader);
+    if (this.#gate.isEmpty && this.#rounds !== undefined) {
       clearInterval(this.#rounds);
       this.#rounds = undefined;
     }
     this.#letGo();
   }
 
+  #serveMail(): void {
+    for (const session of [...this.#sessions]) session.serveMail();
+  }
+
+  #overdue(reader: Reader): void {
+    for (const session of this.#sessions) {
+      if (session.reader !== reader) continue;
+      session.cutOffSoon(new ProtocolError(`It did not come out of an access within ${reader.deadline} ms`));
+    }
+  }
+
   #startRounds(): ReturnType<typeof setInterval> {
     const rounds = setInterval(() => {
       for (const session of [...this.#sessions]) {
         const { reader } = session;
-        if (reader !== null && !isAlive(reader.thread)) {
+        if (reader !== null && !reader.isAlive()) {
           reader.gone = true;
           session.end();
         }
@@ -178,7 +202,9 @@ export class ClientServer implements MapGate, SessionHost {
   #closingChanged(region: Region): void {
     const { locks, state } = this.#options;
     if (this.#closed) return;
-    Atomics.store(this.#gate.words, GATE.draining, locks.isDraining ? 1 : 0);
+    for (const { reader } of this.#sessions) {
+      if (reader !== null) Atomics.store(reader.line.words, LINE.draining, locks.isDraining ? 1 : 0);
+    }
     const isOutermost = !this.#gate.isShut;
     this.shut();
     this.#publish(fragments(state().visible, region));
@@ -186,23 +212,7 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   #publish(spans: readonly Span[]): void {
-    const state = this.#options.state();
-    for (const { start, end } of normalize(spans)) {
-      let at = start;
-      for (const piece of piecesIn(state, start, end)) {
-        if (at < piece.start) this.#pages.paint(at, piece.start, null);
-        this.#pages.paint(piece.start, piece.end, this.#paintOf(piece));
-        at = piece.end;
-      }
-      if (at < end) this.#pages.paint(at, end, null);
-    }
-  }
-
-  #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
-    const mappable = mappableOf(mapping);
-    const access = (writable ? CODE.writable : 0) | (mappable?.truncatable ? CODE.truncatable : 0) |
-      (this.#options.locks.isClosing(region) ? CODE.closing : 0);
-    if (mappable === null) return { key: null, fd: -1, delta: 0, access };
-    return { key: mapping, fd: mappable.fd, delta: mapping.delta, access };
+    if (this.#gate.isEmpty) this.#isBehind = true;
+    if (!this.#isBehind) this.#map.publish(spans);
   }
 }

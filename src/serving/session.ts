@@ -1,285 +1,266 @@
-import type { ThreadIdentity } from "../../ffi/os/thread.ts";
-import { Mappable } from "../../ffi/files/mappable.ts";
-import { DisposedError, MembackingError, MemoryLockedError } from "../core/errors.ts";
-import { MemoryRange } from "../core/memory_range.ts";
+import { DisposedError } from "../core/errors.ts";
 import type { Span } from "../core/span.ts";
 import type { Logger } from "../targets/targets.ts";
-import { type Json, packError } from "./error_data.ts";
+import type { ClientChannel } from "./channel.ts";
+import { ClientFiles } from "./client_files.ts";
+import { ClientRegions, type Outcome } from "./client_regions.ts";
+import { type ErrorData, packError } from "./error_data.ts";
 import type { Reader } from "./gate.ts";
 import type { LockMirror } from "./lock_slots.ts";
 import { Mailbox } from "./mailbox.ts";
-import type { Answer, ChangeRequest, ClientMessage, Ends, FileReference, OwnerMessage, Request } from "./protocol.ts";
-import type { ServedManager, ServedMapping, ServedRegion } from "./served.ts";
-import { LINE } from "./shared_words.ts";
+import { ProtocolError, readMessage } from "./messages.ts";
+import type { Answer, ClientMessage, Hello, OwnerMessage, Request } from "./protocol.ts";
+import type { ServedManager } from "./served.ts";
+import { CLOSED, LINE } from "./shared_words.ts";
 
-/** What a session asks of the manager that it is a session of. */
+/** A client that has been let in: what the owner knows of it, and what it is told. */
+export interface Admitted extends Disposable {
+  readonly reader: Reader;
+  readonly mirror: LockMirror;
+  readonly welcome: OwnerMessage;
+  /** Descriptors that go with the welcome. */
+  readonly fds: readonly number[];
+}
+
+/** What a session asks of the server that it is a session of. */
 export interface SessionHost {
   readonly manager: ServedManager;
   readonly logger: Logger;
-  /** Lets the client's thread look at guest memory. */
-  admit(session: Session, thread: ThreadIdentity): { reader: Reader; mirror: LockMirror; welcome: OwnerMessage };
   /** Serves another client. */
   serve(port: MessagePort): void;
   /** Looks at the locks that clients hold. */
   updateLocks(): void;
+  /** The client has been let in: it may look at guest memory. */
+  admitted(session: Session, admitted: Admitted): void;
   /** The session is over, and nothing of it is left. */
   ended(session: Session): void;
 }
 
-/** How long to wait before a region that could not be removed is tried again, in milliseconds; doubled each time. */
-const RETRY_AFTER = 100;
-const RETRIES = 8;
+/** How a session's client is connected. */
+export interface SessionOptions {
+  readonly channel: ClientChannel;
+  /** Whether the client lives in this process: its locks are this process's memory. */
+  readonly isSameProcess: boolean;
+  /** Lets a client in that has said hello. */
+  admit(hello: Hello): Admitted;
+  /** Is told when the client has said that it is done; the channel may serve another one. Without it, it is closed. */
+  again?(): void;
+}
+
+/** Why a client is served no longer, as `CLOSED` says. */
+type Why = Exclude<(typeof CLOSED)[keyof typeof CLOSED], 0>;
 
 /**
  * One client, as its owner sees it: the regions it has made, the files it has shown, the locks it holds.
  *
- * `stop` ends the service: regions go. `end` comes when the client cannot look at memory any more, by its own word or
- * because its thread is gone: files and locks go. Until then a client that is no longer served still counts as a
- * reader, since nothing can take memory out of the hands of a thread.
+ * `stop` ends the service: regions go. `end` comes when the client cannot look at this process's memory any more, by its
+ * own word or because its thread is gone, or its process is another: files and locks go. Until then a client that is no
+ * longer served still counts as a reader, since nothing can take memory out of the hands of a thread.
  */
 export class Session {
   readonly #host: SessionHost;
-  readonly #port: MessagePort;
-  readonly #regions = new Map<number, ServedRegion>();
-  readonly #files = new Map<number, Mappable>();
+  readonly #options: SessionOptions;
+  readonly #channel: ClientChannel;
+  readonly #files: ClientFiles;
+  readonly #regions: ClientRegions;
   readonly #waiting = new Map<number, AbortController>();
   #mailbox: Mailbox | null = null;
-  #reader: Reader | null = null;
-  #mirror: LockMirror | null = null;
-  #lent = 0;
+  #admitted: Admitted | null = null;
+  #saidBye = false;
   #stopped = false;
   #ended = false;
 
-  constructor(host: SessionHost, port: MessagePort) {
+  constructor(host: SessionHost, options: SessionOptions) {
     this.#host = host;
-    this.#port = port;
-    port.onmessage = ({ data }: MessageEvent<ClientMessage>) => this.#receive(data);
-    port.onmessageerror = () => host.logger.warn("A message of a client could not be read");
-    // Where the platform tells (a standard event that Deno 2.9 fires only beside node:worker_threads).
-    port.addEventListener("close", () => this.#hungUp());
+    this.#options = options;
+    this.#channel = options.channel;
+    this.#files = new ClientFiles(options.isSameProcess);
+    this.#regions = new ClientRegions(host.manager, this.#files, host.logger);
+    this.#channel.receive = (data, fds) => this.#receive(data, fds);
+    this.#channel.hungUp = () => this.#hungUp();
   }
 
-  /** The client as the gate sees it; `null` until it has said hello. */
+  /** The client as the gate sees it; `null` until it has been let in. */
   get reader(): Reader | null {
-    return this.#reader;
+    return this.#admitted?.reader ?? null;
   }
 
-  /** The client's locks; `null` until it has said hello. */
+  /** The client's locks; `null` until it has been let in. */
   get mirror(): LockMirror | null {
-    return this.#mirror;
+    return this.#admitted?.mirror ?? null;
+  }
+
+  /** Sends the client a message. */
+  post(message: OwnerMessage, fds: readonly number[] = []): void {
+    this.#channel.post(message, fds);
+  }
+
+  /** Serves the request that waits in the mailbox. Returns how many there were. */
+  serveMail(): number {
+    if (this.#mailbox === null || this.#ended) return 0;
+    try {
+      const mailed = this.#mailbox.take();
+      if (mailed === null) return 0;
+      this.#request(mailed.id, mailed.request);
+      return 1;
+    } catch (error) {
+      this.cutOff(error);
+      return 0;
+    }
+  }
+
+  /** Serves whatever has arrived. Returns how many requests and messages there were. */
+  poll(): number {
+    return this.#channel.poll() + this.serveMail();
+  }
+
+  /** Finds out what the client has locked; it is cut off if that makes no sense. */
+  updateLocks(isClosed: boolean): void {
+    const admitted = this.#admitted;
+    if (admitted === null) return;
+    const { reader, mirror } = admitted;
+    if (reader.gone && !reader.isAlive()) return mirror.clear();
+    // Nobody holds one off that is gone and lives, so it may write while this reads.
+    if (!mirror.update(isClosed || reader.gone)) this.cutOffSoon(new ProtocolError("The locks of a client are none"));
   }
 
   /** Serves the client no longer, and removes its regions. */
-  stop(): void {
+  stop(why: Why = CLOSED.client): void {
     if (this.#stopped) return;
     this.#stopped = true;
     for (const controller of this.#waiting.values()) controller.abort();
-    const regions = [...this.#regions.values()].reverse();
-    this.#regions.clear();
-    for (const region of regions) this.#drop(region, 0);
-    if (this.#reader === null) return this.end();
-    Atomics.store(this.#reader.line, LINE.closed, 1);
-    this.#host.updateLocks(); // A client looks at its own word when the gate has been shut.
+    this.#regions.removeAll();
+    if (this.#admitted === null) return this.end();
+    Atomics.store(this.#admitted.reader.line.words, LINE.closed, why);
+    this.#host.updateLocks(); // A client looks at its own words when the gate has been shut.
     this.#mailbox?.close();
-    this.#post({ kind: "closed" });
+    if (!this.#saidBye) this.post({ kind: "closed" });
+    if (!this.#options.isSameProcess && !this.#ended) this.end();
+  }
+
+  /** Serves a client no longer that broke the protocol or missed its deadline. */
+  cutOff(error: unknown): void {
+    if (this.#stopped) return;
+    this.#host.logger.warn("A client was cut off", error);
+    if (this.#admitted !== null) this.#admitted.reader.gone = true;
+    this.stop(CLOSED.cutOff);
+  }
+
+  /** The same, once the request that is under way is over. */
+  cutOffSoon(error: unknown): void {
+    const line = this.#admitted?.reader.line.words;
+    if (line !== undefined) Atomics.store(line, LINE.closed, CLOSED.cutOff);
+    setTimeout(() => this.cutOff(error), 0);
   }
 
   /** The client looks at nothing any more. */
   end(): void {
-    if (this.#ended) return;
-    this.#ended = true;
-    // Its locks first, or its regions could not go.
-    this.#mirror?.clear();
-    this.stop();
-    for (const file of this.#files.values()) file[Symbol.dispose]();
-    this.#files.clear();
-    this.#port.close();
-    this.#host.ended(this);
+    if (this.#finish()) this.#channel.close();
   }
 
-  #receive(message: ClientMessage): void {
+  #finish(): boolean {
+    if (this.#ended) return false;
+    this.#ended = true;
+    // Its locks first, or its regions could not go.
+    this.#admitted?.mirror.clear();
+    this.stop();
+    this.#files[Symbol.dispose]();
+    this.#host.ended(this);
+    this.#admitted?.[Symbol.dispose]();
+    return true;
+  }
+
+  #receive(data: unknown, fds: readonly number[]): void {
+    if (this.#ended) return;
     try {
-      switch (message.kind) {
-        case "hello":
-          return this.#hello(message.thread, message.mail);
-        case "request":
-          return this.#request(message.id, message.request);
-        case "abort":
-          return this.#waiting.get(message.id)?.abort();
-        case "released":
-          return this.#host.updateLocks();
-        case "forget":
-          this.#files.get(message.key)?.[Symbol.dispose]();
-          this.#files.delete(message.key);
-          return;
-        case "serve":
-          return this.#host.serve(message.port);
-        case "bye":
-          return this.end();
-      }
+      this.#serve(readMessage(data), fds);
     } catch (error) {
-      this.#host.logger.error("A message of a client could not be served", error);
+      this.cutOff(error);
     }
   }
 
-  #hello(thread: ThreadIdentity, mail: SharedArrayBuffer | undefined): void {
-    if (this.#reader !== null) throw new MembackingError("A client connects once");
-    const { reader, mirror, welcome } = this.#host.admit(this, thread);
-    this.#reader = reader;
-    this.#mirror = mirror;
-    if (mail !== undefined) this.#mailbox = new Mailbox(mail);
-    this.#post(welcome);
+  #serve(message: ClientMessage, fds: readonly number[]): void {
+    switch (message.kind) {
+      case "hello":
+        return this.#hello(message);
+      case "request":
+        return this.#request(message.id, message.request);
+      case "abort":
+        return this.#waiting.get(message.id)?.abort();
+      case "released":
+        return this.#host.updateLocks();
+      case "file":
+        return this.#files.add(message.key, fds[0]);
+      case "forget":
+        return this.#files.forget(message.key);
+      case "serve":
+        return this.#host.serve(message.port);
+      case "let-go":
+        return this.onLetGo();
+      case "bye":
+        return this.#bye();
+    }
   }
 
-  #hungUp(): void {
-    if (this.#reader === null) this.end();
-    else this.stop();
+  /** Is called when a client in another process has let go of what had changed. */
+  onLetGo: () => void = () => {};
+
+  #hello(hello: Hello): void {
+    if (this.#admitted !== null) throw new ProtocolError("A client connects once");
+    if (hello.mail !== undefined) this.#mailbox = new Mailbox(hello.mail);
+    this.#admitted = this.#options.admit(hello);
+    this.#host.admitted(this, this.#admitted);
+    this.post(this.#admitted.welcome, this.#admitted.fds);
+  }
+
+  #bye(): void {
+    if (this.#options.again === undefined) return this.end();
+    // The next client says hello through the same channel.
+    this.#saidBye = true;
+    this.#finish();
+    this.#options.again();
+  }
+
+  /** Nothing arrives any more. A thread that ends loses its port a moment before it is gone. */
+  #hungUp(looks: number = 10): void {
+    if (this.#ended) return;
+    const reader = this.#admitted?.reader;
+    if (reader === undefined || !this.#options.isSameProcess || !reader.isAlive()) return this.end();
+    if (looks === 0) return this.stop();
+    Deno.unrefTimer(setTimeout(() => this.#hungUp(looks - 1), 10));
   }
 
   #request(id: number, request: Request): void {
-    if (this.#mailbox !== null && !this.#mailbox.begin(id)) return;
     try {
       if (this.#stopped) throw new DisposedError("The region manager client");
       if (request.kind === "teardown") return this.#teardown(id, request.region);
-      this.#answer(id, { value: this.#perform(request) });
+      this.#answerWith(id, request.kind, this.#regions.perform(request));
     } catch (error) {
-      this.#answer(id, { error: packError(error) });
-    }
-  }
-
-  #answer(id: number, answer: Answer): void {
-    if (this.#mailbox === null) this.#post({ kind: "answer", id, answer });
-    else this.#mailbox.answer(id, answer);
-  }
-
-  #post(message: OwnerMessage): void {
-    this.#port.postMessage(message);
-  }
-
-  #perform(request: Exclude<Request, { kind: "teardown" }>): Json {
-    switch (request.kind) {
-      case "batch":
-        return this.#changes(request.changes, (act) => this.#host.manager.batch(act));
-      case "map-params": {
-        const params = this.#region(request.region).mapParams;
-        return params === null ? null : { ...params };
-      }
-      case "visible":
-        return this.#region(request.region).visible.map(({ start, end }) => [start, end]);
-      case "inspect":
-        return this.#host.manager.inspect();
-      case "memfd":
-        return this.#lend(Mappable.memfd(request.name, request.size, request.options));
-      case "open":
-        return this.#lend(Mappable.open(request.path, request.options));
-      default:
-        return this.#changes([request], (act) => act())[0] ?? null;
-    }
-  }
-
-  /** Makes changes, inside `how`, and keeps account of the regions that came and went. */
-  #changes(requests: readonly ChangeRequest[], how: (act: () => void) => void): Json[] {
-    const created: ServedRegion[] = [];
-    const removed: number[] = [];
-    const values: Json[] = [];
-    how(() => {
-      for (const request of requests) {
-        if (request.kind === "new-region") {
-          const { range, ...rest } = request.options;
-          const region = this.#host.manager.newRegion({ ...rest, range: rangeOf(range) });
-          created.push(region);
-          values.push(region.id);
-        } else {
-          const region = request.region < 0 ? created[-1 - request.region] : this.#region(request.region);
-          if (region === undefined) throw new RangeError(`The batch has made no region ${-1 - request.region}`);
-          this.#change(region, request);
-          if (request.kind === "remove") removed.push(region.id);
-          values.push(null);
-        }
-      }
-    });
-    for (const region of created) this.#regions.set(region.id, region);
-    for (const id of removed) this.#regions.delete(id);
-    return values;
-  }
-
-  #change(region: ServedRegion, request: Exclude<ChangeRequest, { kind: "new-region" }>): void {
-    switch (request.kind) {
-      case "map":
-        return region.map(request.params);
-      case "unmap":
-        return region.unmap();
-      case "add-mapping": {
-        const { kind: _kind, region: _region, range, file, ...rest } = request;
-        const mapping: ServedMapping = { ...rest, rangeInRegion: rangeOf(range), mappable: this.#file(file) };
-        return region.addMapping(mapping);
-      }
-      case "remove-mappings":
-        return region.removeMappings(rangeOf(request.range));
-      case "remove":
-        if (request.eventually === true) return this.#drop(region, 0);
-        return region[Symbol.dispose]();
+      this.#answer(id, request.kind, { error: packError(error) });
     }
   }
 
   #teardown(id: number, region: number): void {
-    const handle = this.#regions.get(region);
-    // Gone is gone, as for a handle of the owner's own.
-    if (handle === undefined) return this.#answer(id, { value: null });
     const controller = new AbortController();
     this.#waiting.set(id, controller);
-    handle.teardown({ signal: controller.signal }).then(
-      () => {
-        this.#regions.delete(region);
-        return { value: null };
-      },
-      (error) => ({ error: packError(error) }),
-    ).then((answer) => {
-      this.#waiting.delete(id);
-      this.#answer(id, answer);
-    });
+    this.#regions.teardown(region, controller.signal)
+      .then(() => ({ value: null }), (error): { error: ErrorData } => ({ error: packError(error) }))
+      .then((answer) => {
+        this.#waiting.delete(id);
+        this.#answer(id, "teardown", answer);
+      });
   }
 
-  #region(id: number): ServedRegion {
-    const region = this.#regions.get(id);
-    if (region === undefined) throw new DisposedError(`Region ${id}`);
-    return region;
+  #answerWith(id: number, request: Request["kind"], { value, file }: Outcome): void {
+    if (file === undefined || this.#options.isSameProcess) return this.#answer(id, request, { value });
+    this.post({ kind: "answer", id, answer: { value } }, [file.fd]);
   }
 
-  #file(file: FileReference | "private"): Mappable | "private" {
-    if (file === "private") return file;
-    const known = this.#files.get(file.key);
-    if (known !== undefined) return known;
-    if (file.key < 0) throw new DisposedError("The file that was lent");
-    const own = Mappable.fromFd(file.fd);
-    this.#files.set(file.key, own);
-    return own;
+  #answer(id: number, request: Request["kind"], answer: Answer): void {
+    if (this.#ended) return;
+    if (this.#mailbox === null) this.post({ kind: "answer", id, answer });
+    else this.#mailbox.answer(id, answer, request);
   }
-
-  #lend(file: Mappable): Json {
-    const key = -(++this.#lent);
-    this.#files.set(key, file);
-    return { key, fd: file.fd, label: file.file.label };
-  }
-
-  /** Removes a region now, or as soon as nobody holds a lock on it; what fails otherwise is tried again. */
-  #drop(region: ServedRegion, tries: number): void {
-    const again = (error: unknown) => {
-      if (error instanceof DisposedError) return;
-      this.#host.logger.warn(`Region "${region.name}" of a client could not be removed`, error);
-      if (tries < RETRIES) Deno.unrefTimer(setTimeout(() => this.#drop(region, tries + 1), RETRY_AFTER * 2 ** tries));
-    };
-    try {
-      region[Symbol.dispose]();
-    } catch (error) {
-      if (error instanceof MemoryLockedError) region.teardown().catch(again);
-      else again(error);
-    }
-  }
-}
-
-function rangeOf([start, end]: Ends): MemoryRange {
-  return new MemoryRange(start, end);
 }
 
 /** The spans of locks as plain spans. */

@@ -1,0 +1,166 @@
+import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
+import { DisposedError } from "../core/errors.ts";
+import { ring } from "../serving/bell.ts";
+import { claimPort } from "../serving/channel.ts";
+import { LockSlots } from "../serving/lock_slots.ts";
+import type { ClientMessage, FileReference, Mail, OwnerMessage, Welcome } from "../serving/protocol.ts";
+import { ThreadWords } from "../serving/shared_words.ts";
+import { ClientAccess, type MemoryHost } from "./client_access.ts";
+import { ClientMemory } from "./client_memory.ts";
+import { type ClientView, Connection, type LentFile, type OwnerLink } from "./connection.ts";
+import { Hold } from "./hold.ts";
+import { PageReader, type Row } from "./page_reader.ts";
+
+/** A connection to an owner in another thread of this process, or in this one. */
+export interface PortConnection {
+  readonly connection: Connection;
+  /** The thread of the owner. */
+  readonly owner: ThreadIdentity;
+  /** Wakes the owner, for it to look into the mail. */
+  ring(): void;
+}
+
+/**
+ * Says hello to whoever serves the other end of `port`, and waits to be welcomed.
+ *
+ * @throws {TypeError} If the port is in use.
+ * @throws {DisposedError} If the manager is gone.
+ * @throws The signal's reason, if it aborts first.
+ */
+export async function connectPort(
+  port: MessagePort,
+  options: { mail?: Mail; signal: AbortSignal | undefined },
+): Promise<PortConnection> {
+  const { mail, signal } = options;
+  signal?.throwIfAborted();
+  claimPort(port, "A client connects");
+  const { promise, resolve, reject } = Promise.withResolvers<Welcome>();
+  port.onmessage = ({ data }: MessageEvent<unknown>) => {
+    const message = readOwnerMessage(data);
+    if (message?.kind === "welcome") resolve(message);
+    else if (message?.kind === "closed") reject(new DisposedError("The region manager"));
+  };
+  port.addEventListener("close", () => reject(new DisposedError("The region manager", "does not serve this port")));
+  const abort = () => reject(signal?.reason);
+  signal?.addEventListener("abort", abort);
+  try {
+    const hello: ClientMessage = { kind: "hello", thread: currentThread(), ...(mail !== undefined && { mail }) };
+    port.postMessage(hello);
+    const welcome = await promise;
+    const link = new PortLink(port, welcome.owner);
+    const connection = new Connection(link, viewOf(welcome, link));
+    const bell = new Int32Array(welcome.bell);
+    return { connection, owner: welcome.owner, ring: () => ring(bell) };
+  } catch (error) {
+    port.close();
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+/** The other end of a port at which the same manager serves another client. */
+export function forkPort(connection: Connection): MessagePort {
+  connection.check();
+  const { port1, port2 } = new MessageChannel();
+  connection.post({ kind: "serve", port: port1 }, [port1]);
+  return port2;
+}
+
+/** A message of the owner's, `undefined` for anything else: whoever has the other end of a port can send anything. */
+export function readOwnerMessage(data: unknown): OwnerMessage | undefined {
+  if (typeof data !== "object" || data === null) return undefined;
+  const { kind, id, answer } = data as { kind?: unknown; id?: unknown; answer?: unknown };
+  const isRight = typeof kind === "string" &&
+    (kind !== "answer" || (typeof id === "number" && typeof answer === "object" && answer !== null));
+  // SAFETY: a client trusts its owner in what the owner says; it must not fall over what is none of that.
+  return isRight ? data as OwnerMessage : undefined;
+}
+
+/** How many borrowed files are remembered; each costs some system calls to get to know. */
+const REMEMBERED = 64;
+
+/** Guest memory where the owner has it: this is the owner's process. */
+class SharedHost implements MemoryHost {
+  readonly base: number;
+  readonly isExact = false;
+  /** The owner's files by the serial numbers of their rows. */
+  readonly #files = new Map<number, Mappable>();
+
+  constructor(base: number) {
+    this.base = base;
+  }
+
+  file({ fd, serial }: Row): Mappable {
+    const known = this.#files.get(serial);
+    if (known !== undefined) return known;
+    if (this.#files.size >= REMEMBERED) this.#files.clear();
+    const file = Mappable.borrow(fd, `file descriptor ${fd}`);
+    this.#files.set(serial, file);
+    return file;
+  }
+
+  show(): boolean {
+    return true;
+  }
+}
+
+class PortLink implements OwnerLink {
+  receive: (message: OwnerMessage) => void = () => {};
+  readonly #port: MessagePort;
+  readonly #owner: ThreadIdentity;
+  #closed = false;
+
+  constructor(port: MessagePort, owner: ThreadIdentity) {
+    this.#port = port;
+    this.#owner = owner;
+    port.onmessage = ({ data }: MessageEvent<unknown>) => {
+      const message = readOwnerMessage(data);
+      if (message !== undefined) this.receive(message);
+    };
+    port.addEventListener("close", () => this.#closed || this.receive({ kind: "closed" }));
+  }
+
+  post(message: ClientMessage, transfer: Transferable[] = []): void {
+    if (!this.#closed) this.#port.postMessage(message, transfer);
+  }
+
+  reference(key: number, { fd }: OpenFile): FileReference {
+    return { key, fd };
+  }
+
+  borrow({ fd, label }: LentFile): Mappable {
+    return Mappable.borrow(fd, label);
+  }
+
+  isOwnerAlive(): boolean {
+    return isAlive(this.#owner);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#port.close();
+  }
+}
+
+function viewOf(welcome: Welcome, link: OwnerLink): ClientView {
+  const { owner, base, length } = welcome;
+  const line = new ThreadWords(welcome.line);
+  const hold = new Hold(line, () => link.isOwnerAlive(), owner.tid === currentThread().tid);
+  if (base === null) return { hold, access: null, memory: null };
+  const pages = new PageReader(length, welcome.nodes, welcome.rows);
+  const slots = new LockSlots(line.words, welcome.locks);
+  const access = new ClientAccess({
+    length,
+    pages,
+    slots,
+    hold,
+    host: new SharedHost(base),
+    released: () => {
+      if (hold.isDraining || hold.closed !== null) link.post({ kind: "released" });
+    },
+  });
+  return { hold, access, memory: new ClientMemory(access, hold) };
+}
