@@ -83,6 +83,8 @@ export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_
 export type { MemoryUsage } from "./ffi/host/smaps.ts";
 export { GuestMemory } from "./src/memory/guest_memory.ts";
 export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_manager_client.ts";
+export { RegionClient, type SynchronousOnly } from "./src/clients/region_client.ts";
+export type { ServeOptions } from "./src/serving/server.ts";
 export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
 export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
 export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";

@@ -1,4 +1,4 @@
-import { Mappable } from "../../ffi/files/mappable.ts";
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
 import { DisposedError, MappingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";

@@ -1,4 +1,4 @@
-import { Mappable } from "../../ffi/files/mappable.ts";
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { type DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
