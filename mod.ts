@@ -54,13 +54,15 @@ export {
   type RegionSummary,
 } from "./src/core/errors.ts";
 export { OsError } from "./ffi/os/os_error.ts";
-export { Mappable, type MemfdOptions, type OpenOptions } from "./ffi/files/mappable.ts";
+export type { MemfdOptions } from "./ffi/files/memfd.ts";
+export { type FromFdOptions, Mappable, type OpenOptions } from "./ffi/files/mappable.ts";
 export { ReservationLostError, type ReserveOptions, VaMapper } from "./ffi/host/va_mapper.ts";
 export type { OverlapRule } from "./src/core/map/overlap.ts";
 export type { MapParams } from "./src/core/map/region.ts";
 export type { Access, MemoryPolicy, Partition, VaTarget } from "./src/core/targets.ts";
 export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets/targets.ts";
 export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.ts";
+export type { RegionInfo } from "./src/regions/region_info.ts";
 export { RegionManager } from "./src/regions/region_manager.ts";
 export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
 export {
@@ -82,13 +84,16 @@ export {
 export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_guest.ts";
 export type { MemoryUsage } from "./ffi/host/smaps.ts";
 export { GuestMemory } from "./src/memory/guest_memory.ts";
+export { MappedMemory } from "./src/memory/mapped_memory.ts";
+export type { MemoryKind, MemoryPiece, PieceRegion } from "./src/memory/memory_piece.ts";
+export { FileTransferError } from "./src/memory/transfers.ts";
 export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_manager_client.ts";
 export { RegionClient, type SynchronousOnly } from "./src/clients/region_client.ts";
 export type { ServeOptions } from "./src/serving/server.ts";
 export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
 export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
 export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";
-export { LockedMemory } from "./src/memory/locked_memory.ts";
+export { LockedMemory, LockedRanges, type LockOptions } from "./src/memory/locked_memory.ts";
 export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/regions/inspect.ts";
 export { drawMemoryMap, type DrawOptions } from "./src/drawing/draw.ts";
 export { drawMemoryMapSvg, type SvgOptions } from "./src/drawing/draw_svg.ts";

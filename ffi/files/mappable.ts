@@ -10,59 +10,39 @@
 
 import { DisposedError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
-import { checkAligned, checkNumber, PAGE_SIZE } from "../../src/core/memory_range.ts";
+import { checkNumber } from "../../src/core/memory_range.ts";
 import { FileMapping } from "../os/address_space.ts";
 import { cString, libc } from "../os/libc.ts";
-import {
-  F_ADD_SEALS,
-  F_DUPFD_CLOEXEC,
-  F_SEAL_GROW,
-  F_SEAL_SEAL,
-  F_SEAL_SHRINK,
-  MFD_ALLOW_SEALING,
-  MFD_CLOEXEC,
-  MFD_HUGE_SHIFT,
-  MFD_HUGETLB,
-  O_CLOEXEC,
-  O_NONBLOCK,
-  O_RDONLY,
-  O_RDWR,
-  PROT_READ,
-  PROT_WRITE,
-} from "../os/mman.ts";
-import { applyPolicy } from "./memory_policy.ts";
-import { OpenFile } from "./open_file.ts";
-import { Errno, OsError, unwrap } from "../os/os_error.ts";
+import { F_DUPFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE } from "../os/mman.ts";
+import { unwrap } from "../os/os_error.ts";
 import { plainBytes } from "../os/plain_bytes.ts";
 import { writeProcessMemory } from "../os/process_memory.ts";
-
-/** How a memfd is made. */
-export interface MemfdOptions {
-  /**
-   * The size of the hugetlb pages to use, in bytes: 2 MiB or 1 GiB, as far as the host has a pool of them. All pages
-   * are taken from the pool at once. Left out: ordinary 4 KiB pages, taken when first touched.
-   */
-  hugepageSize?: number;
-  /**
-   * The host NUMA node that hugetlb pages are taken from, 0 to 1023. Ordinary pages are taken when first touched, and
-   * so follow the policy of the mapping they are touched through.
-   */
-  hostNumaNode?: number;
-  /**
-   * Whether its size is sealed, `true` when left out: then no one who gets hold of the descriptor can shorten the file
-   * under a mapping (touching it would be SIGBUS), or seal it against writing.
-   */
-  seal?: boolean;
-}
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
+import { makeMemfd, type MemfdOptions } from "./memfd.ts";
+import { OpenFile } from "./open_file.ts";
 
 /** How a file is opened. */
 export interface OpenOptions {
   /** Whether it is opened for writing too, `false` when left out. */
   write?: boolean;
+  /**
+   * Vouches that nobody truncates the file or punches holes into it while it is in use, `false` when left out. It is
+   * then read and written in place instead of by system calls, can be locked, and can be mapped copy-on-write.
+   *
+   * The promise is yours to keep: if the file gets shorter all the same, the next access to what is gone, by an
+   * accessor or through a lock, ends the process with SIGBUS, and a guest that touches it fails `KVM_RUN` with EFAULT.
+   */
+  fixedSize?: boolean;
 }
 
-/** The length of the longest memfd name the kernel takes, in bytes. */
-const MAX_NAME = 249;
+/** How a descriptor is taken over. */
+export type FromFdOptions = Pick<OpenOptions, "fixedSize">;
+
+/** A handle of the same file for a region manager to hand around: only `takeBack` disposes it. */
+export let lend: (mappable: Mappable) => Mappable;
+
+/** Disposes a handle that was made by `lend`. */
+export let takeBack: (lent: Mappable) => void;
 
 /**
  * An owned file descriptor that can be mapped into guest memory: a memfd, or a file.
@@ -84,9 +64,23 @@ const MAX_NAME = 249;
 export class Mappable implements Disposable {
   #file: OpenFile;
   #disposed = false;
+  /** Whether it is lent to a user who may not dispose it. */
+  #isLent = false;
 
   private constructor(file: OpenFile) {
     this.#file = file;
+  }
+
+  static {
+    lend = (mappable) => {
+      const lent = mappable.clone();
+      lent.#isLent = true;
+      return lent;
+    };
+    takeBack = (lent) => {
+      lent.#isLent = false;
+      lent[Symbol.dispose]();
+    };
   }
 
   /**
@@ -98,39 +92,7 @@ export class Mappable implements Disposable {
    * @throws {RangeError} If a number is out of its range, or the name too long.
    */
   static memfd(name: string, size: number, options: MemfdOptions = {}): Mappable {
-    const { hugepageSize, hostNumaNode, seal = true } = options;
-    const cName = cString(name);
-    if (cName.length - 1 > MAX_NAME) throw new RangeError(`A memfd name has at most ${MAX_NAME} bytes`);
-    if (hugepageSize !== undefined) checkHugepageSize(hugepageSize);
-    checkAligned(size, "Size", hugepageSize ?? PAGE_SIZE);
-    if (size === 0) throw new RangeError("Size must not be 0");
-
-    const { sys, errno } = libc();
-    const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING |
-      (hugepageSize === undefined ? 0 : MFD_HUGETLB | (Math.log2(hugepageSize) << MFD_HUGE_SHIFT));
-    const fd = unwrap(
-      sys.memfd_create(cName, flags),
-      errno[0],
-      "memfd_create",
-      () => hugepageSize === undefined ? `memfd "${name}"` : `the host may have no huge pages of ${hex(hugepageSize)}`,
-    );
-    try {
-      const what = () => `memfd "${name}" of ${hex(size)} bytes`;
-      unwrap(sys.ftruncate(fd, BigInt(size)), errno[0], "ftruncate", what);
-      if (hugepageSize !== undefined) {
-        if (hostNumaNode !== undefined) bindFile(fd, size, hugepageSize, hostNumaNode);
-        // Takes the pages out of the pool. Without it a missing page would be a SIGBUS at first touch.
-        unwrap(sys.fallocate(fd, 0, 0n, BigInt(size)), errno[0], "fallocate", () => poolHint(size, hugepageSize));
-      }
-      if (seal) {
-        unwrap(sys.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), errno[0], "fcntl", what);
-      }
-    } catch (error) {
-      sys.close(fd);
-      throw error;
-    }
-    const facts = seal ? { size, pageSize: hugepageSize ?? PAGE_SIZE } : undefined;
-    return new Mappable(new OpenFile(fd, `memfd "${name}"`, false, facts));
+    return new Mappable(makeMemfd(name, size, options));
   }
 
   /**
@@ -142,12 +104,15 @@ export class Mappable implements Disposable {
    * @throws {OsError} If the file cannot be opened, or is of a kind that cannot back guest memory (ENODEV).
    */
   static open(path: string, options: OpenOptions = {}): Mappable {
-    const { write = false } = options;
+    const { write = false, fixedSize = false } = options;
+    checkFlag(write, "write");
+    checkFlag(fixedSize, "fixedSize");
     const { sys, errno } = libc();
     // O_NONBLOCK so that opening a pipe returns at once, to be refused; on a file it does nothing.
     const flags = (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
-    const fd = unwrap(sys.open(cString(path), flags, 0), errno[0], "open", () => `"${path}"`);
-    return Mappable.#probed(new OpenFile(fd, `"${path}"`));
+    const cPath = cString(path);
+    const fd = uninterrupted("open", () => outcome(sys.open(cPath, flags, 0), errno[0]), () => `"${path}"`);
+    return Mappable.#probed(new OpenFile(fd, `"${path}"`, { shared: true, fixedSize }));
   }
 
   /**
@@ -158,12 +123,14 @@ export class Mappable implements Disposable {
    *
    * @throws {OsError} If `fd` is not open (EBADF), or of a kind that cannot back guest memory (ENODEV, EACCES).
    */
-  static fromFd(fd: number): Mappable {
+  static fromFd(fd: number, options: FromFdOptions = {}): Mappable {
+    const { fixedSize = false } = options;
+    checkFlag(fixedSize, "fixedSize");
     checkNumber(fd, "File descriptor");
     if (fd > 0x7fff_ffff) throw new RangeError(`${fd} is not a file descriptor`);
     const { sys, errno } = libc();
     const own = unwrap(sys.fcntl(fd, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl", () => `file descriptor ${fd}`);
-    return Mappable.#probed(new OpenFile(own, `file descriptor ${fd}`));
+    return Mappable.#probed(new OpenFile(own, `file descriptor ${fd}`, { shared: true, fixedSize }));
   }
 
   /**
@@ -173,7 +140,7 @@ export class Mappable implements Disposable {
    * @internal
    */
   static borrow(fd: number, label: string): Mappable {
-    return new Mappable(new OpenFile(fd, label, true));
+    return new Mappable(new OpenFile(fd, label, { borrowed: true, shared: true }));
   }
 
   static #probed(file: OpenFile): Mappable {
@@ -200,10 +167,15 @@ export class Mappable implements Disposable {
   /**
    * The file descriptor, which stays this object's to close.
    *
+   * Who asks for it may send it to others, who may punch holes into huge pages. So hugetlb memory whose descriptor was
+   * asked for is read and written by system calls from then on and cannot be locked, unless it was made with
+   * `fixedSize: true`.
+   *
+   * @throws {MemoryLockedError} If it is hugetlb memory that is locked, and was made without `fixedSize: true`.
    * @throws {DisposedError} After dispose, as every other member does too.
    */
   get fd(): number {
-    return this.file.fd;
+    return this.file.handOut();
   }
 
   /** The size in bytes. Cached where seals forbid it to change, otherwise asked from the kernel each time. */
@@ -222,7 +194,7 @@ export class Mappable implements Disposable {
   }
 
   /**
-   * Whether someone may shorten the file while it is mapped: always, unless it is sealed against shrinking.
+   * Whether memory of the file may go away while it is mapped: someone may shorten it, or punch holes into huge pages.
    *
    * @internal
    */
@@ -252,11 +224,11 @@ export class Mappable implements Disposable {
     const { sys, errno } = libc();
     for (let done = 0; done < plain.length;) {
       const rest = done === 0 ? plain : plain.subarray(done);
-      const count = unwrap(
-        // SAFETY: the kernel writes at most the length of the buffer it is given.
-        sys.pread(file.fd, rest, BigInt(rest.length), BigInt(offset + done)),
-        errno[0],
+      const [size, at] = [BigInt(rest.length), BigInt(offset + done)];
+      const count = uninterrupted(
         "pread",
+        // SAFETY: the kernel writes at most the length of the buffer it is given.
+        () => outcome(sys.pread(file.fd, rest, size, at), errno[0]),
         () => `${file.label} at offset ${hex(offset + done)}`,
       );
       if (count === 0) throw file.shortTransfer(offset + done);
@@ -277,11 +249,11 @@ export class Mappable implements Disposable {
     const { sys, errno } = libc();
     for (let done = 0; done < plain.length;) {
       const rest = done === 0 ? plain : plain.subarray(done);
-      const count = unwrap(
-        // SAFETY: the kernel reads at most the length of the buffer it is given.
-        sys.pwrite(file.fd, rest, BigInt(rest.length), BigInt(offset + done)),
-        errno[0],
+      const [size, at] = [BigInt(rest.length), BigInt(offset + done)];
+      const count = uninterrupted(
         "pwrite",
+        // SAFETY: the kernel reads at most the length of the buffer it is given.
+        () => outcome(sys.pwrite(file.fd, rest, size, at), errno[0]),
         () => `${file.label} at offset ${hex(offset + done)}`,
       );
       if (count === 0) throw file.shortTransfer(offset + done);
@@ -294,18 +266,21 @@ export class Mappable implements Disposable {
     return new Mappable(this.file.retain());
   }
 
-  /** Gives the handle up. The descriptor is closed with the last one; mappings of the file stay as they are. */
+  /**
+   * Gives the handle up. The descriptor is closed with the last one; mappings of the file stay as they are.
+   *
+   * @throws {TypeError} If it is the handle of a region manager, as DMA targets and `GuestMemory.find` get it: clone it
+   * to have one of your own.
+   */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
+    if (this.#isLent) {
+      throw new TypeError(
+        `This handle of ${this.#file.label} is the region manager's to dispose, clone it to keep one`,
+      );
+    }
     this.#disposed = true;
     this.#file.release();
-  }
-}
-
-function checkHugepageSize(size: number): void {
-  checkNumber(size, "Huge page size");
-  if (size <= PAGE_SIZE || !Number.isInteger(Math.log2(size))) {
-    throw new RangeError(`Huge page size ${hex(size)} is not a power of two above ${hex(PAGE_SIZE)}`);
   }
 }
 
@@ -326,21 +301,6 @@ function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array<ArrayBuff
   writeProcessMemory(mapping.address + offset - start, bytes);
 }
 
-/** Says which NUMA node the pages of a file come from. The policy stays with the file when the mapping goes. */
-function bindFile(fd: number, size: number, hugepageSize: number, hostNumaNode: number): void {
-  try {
-    using mapping = new FileMapping(fd, 0, size, PROT_READ | PROT_WRITE, hugepageSize);
-    applyPolicy(mapping.address, size, { hostNumaNode });
-  } catch (cause) {
-    if (!(cause instanceof OsError) || cause.errno !== Errno.ENOMEM) throw cause;
-    throw new OsError("mmap", cause.errno, poolHint(size, hugepageSize), { cause });
-  }
-}
-
-function poolHint(size: number, hugepageSize: number): string {
-  const pool = hugepageSize === 2 ** 21
-    ? "/proc/sys/vm/nr_hugepages"
-    : `/sys/kernel/mm/hugepages/hugepages-${hugepageSize / 1024}kB/nr_hugepages`;
-  return `the pool has fewer than ${size / hugepageSize} free huge pages of ${hex(hugepageSize)}, ` +
-    `raise the number in ${pool}`;
+function checkFlag(value: boolean, what: string): void {
+  if (typeof value !== "boolean") throw new TypeError(`${what} must be true or false, got ${String(value)}`);
 }

@@ -27,6 +27,7 @@ import {
   PROT_WRITE,
 } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 
 /** The part of `struct statx` that is read, as byte offsets. */
 export const STATX = { size: 256, stx_mode: 28, stx_size: 40 } as const;
@@ -55,6 +56,8 @@ const KINDS: Readonly<Record<number, string>> = {
 };
 
 const WRITE_SEALS = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+/** A file that knows no seals can never get any, which is what F_SEAL_SEAL says. */
+const NO_SEALS = F_SEAL_SEAL;
 const SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 
 /** A memfd open for writing, sealed against resizing and further seals. */
@@ -63,6 +66,27 @@ export interface SealedMemfd {
   readonly size: number;
   /** Its page size in bytes; more than 4096 for hugetlb. */
   readonly pageSize: number;
+}
+
+/** Where a descriptor comes from, and what its user knows of it. */
+export interface Origin {
+  /**
+   * Another thread owns the descriptor and keeps it open at least until `afterRelease` is called: it is never closed
+   * here. `false` when left out.
+   */
+  readonly borrowed?: boolean;
+  /** Whether someone else may have the file open as well: `true` for all but a memfd that was made here. */
+  readonly shared: boolean;
+  /** Whether the user vouches that nobody truncates it or punches holes into it. */
+  readonly fixedSize?: boolean;
+  /** Of a memfd that was made just now the maker knows all there is to ask. */
+  readonly facts?: SealedMemfd;
+}
+
+/** Wants to know before others can get at the file, and may refuse by throwing. Must call `proceed` otherwise. */
+export interface HandOutWatcher {
+  /** The descriptor is handed out when `proceed` returns, and not before. */
+  handOut(file: OpenFile, proceed: () => void): void;
 }
 
 /** What all clones of one `Mappable` share. Two handles are of one file exactly if they share this object. */
@@ -75,36 +99,41 @@ export class OpenFile {
   readonly pageSize: number;
   /** Whether it lives on a hugetlb file system (hugetlb memfds do). */
   readonly hugetlb: boolean;
-  /** Whether someone may shorten it while it is mapped, after which touching the mapping is SIGBUS. */
-  readonly truncatable: boolean;
+  /** Whether it can be sealed: memfds can, unless that is sealed. */
+  readonly sealable: boolean;
   /** Whether mapping it may fail after the kernel has already taken away what was there before. */
   readonly mayFailLate: boolean;
   #references = 1;
   #revoked = false;
   #afterRelease: (() => void) | undefined;
   readonly #borrowed: boolean;
+  readonly #vouched: boolean;
+  readonly #canShrink: boolean;
+  #handedOut: boolean;
+  readonly #watchers = new Set<HandOutWatcher>();
   #openForWriting: boolean;
   #fixedSize: number | undefined;
   #fixedSeals: number | undefined;
 
   /**
-   * Takes over `fd`, and closes it if the file turns out to be unusable. A borrowed one is never closed: another thread
-   * owns it, and keeps it open at least until `afterRelease` is called. Of a memfd that was made just now the maker
-   * knows all there is to ask.
+   * Takes over `fd`, and closes it if the file turns out to be unusable, unless it is borrowed.
    *
    * @throws {OsError} If the file is not of a kind that can be mapped, or was opened without the right to read.
    */
-  constructor(fd: number, label: string, borrowed: boolean = false, facts?: SealedMemfd) {
+  constructor(fd: number, label: string, { borrowed = false, shared, fixedSize = false, facts }: Origin) {
     this.fd = fd;
     this.label = label;
     this.#borrowed = borrowed;
+    this.#vouched = fixedSize;
+    this.#handedOut = shared;
     if (facts !== undefined) {
       this.#openForWriting = true;
       this.#fixedSize = facts.size;
       this.#fixedSeals = SIZE_SEALS | F_SEAL_SEAL;
       this.hugetlb = this.mayFailLate = facts.pageSize > PAGE_SIZE;
       this.pageSize = facts.pageSize;
-      this.truncatable = false;
+      this.sealable = true;
+      this.#canShrink = false;
       return;
     }
     try {
@@ -114,14 +143,69 @@ export class OpenFile {
       this.hugetlb = type === HUGETLBFS_MAGIC;
       this.pageSize = this.hugetlb ? blockSize : PAGE_SIZE;
       this.mayFailLate = this.hugetlb || !STEADY_FILE_SYSTEMS.has(type);
-      const seals = readSeals(fd);
+      const known = libc().sys.fcntl(fd, F_GET_SEALS, 0);
+      const seals = known === -1 ? NO_SEALS : known;
+      this.sealable = (seals & F_SEAL_SEAL) === 0;
       if ((seals & F_SEAL_SEAL) !== 0) this.#fixedSeals = seals;
-      if ((seals & SIZE_SEALS) === SIZE_SEALS) this.#fixedSize = size;
-      this.truncatable = (seals & F_SEAL_SHRINK) === 0;
+      if (fixedSize || (seals & SIZE_SEALS) === SIZE_SEALS) this.#fixedSize = size;
+      this.#canShrink = (seals & F_SEAL_SHRINK) === 0;
     } catch (error) {
       if (!borrowed) libc().sys.close(fd);
       throw error;
     }
+  }
+
+  /**
+   * Whether memory of it may go away under a mapping, after which touching the mapping is SIGBUS: someone may truncate
+   * it, or, of hugetlb, punch a hole while the pool of huge pages is empty. Then it is read and written by the kernel,
+   * and cannot be locked.
+   */
+  get truncatable(): boolean {
+    return !this.#vouched && (this.#canShrink || (this.hugetlb && this.#handedOut));
+  }
+
+  /** Whether the user has vouched that nobody truncates it or punches holes into it. */
+  get vouched(): boolean {
+    return this.#vouched;
+  }
+
+  /** Whether somebody else may have it: it came from outside, or its descriptor was handed out. */
+  get handedOut(): boolean {
+    return this.#handedOut;
+  }
+
+  /**
+   * The descriptor, for somebody else: it may be sent anywhere from now on.
+   *
+   * @throws Whatever a watcher throws that does not allow it; it has not been handed out then.
+   */
+  handOut(): number {
+    if (!this.#handedOut) {
+      const allow = () => void (this.#handedOut = true);
+      [...this.#watchers].reduce<() => void>((proceed, watcher) => () => watcher.handOut(this, proceed), allow)();
+    }
+    return this.fd;
+  }
+
+  /** Tells `watcher` before the descriptor is handed out for the first time, until `unwatch`. */
+  watch(watcher: HandOutWatcher): void {
+    this.#watchers.add(watcher);
+  }
+
+  /** Tells `watcher` no longer. */
+  unwatch(watcher: HandOutWatcher): void {
+    this.#watchers.delete(watcher);
+  }
+
+  /** Why memory of it cannot be locked, and what to do about it; of use where `truncatable` is true. */
+  get whyUnsteady(): string {
+    if (!this.#canShrink) {
+      return `the descriptor of ${this.label} was handed out, and whoever has it may punch holes into huge pages: ` +
+        "make it with fixedSize: true if nobody will";
+    }
+    const seal = this.sealable ? "seal it with F_SEAL_SHRINK, or " : "";
+    const how = this.label.startsWith("memfd") ? "make" : "open";
+    return `someone may truncate ${this.label}: ${seal}${how} it with fixedSize: true if nobody will`;
   }
 
   /** Whether its owner has taken it back, so that the descriptor may be another file's by now. */
@@ -209,7 +293,12 @@ function regularFileSize(fd: number, label: string): number {
   const { sys, errno } = libc();
   const bytes = new Uint8Array(STATX.size);
   // SAFETY: statx fills one struct statx, for which there is room.
-  unwrap(sys.statx(fd, cString(""), AT_EMPTY_PATH, STATX_BASIC_STATS, bytes), errno[0], "statx", () => label);
+  const path = cString("");
+  uninterrupted(
+    "statx",
+    () => outcome(sys.statx(fd, path, AT_EMPTY_PATH, STATX_BASIC_STATS, bytes), errno[0]),
+    () => label,
+  );
   const view = new DataView(bytes.buffer);
   const kind = view.getUint16(STATX.stx_mode, true) & S_IFMT;
   if (kind !== S_IFREG && kind !== 0) {
@@ -226,13 +315,13 @@ function fileSystem(fd: number, label: string): { type: number; blockSize: numbe
   const { sys, errno } = libc();
   const bytes = new Uint8Array(STATFS.size);
   // SAFETY: fstatfs fills one struct statfs, for which there is room.
-  unwrap(sys.fstatfs(fd, bytes), errno[0], "fstatfs", () => label);
+  uninterrupted("fstatfs", () => outcome(sys.fstatfs(fd, bytes), errno[0]), () => label);
   const view = new DataView(bytes.buffer);
   return { type: view.getUint32(STATFS.f_type, true), blockSize: Number(view.getBigInt64(STATFS.f_bsize, true)) };
 }
 
-/** The seals of a file. One that knows no seals can never get any, which is what F_SEAL_SEAL says. */
+/** The seals of a file that knows seals. */
 function readSeals(fd: number): number {
   const seals = libc().sys.fcntl(fd, F_GET_SEALS, 0);
-  return seals === -1 ? F_SEAL_SEAL : seals;
+  return seals === -1 ? NO_SEALS : seals;
 }

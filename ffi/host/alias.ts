@@ -2,7 +2,7 @@
  * A second mapping of parts of files at addresses of its own, for looking at guest memory that the first mapping does
  * not allow stores to.
  *
- * Why it is safe: the addresses are reserved here and nobody else knows them. Read-only parts are mapped MAP_PRIVATE:
+ * Why it is safe: the addresses are this mapping's alone, and nothing gets them afterwards. Read-only parts are mapped MAP_PRIVATE:
  * a store makes a copy of the page that only this mapping sees. The owner keeps the files from being truncated under
  * it, and revokes the view before disposing.
  *
@@ -10,7 +10,8 @@
  */
 
 import { LimitError } from "../../src/core/errors.ts";
-import { releaseAddresses, reserveAddresses } from "../os/address_space.ts";
+import { freshAddresses } from "./fresh_addresses.ts";
+import { retireAddresses } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import type { Mappable } from "../files/mappable.ts";
 import { noteUse, spareMappings } from "./mapping_budget.ts";
@@ -59,7 +60,7 @@ export class Alias implements Disposable {
     const pageSize = parts.reduce((most, { mappable }) => Math.max(most, mappable.pageSize), 4096);
     const first = start - start % pageSize;
     this.#length = Math.ceil((end - first) / pageSize) * pageSize;
-    this.#address = reserveAddresses(this.#length, pageSize);
+    this.#address = freshAddresses(this.#length, pageSize);
     try {
       for (const part of parts) {
         const { mappable, fileOffset, writable } = part;
@@ -71,7 +72,7 @@ export class Alias implements Disposable {
         const { sys, errno } = libc();
         unwrap(
           // SAFETY: inside the range reserved above.
-          sys.mmap(BigInt(at), BigInt(length), PROT_READ | PROT_WRITE, flags, mappable.fd, BigInt(offset)),
+          sys.mmap(BigInt(at), BigInt(length), PROT_READ | PROT_WRITE, flags, mappable.file.fd, BigInt(offset)),
           errno[0],
           "mmap",
           () => "for a second view of guest memory",
@@ -79,7 +80,7 @@ export class Alias implements Disposable {
       }
       this.buffer = hostView(this.#address + start - first, end - start);
     } catch (error) {
-      releaseAddresses(this.#address, this.#length);
+      retireAddresses(this.#address, this.#length);
       throw error;
     }
     noteUse(this.#mappings);
@@ -89,7 +90,7 @@ export class Alias implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    releaseAddresses(this.#address, this.#length);
+    retireAddresses(this.#address, this.#length);
     noteUse(-this.#mappings);
   }
 }

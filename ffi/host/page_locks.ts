@@ -16,7 +16,7 @@ import { hex } from "../../src/core/hex.ts";
 import { paint } from "../../src/core/paint.ts";
 import { type Entry, RangeMap } from "../../src/core/range_map.ts";
 import { libc } from "../os/libc.ts";
-import { unwrap } from "../os/os_error.ts";
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 
 let counts: RangeMap<number> = RangeMap.EMPTY;
 
@@ -52,10 +52,11 @@ function munlock(start: number, end: number): void {
  */
 export function relockPages(address: number, length: number): void {
   const { sys, errno } = libc();
-  unwrap(
-    sys.mlock(BigInt(address), BigInt(length)),
-    errno[0],
+  const at = BigInt(address);
+  const size = BigInt(length);
+  uninterrupted(
     "mlock",
+    () => outcome(sys.mlock(at, size), errno[0]),
     () => `${hex(length)} bytes at ${hex(address)}; all of it must be mapped, and the limit (ulimit -l) must allow it`,
   );
 }

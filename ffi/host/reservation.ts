@@ -1,7 +1,8 @@
 /**
  * A reserved range of host addresses, kept for as long as anything may look at it.
  *
- * Why it is safe: the range is given back to the process as a whole, once, and not before the last holder has let go.
+ * Why it is safe: the range is given back to the process once, and not before the last holder has let go; what is to be
+ * kept stays inaccessible for good.
  * The holders are the `VaMapper` that made it, region managers, and every virtual machine with a memory slot over it:
  * without that rule V8 or libc could get an address that a guest still writes to.
  *
@@ -9,7 +10,8 @@
  */
 
 import { DisposedError } from "../../src/core/errors.ts";
-import { releaseAddresses, reserveAddresses } from "../os/address_space.ts";
+import { gaps, normalize, type Span } from "../../src/core/span.ts";
+import { releaseAddresses, reserveAddresses, retireAddresses } from "../os/address_space.ts";
 import { measureBudget, noteUse } from "./mapping_budget.ts";
 import { forgetLocks } from "./page_locks.ts";
 
@@ -24,6 +26,8 @@ export class Reservation {
   #holders = 1;
   // An empty reservation is one mapping.
   #mappings = 1;
+  #kept: readonly Span[] = [];
+  readonly #alignment: number;
 
   /**
    * Reserves `length` bytes at a multiple of `alignment`.
@@ -35,6 +39,7 @@ export class Reservation {
     measureBudget();
     this.base = reserveAddresses(length, alignment);
     this.length = length;
+    this.#alignment = alignment;
     noteUse(this.#mappings);
     live.add(this);
   }
@@ -66,13 +71,21 @@ export class Reservation {
     return this;
   }
 
+  /** Keeps `[start, end)` from ever being given back: offsets from the base, rounded outward so as to cut no page. */
+  keep(start: number, end: number): void {
+    const from = start - start % this.#alignment;
+    const to = Math.min(Math.ceil(end / this.#alignment) * this.#alignment, this.length);
+    this.#kept = normalize([...this.#kept, { start: from, end: to }]);
+  }
+
   /** Counts one holder less. The last one unmaps the range. */
   release(): void {
     if (--this.#holders > 0) return;
     live.delete(this);
-    noteUse(-this.#mappings);
+    noteUse(this.#kept.length - this.#mappings);
     forgetLocks(this.base, this.length);
-    releaseAddresses(this.base, this.length);
+    for (const { start, end } of this.#kept) retireAddresses(this.base + start, end - start);
+    for (const { start, end } of gaps(0, this.length, this.#kept)) releaseAddresses(this.base + start, end - start);
   }
 }
 

@@ -13,7 +13,7 @@ import { DisposedError, MembackingError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkNumber, MemoryRange } from "../../src/core/memory_range.ts";
 import type { MemoryPolicy, VaTarget } from "../../src/core/targets.ts";
-import { adviseHost } from "./advise.ts";
+import { adviseHost } from "../os/advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import { makeRoom, spareMappings } from "./mapping_budget.ts";
@@ -98,6 +98,8 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     this.#reservation = reservation;
     this.base = reservation.base;
     this.length = reservation.length;
+    // Whoever follows the memory map goes by these numbers.
+    Object.freeze(this);
   }
 
   /**
@@ -109,6 +111,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
    */
   static reserve(length: number, options: ReserveOptions = {}): VaMapper {
     const { alignment = LARGE_PAGE } = options;
+    checkNumber(alignment, "Alignment");
     // What is aligned to more is aligned to less.
     const isSmall = alignment >= 1 && alignment < LARGE_PAGE && Number.isInteger(Math.log2(alignment));
     return new VaMapper(new Reservation(length, isSmall ? LARGE_PAGE : alignment));
@@ -253,6 +256,16 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   }
 
   /**
+   * Says that nothing else may ever get the addresses of `[start, end)`: someone may still write there.
+   *
+   * @internal
+   */
+  keepReserved(start: number, end: number): void {
+    this.#check(start, end);
+    this.#reservation.keep(start, end);
+  }
+
+  /**
    * Says how many kernel mappings this reservation consists of now, for `spareMappings`.
    *
    * @internal
@@ -364,7 +377,7 @@ function mapAlone(
 ): FileMapping {
   try {
     using stack = new DisposableStack();
-    const aside = stack.use(new FileMapping(mappable.fd, fileOffset, length, prot, mappable.pageSize));
+    const aside = stack.use(new FileMapping(mappable.file.fd, fileOffset, length, prot, mappable.pageSize));
     if (policy !== undefined) applyPolicy(aside.address, length, policy);
     stack.move();
     return aside;

@@ -16,7 +16,7 @@ import { DisposedError, MappingError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkAligned, checkNumber, type MemoryRange } from "../../src/core/memory_range.ts";
 import type { Access, Partition } from "../../src/core/targets.ts";
-import { adviseHost } from "../host/advise.ts";
+import { adviseHost } from "../os/advise.ts";
 import { HVA_LIMIT } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../os/mman.ts";

@@ -64,6 +64,23 @@ export function releaseAddresses(address: number, length: number): void {
   unwrap(sys.munmap(BigInt(address), BigInt(length)), errno[0], "munmap", () => `${hex(length)} at ${hex(address)}`);
 }
 
+/**
+ * Takes the memory of `[address, address + length)` away and keeps the addresses inaccessible for good, so that nothing
+ * else of the process ever lives there: whoever still writes there gets EFAULT.
+ *
+ * @throws {OsError} If the kernel refuses.
+ */
+export function retireAddresses(address: number, length: number): void {
+  const { sys, errno } = libc();
+  unwrap(
+    // SAFETY: the caller owns the range, and says that whoever uses it must not any more.
+    sys.mmap(BigInt(address), BigInt(length), PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0n),
+    errno[0],
+    "mmap",
+    () => `${hex(length)} at ${hex(address)}`,
+  );
+}
+
 /** A part of a file mapped on its own, away from guest memory, for as long as it is not disposed. */
 export class FileMapping implements Disposable {
   /** Where it is mapped. */

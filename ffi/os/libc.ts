@@ -44,6 +44,10 @@ const SYMBOLS = {
   // Used for less than 2 GiB at a time, so that the result fits 32 bits.
   process_vm_writev: { parameters: ["i32", "buffer", "usize", "buffer", "usize", "usize"], result: "i32" },
 
+  // int prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, unsigned long addr, unsigned long size, const char *name);
+  // Variadic, with integers and a pointer.
+  prctlName: { name: "prctl", parameters: ["i32", "usize", "usize", "usize", "buffer"], result: "i32" },
+
   // Files. The variadic ones (open, fcntl, ioctl, syscall) take integers only, which the x86-64 calling convention
   // passes in the same registers whether a function is variadic or not.
 

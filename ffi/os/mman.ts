@@ -34,6 +34,10 @@ export const MREMAP_FIXED = 2;
 /** Start nothing and wait for nothing. */
 export const MS_ASYNC = 1;
 
+/** Not copied to a child by fork. */
+export const MADV_DONTFORK = 10;
+/** Left out of core dumps. */
+export const MADV_DONTDUMP = 16;
 /** Transparent huge pages wanted. */
 export const MADV_HUGEPAGE = 14;
 /** Transparent huge pages not wanted. */
@@ -52,6 +56,8 @@ export const MFD_CLOEXEC = 0x1;
 export const MFD_ALLOW_SEALING = 0x2;
 /** Of huge pages. */
 export const MFD_HUGETLB = 0x4;
+/** Cannot be executed, and is sealed so (F_SEAL_EXEC). */
+export const MFD_NOEXEC_SEAL = 0x8;
 /** How far the base-2 logarithm of the page size is shifted in the flags of memfd_create. */
 export const MFD_HUGE_SHIFT = 26;
 
@@ -71,6 +77,8 @@ export const F_SEAL_SHRINK = 0x02;
 export const F_SEAL_GROW = 0x04;
 /** Cannot be written. */
 export const F_SEAL_WRITE = 0x08;
+/** Keeps its executable bits as they are. */
+export const F_SEAL_EXEC = 0x20;
 /** Cannot be written, except through mappings there are. */
 export const F_SEAL_FUTURE_WRITE = 0x10;
 
@@ -97,3 +105,13 @@ export const SYS_MBIND = 237n;
 export const SYS_FUTEX = 202n;
 /** A descriptor of a process. */
 export const SYS_PIDFD_OPEN = 434n;
+
+/** What prctl is to change: an attribute of a mapping. */
+export const PR_SET_VMA = 0x53564d41;
+/** The name of anonymous memory. */
+export const PR_SET_VMA_ANON_NAME = 0n;
+
+/** Leave the size of the file as it is. */
+export const FALLOC_FL_KEEP_SIZE = 0x01;
+/** Give the pages back: they read as zeros. */
+export const FALLOC_FL_PUNCH_HOLE = 0x02;

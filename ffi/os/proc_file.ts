@@ -8,19 +8,21 @@
 
 import { cString, libc } from "./libc.ts";
 import { O_CLOEXEC, O_RDONLY } from "./mman.ts";
-import { unwrap } from "./os_error.ts";
+import { outcome, uninterrupted } from "./uninterrupted.ts";
 
 const CHUNK = 1 << 16;
 
 /** Hands the file to `use` in pieces. The piece is only valid during the call. */
 function readPieces(path: string, use: (piece: Uint8Array) => void): void {
   const { sys, errno } = libc();
-  const fd = unwrap(sys.open(cString(path), O_RDONLY | O_CLOEXEC, 0), errno[0], "open", () => path);
+  const cPath = cString(path);
+  const fd = uninterrupted("open", () => outcome(sys.open(cPath, O_RDONLY | O_CLOEXEC, 0), errno[0]), () => path);
   try {
     const buffer = new Uint8Array(CHUNK);
+    const size = BigInt(CHUNK);
     while (true) {
       // SAFETY: the kernel writes at most CHUNK bytes, the length of the buffer.
-      const count = unwrap(sys.read(fd, buffer, BigInt(CHUNK)), errno[0], "read", () => path);
+      const count = uninterrupted("read", () => outcome(sys.read(fd, buffer, size), errno[0]), () => path);
       if (count === 0) return;
       use(buffer.subarray(0, count));
     }

@@ -8,7 +8,8 @@
  */
 
 import { libc } from "./libc.ts";
-import { OsError } from "./os_error.ts";
+import { Errno, OsError } from "./os_error.ts";
+import { outcome, uninterrupted } from "./uninterrupted.ts";
 
 // struct iovec: void *iov_base at 0, size_t iov_len at 8.
 const IOVEC_WORDS = 2;
@@ -21,20 +22,41 @@ const CHUNK = 2 ** 30;
  * @throws {OsError} EFAULT if a part of the target is not there. What lies before it may have been written.
  */
 export function writeProcessMemory(address: number, bytes: Uint8Array<ArrayBuffer>): void {
+  if (bytes.length === 0) return;
+  // SAFETY: `bytes` is referenced below the call.
+  const from = Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)));
+  copyProcessMemory(address, from, bytes.length);
+  keepAlive(bytes);
+}
+
+/**
+ * Copies `length` bytes of this process from the host address `from` to `to`; `moved` is told of each part.
+ *
+ * @throws {OsError} EFAULT if a part of either is not there. What lies before it may have been copied.
+ */
+export function copyProcessMemory(to: number, from: number, length: number, moved?: (count: number) => void): void {
   const { sys, errno } = libc();
   const pid = sys.getpid();
   const local = new BigUint64Array(IOVEC_WORDS);
   const remote = new BigUint64Array(IOVEC_WORDS);
-  for (let done = 0; done < bytes.length;) {
-    const part = bytes.subarray(done, done + CHUNK);
-    // SAFETY: an address within `part`, which is referenced below the call.
-    local[0] = Deno.UnsafePointer.value(Deno.UnsafePointer.of(part));
-    local[1] = remote[1] = BigInt(part.length);
-    remote[0] = BigInt(address + done);
-    // SAFETY: reads at most `part`; the target is checked by the kernel.
-    const count = sys.process_vm_writev(pid, local, 1n, remote, 1n, 0n);
-    const code = count === -1 ? errno[0] ?? 0 : 0;
-    if (count <= 0) throw new OsError("process_vm_writev", code, "the memory behind the file is not there");
-    done += Math.min(count, part.length);
+  for (let done = 0; done < length;) {
+    local[0] = BigInt(from + done);
+    remote[0] = BigInt(to + done);
+    local[1] = remote[1] = BigInt(Math.min(length - done, CHUNK));
+    const missing = () => "the memory behind the file is not there";
+    const count = uninterrupted(
+      "process_vm_writev",
+      // SAFETY: the kernel checks both addresses; the caller may read the one and write the other.
+      () => outcome(sys.process_vm_writev(pid, local, 1n, remote, 1n, 0n), errno[0]),
+      missing,
+    );
+    if (count === 0) throw new OsError("process_vm_writev", Errno.EFAULT, missing());
+    done += count;
+    moved?.(count);
   }
+}
+
+/** Looks at an array after its address was used, so that it cannot have been collected before. */
+function keepAlive(bytes: Uint8Array): void {
+  if (bytes.length < 0) throw new RangeError("An array has a length");
 }

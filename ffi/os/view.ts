@@ -35,17 +35,30 @@ export function hostView(address: number, length: number): ArrayBuffer {
 /**
  * Detaches `buffer`, so that nothing reaches the memory through it any more. A second time is harmless.
  *
+ * What the language itself does is used, not what the buffer says: a property of its own named `transfer` or `detached`
+ * would otherwise leave the memory reachable. And the result is looked at.
+ *
  * @throws {TypeError} If the buffer was transferred away (`postMessage` with a transfer list): then whoever has it now
  * still reaches the memory, and it must stay mapped.
  */
 export function revokeView(buffer: ArrayBuffer): void {
   if (revoked.has(buffer)) return;
-  if (buffer.detached) {
+  if (isDetached(buffer)) {
     throw new TypeError("A view of memory was transferred away and cannot be revoked, so its memory must stay");
   }
-  buffer.transfer(0);
+  apply(transfer, buffer, [0]);
+  if (!isDetached(buffer)) throw new TypeError("A view of memory cannot be revoked, so its memory must stay");
   revoked.add(buffer);
 }
+
+/** Whether `buffer` has been revoked or transferred away, whatever it says itself. */
+export function isDetached(buffer: ArrayBuffer): boolean {
+  return apply(getDetached, buffer, []) as boolean;
+}
+
+const { apply } = Reflect;
+const { transfer } = ArrayBuffer.prototype;
+const getDetached = Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, "detached")!.get!;
 
 const revoked = new WeakSet<ArrayBuffer>();
 

@@ -1,14 +1,17 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
-import { DisposedError, MappingError } from "../core/errors.ts";
+import { DisposedError, MappingError, MembackingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { AccessMap, Backed } from "../memory/access_map.ts";
+import type { MemoryPiece } from "../memory/memory_piece.ts";
 import { LockedMemory } from "../memory/locked_memory.ts";
 import { readOnlyView, type ViewPart } from "../memory/read_only_view.ts";
 import type { Hold } from "./hold.ts";
 import type { LockSlots } from "../serving/lock_slots.ts";
 import { CODE } from "../serving/page_codes.ts";
 import type { PageReader, Row } from "./page_reader.ts";
+
+const NO_PIECES = "A client does not know regions and files, ask its inspect()";
 
 /** Where a client's guest memory is, and how it gets there. */
 export interface MemoryHost {
@@ -60,6 +63,18 @@ export class ClientAccess implements AccessMap {
       return { start, end, writable, file: { mappable: host.file(row), offset: start + row.delta } };
     }
     return host.show(start, end, row, writable) ? { start, end, writable, file: null } : undefined;
+  }
+
+  get base(): number {
+    return this.#options.host.base;
+  }
+
+  piece(): MemoryPiece | null {
+    throw new MembackingError(NO_PIECES);
+  }
+
+  pieces(): IterableIterator<MemoryPiece> {
+    throw new MembackingError(NO_PIECES);
   }
 
   view(start: number, end: number): ArrayBuffer {
@@ -135,7 +150,8 @@ export class ClientAccess implements AccessMap {
       const end = Math.min(shown.end, range.end);
       if ((code & CODE.truncatable) !== 0) {
         throw new MappingError(
-          "Memory of a file that someone may truncate cannot be locked, seal the file with F_SEAL_SHRINK",
+          "This memory cannot be locked, since its file may be truncated, or punched: seal it with F_SEAL_SHRINK or " +
+            "vouch for it with fixedSize: true, where the owner makes it",
           new MemoryRange(at, end),
         );
       }

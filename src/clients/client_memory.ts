@@ -1,5 +1,6 @@
 import { GuestMemory } from "../memory/guest_memory.ts";
-import type { LockedMemory } from "../memory/locked_memory.ts";
+import type { LockedMemory, LockOptions } from "../memory/locked_memory.ts";
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
 import type { ClientAccess } from "./client_access.ts";
 import type { Hold } from "./hold.ts";
@@ -122,19 +123,66 @@ export class ClientMemory extends GuestMemory {
     }
   }
 
-  override compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
-    this.#hold.enter();
-    try {
-      return super.compareExchangeUint32(gpa, expected, replacement);
-    } finally {
-      this.#hold.leave();
-    }
+  override loadUint16(gpa: number): number {
+    return this.#during(() => super.loadUint16(gpa));
   }
 
-  override lock(range: MemoryRange, options: { write?: boolean } = {}): LockedMemory {
+  override storeUint16(gpa: number, value: number): void {
+    this.#during(() => super.storeUint16(gpa, value));
+  }
+
+  override compareExchangeUint16(gpa: number, expected: number, replacement: number): number {
+    return this.#during(() => super.compareExchangeUint16(gpa, expected, replacement));
+  }
+
+  override loadUint32(gpa: number): number {
+    return this.#during(() => super.loadUint32(gpa));
+  }
+
+  override storeUint32(gpa: number, value: number): void {
+    this.#during(() => super.storeUint32(gpa, value));
+  }
+
+  override compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
+    return this.#during(() => super.compareExchangeUint32(gpa, expected, replacement));
+  }
+
+  override loadBigUint64(gpa: number): bigint {
+    return this.#during(() => super.loadBigUint64(gpa));
+  }
+
+  override storeBigUint64(gpa: number, value: bigint): void {
+    this.#during(() => super.storeBigUint64(gpa, value));
+  }
+
+  override compareExchangeBigUint64(gpa: number, expected: bigint, replacement: bigint): bigint {
+    return this.#during(() => super.compareExchangeBigUint64(gpa, expected, replacement));
+  }
+
+  override readFrom(file: Mappable, fileOffset: number, gpa: number, length: number): void {
+    this.#during(() => super.readFrom(file, fileOffset, gpa, length));
+  }
+
+  override writeTo(file: Mappable, fileOffset: number, gpa: number, length: number): void {
+    this.#during(() => super.writeTo(file, fileOffset, gpa, length));
+  }
+
+  override isMapped(gpa: number, length: number, options: { write?: boolean } = {}): boolean {
+    return this.#during(() => super.isMapped(gpa, length, options));
+  }
+
+  override hostAddress(gpa: number, length: number, options: { write?: boolean } = {}): number {
+    return this.#during(() => super.hostAddress(gpa, length, options));
+  }
+
+  override lock(range: MemoryRange, options: LockOptions = {}): LockedMemory {
+    return this.#during(() => super.lock(range, options));
+  }
+
+  #during<T>(act: () => T): T {
     this.#hold.enter();
     try {
-      return super.lock(range, options);
+      return act();
     } finally {
       this.#hold.leave();
     }

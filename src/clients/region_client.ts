@@ -1,4 +1,5 @@
-import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { Mappable, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";

@@ -1,5 +1,6 @@
 import { currentThread } from "../../ffi/os/thread.ts";
-import type { Mappable, MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { Mappable, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import type { Region } from "../core/map/region.ts";
 import { DeviceMemory, type DeviceMemoryOptions } from "../guest/device_memory.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";

@@ -42,9 +42,14 @@ export class RegionOverlapError extends MembackingError {
       `Region "${added.name}" (${added.range}, priority ${added.priority}) overlaps region "${existing.name}" ` +
         `(${existing.range}, priority ${existing.priority}): ${rule}`,
     );
-    this.existing = existing;
-    this.new = added;
+    this.existing = summaryOf(existing);
+    this.new = summaryOf(added);
   }
+}
+
+/** A copy: what is passed may be the region itself, which an error must not hand out. */
+function summaryOf({ name, range, priority }: RegionSummary): RegionSummary {
+  return Object.freeze({ name, range, priority });
 }
 
 /** What one target did not take back while a failed request was undone. */
@@ -96,6 +101,8 @@ export class GuestMemoryError extends MembackingError {
   readonly length: number;
   /** What was wrong with it. */
   readonly kind: GuestMemoryErrorKind;
+  /** The first address in the way, a GPA; where guest memory ends for "out-of-range". */
+  readonly at: number;
 
   /** Builds the error for the access; `at` is the first offending address. */
   constructor(kind: GuestMemoryErrorKind, gpa: number, length: number, at: number = gpa, cause?: unknown) {
@@ -111,6 +118,7 @@ export class GuestMemoryError extends MembackingError {
     this.gpa = gpa;
     this.length = length;
     this.kind = kind;
+    this.at = at;
   }
 }
 

@@ -22,11 +22,18 @@ export function checkAligned(value: number, what: string, pageSize: number = PAG
   throw new RangeError(`${what} ${hex(value)} is not a multiple of ${hex(pageSize)}`);
 }
 
+const { freeze } = Object;
+
+/** Whether `value` was made by `MemoryRange` itself, so that it can never change. */
+let isPlain: (value: object) => boolean;
+
+const RANGE = /^(0x[0-9a-f]+|[0-9]+)-(0x[0-9a-f]+|[0-9]+)$/i;
+
 /**
  * A half-open, page-aligned range `[start, end)` of guest-physical addresses or of offsets, in bytes.
  *
- * Immutable. Both ends are checked once, here, so that every other part of the package can rely on them: safe
- * integers, multiples of 4096, `0 <= start <= end <= 2^52`.
+ * Frozen. Both ends are checked once, here, so that every other part of the package can rely on them: safe integers,
+ * multiples of 4096, `0 <= start <= end <= 2^52`.
  *
  * @example Usage
  * ```ts
@@ -45,6 +52,8 @@ export class MemoryRange {
   readonly start: number;
   /** One past the last byte of the range. */
   readonly end: number;
+  /** Tells what this class made from what only looks like it: a subclass, a Proxy, an object with its prototype. */
+  readonly #isPlain: boolean;
 
   /**
    * Makes the range `[start, end)`.
@@ -59,6 +68,13 @@ export class MemoryRange {
     // Minus zero is zero.
     this.start = start + 0;
     this.end = end + 0;
+    this.#isPlain = new.target === MemoryRange;
+    // A subclass may have fields of its own to set.
+    if (this.#isPlain) freeze(this);
+  }
+
+  static {
+    isPlain = (value) => #isPlain in value && value.#isPlain;
   }
 
   /**
@@ -82,6 +98,21 @@ export class MemoryRange {
     checkNumber(end, "Range end");
     if (end < start) throw new RangeError(`Range end ${hex(end)} is below its start ${hex(start)}`);
     return new MemoryRange(start - start % PAGE_SIZE, Math.ceil(end / PAGE_SIZE) * PAGE_SIZE);
+  }
+
+  /**
+   * The range in the form that `toString` gives: `0x1000-0x3000`. Decimal numbers are understood as well.
+   *
+   * @throws {SyntaxError} If the text has another form.
+   * @throws {RangeError} As the constructor does.
+   */
+  static parse(text: string): MemoryRange {
+    if (typeof text !== "string") throw new TypeError(`A range to parse must be a string, got ${typeof text}`);
+    const [, start, end] = RANGE.exec(text) ?? [];
+    if (start === undefined || end === undefined) {
+      throw new SyntaxError(`${JSON.stringify(text)} is not a range, which has the form 0x1000-0x3000`);
+    }
+    return new MemoryRange(Number(start), Number(end));
   }
 
   /** The length in bytes. */
@@ -120,8 +151,10 @@ export class MemoryRange {
    * The range moved by `delta` bytes, which may be negative.
    *
    * @throws {RangeError} If the result leaves 0..2^52 or is not page-aligned.
+   * @throws {TypeError} If `delta` is no number.
    */
   offsetBy(delta: number): MemoryRange {
+    if (typeof delta !== "number") throw new TypeError(`Delta must be a number, got ${typeof delta}`);
     return new MemoryRange(this.start + delta, this.end + delta);
   }
 
@@ -139,4 +172,27 @@ export class MemoryRange {
   [Symbol.for("Deno.customInspect")](): string {
     return `MemoryRange ${this}`;
   }
+}
+
+/**
+ * The range a caller passed, as one that never changes: `value` itself where `MemoryRange` made it, else a copy whose
+ * ends were read once and checked. Every range goes through here where it enters the package.
+ *
+ * @throws {TypeError} If it is no `MemoryRange`; `what` says what needs one.
+ * @throws {RangeError} If an object that passes for one has ends that a range cannot have.
+ */
+export function ownRange(value: MemoryRange, what: string): MemoryRange {
+  if (!(value instanceof MemoryRange)) throw new TypeError(`${what} needs a MemoryRange`);
+  return isPlain(value) ? value : new MemoryRange(value.start, value.end);
+}
+
+/**
+ * As `ownRange`, and not empty.
+ *
+ * @throws {RangeError} If it is empty.
+ */
+export function ownFilledRange(value: MemoryRange, what: string): MemoryRange {
+  const range = ownRange(value, what);
+  if (range.isEmpty) throw new RangeError(`${what} needs a range that is not empty`);
+  return range;
 }

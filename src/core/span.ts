@@ -24,6 +24,20 @@ export function normalize(spans: readonly Span[]): readonly Span[] {
   return merged;
 }
 
+/** At most `most` spans that cover `spans`, ordered: those with the least between them become one. */
+export function fewSpans(spans: readonly Span[], most: number): readonly Span[] {
+  const few = [...normalize(spans)];
+  while (few.length > most) {
+    let at = 1;
+    const gap = (i: number) => (few[i]?.start ?? Infinity) - (few[i - 1]?.end ?? 0);
+    for (let i = 2; i < few.length; i++) if (gap(i) < gap(at)) at = i;
+    const [left, right] = [few[at - 1], few[at]];
+    if (left === undefined || right === undefined) break;
+    few.splice(at - 1, 2, { start: left.start, end: right.end });
+  }
+  return few;
+}
+
 /** The parts of `[start, end)` that none of `others` covers, which are in order. */
 export function gaps(start: number, end: number, others: readonly Span[]): Span[] {
   const found: Span[] = [];

@@ -50,12 +50,21 @@ export interface Partition {
   takeDirty?(range: MemoryRange, mark: (start: number, end: number) => void): void;
 }
 
-/** How the host should place the memory of one mapping. */
+/** How the host should treat the memory of one mapping. */
 export interface MemoryPolicy {
   /** The NUMA node the pages come from (mbind, strict). Left out: the process's own policy. */
   readonly hostNumaNode?: number;
   /** Whether transparent huge pages are asked for (madvise). Left out: the system's own setting. */
   readonly transparentHugepages?: boolean;
+  /** Whether core dumps of the process hold it; with `false`, MADV_DONTDUMP. Left out: they do. */
+  readonly coreDump?: boolean;
+  /** Whether a child process made by fork gets it; with `false`, MADV_DONTFORK. Left out: it does. */
+  readonly fork?: boolean;
+  /**
+   * What /proc/self/smaps calls private memory, `[anon:NAME]`, where the kernel has names (PR_SET_VMA_ANON_NAME). At
+   * most 79 printable ASCII characters, none of them `[`, `]`, `\\`, `$` or a backtick; others are left out.
+   */
+  readonly name?: string;
 }
 
 /**
@@ -92,6 +101,8 @@ export interface VaTarget<M> {
   readonly disposed?: boolean;
   /** Keeps the addresses reserved until the result is disposed. */
   retain?(): Disposable;
+  /** Says that nothing else may ever get the addresses of `[start, end)`, also when the reservation is gone. */
+  keepReserved?(start: number, end: number): void;
   /** The bytes of `[start, end)` themselves. Without it, guest memory cannot be accessed through the manager. */
   view?(start: number, end: number): ArrayBuffer;
 }

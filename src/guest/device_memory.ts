@@ -162,7 +162,7 @@ export class DeviceMemory implements Disposable {
     checkPages(file, fileOffset, range, { Offset: offset });
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
-      const backing = new FileBacking(mappable.clone(), file);
+      const backing = new FileBacking(mappable);
       this.#edit(range, { backing, delta: fileOffset - offset, writable, policy: undefined });
     });
   }

@@ -1,6 +1,6 @@
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
-import { checkAligned, checkNumber, MemoryRange } from "../core/memory_range.ts";
+import { checkAligned, checkNumber, MemoryRange, ownRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
 import {
   type BackingLayout,
@@ -272,15 +272,15 @@ export class GuestMemoryManager implements Disposable {
    * @throws {MemoryLockedError} If the range is locked.
    */
   setRamVisibility(range: MemoryRange, to: RamVisibility): void {
-    if (!(range instanceof MemoryRange)) throw new TypeError("A MemoryRange is needed");
-    const found = this.#ram.find(({ region }) => region.range.equals(range));
+    const own = ownRange(range, "setRamVisibility");
+    const found = this.#ram.find(({ region }) => region.range.equals(own));
     if (found === undefined) {
-      const near = nearest(this.ramRanges, range, 3);
+      const near = nearest(this.ramRanges, own, 3);
       const hint = near.length === 0 ? "there is no RAM" : `the nearest are ${near.join(", ")}`;
       throw new RamLayoutError(
         "not-a-ram-range",
-        `${range} is not a whole RAM range, and only those can be switched; ${hint}`,
-        range,
+        `${own} is not a whole RAM range, and only those can be switched; ${hint}`,
+        own,
       );
     }
     const { region, prefetch } = found;

@@ -1,6 +1,6 @@
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { hasTransparentHugepages } from "../../ffi/files/memory_policy.ts";
-import { checkNumber, MemoryRange } from "../core/memory_range.ts";
+import { checkNumber, MemoryRange, ownRange } from "../core/memory_range.ts";
 import type { BackingLayout, RamRequest } from "../core/ram_layout.ts";
 import type { MemoryPolicy } from "../core/targets.ts";
 import type { Report } from "../targets/report.ts";
@@ -61,11 +61,13 @@ export interface RamBacking {
  * @throws {RangeError} If a number is out of its range.
  */
 export function ramRequest(options: RamBacking): RamRequest {
-  const { ranges, backing = "shared", name = "ram", hugepageSize, hostNumaNode } = options;
+  const { backing = "shared", name = "ram", hugepageSize, hostNumaNode } = options;
   if (typeof name !== "string") throw new TypeError("The name of a RAM backing must be a string");
-  if (!Array.isArray(ranges) || !ranges.every((range) => range instanceof MemoryRange)) {
+  const given = options.ranges;
+  if (!Array.isArray(given) || !given.every((range) => range instanceof MemoryRange)) {
     throw new TypeError(`RAM backing "${name}" needs its ranges as an array of MemoryRange`);
   }
+  const ranges = given.map((range: MemoryRange) => ownRange(range, `RAM backing "${name}"`));
   for (const flag of ["transparentHugepages", "prefetch"] as const) {
     const value = options[flag];
     if (value !== undefined && typeof value !== "boolean") {

@@ -1,7 +1,8 @@
-import { GuestMemoryError } from "../core/errors.ts";
-import { type MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
+import { GuestMemoryError, MappingError } from "../core/errors.ts";
+import { checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { LockedMemory } from "./locked_memory.ts";
+import type { MemoryPiece } from "./memory_piece.ts";
 
 /** What backs an address, as far as an access needs to know. */
 export interface Backed {
@@ -19,8 +20,14 @@ export interface Backed {
 export interface AccessMap {
   /** Where guest memory ends, in bytes. */
   readonly length: number;
+  /** The host address of GPA 0. */
+  readonly base: number;
   /** What backs `gpa`; `undefined` where nothing can be accessed. */
   find(gpa: number): Backed | undefined;
+  /** What shows in `[start, end)`, cut to it, in order. */
+  pieces(start: number, end: number): IterableIterator<MemoryPiece>;
+  /** What shows at `gpa`, as far as it reaches; `null` for nothing. */
+  piece(gpa: number): MemoryPiece | null;
   /** The host's own bytes of `[start, end)`, backed or not. */
   view(start: number, end: number): ArrayBuffer;
   /** Holds `range`, which is accessible throughout. */
@@ -32,6 +39,40 @@ export interface Part {
   readonly piece: Backed;
   readonly start: number;
   readonly end: number;
+}
+
+/**
+ * The parts of an access, in order.
+ *
+ * @throws {GuestMemoryError} If the memory map does not allow it.
+ */
+export function partsOf(map: AccessMap, gpa: number, length: number, write: boolean): Part[] {
+  checkNumber(gpa, "Guest-physical address");
+  if (gpa + length > map.length) throw new GuestMemoryError("out-of-range", gpa, length, map.length);
+  const parts: Part[] = [];
+  for (let at = gpa; at < gpa + length;) {
+    const piece = map.find(at);
+    if (piece === undefined) throw new GuestMemoryError("not-mapped", gpa, length, at);
+    if (write && !piece.writable) throw new GuestMemoryError("read-only", gpa, length, at);
+    const end = Math.min(piece.end, gpa + length);
+    parts.push({ piece, start: at, end });
+    at = end;
+  }
+  // One transfer is whole or an error by itself. Of several, none may begin if another cannot be whole.
+  if (write && parts.length > 1) { for (const part of parts) checkFileSize(gpa, length, part); }
+  return parts;
+}
+
+/** Whether an access would find what it needs, whatever the caller passes. */
+export function isAccessible(map: AccessMap, gpa: number, length: number, write: boolean): boolean {
+  if (!Number.isSafeInteger(gpa) || !Number.isSafeInteger(length) || gpa < 0 || length < 0) return false;
+  if (gpa + length > map.length) return false;
+  for (let at = gpa; at < gpa + length;) {
+    const piece = map.find(at);
+    if (piece === undefined || (write && !piece.writable)) return false;
+    at = piece.end;
+  }
+  return true;
 }
 
 /** An access through the file, which may have become too short by now. */
@@ -60,8 +101,19 @@ export function readFile(mappable: Mappable, offset: number, into: Uint8Array): 
 }
 
 /** Throws if the file is too short for a part of an access, so that a write of several parts is all or nothing. */
-export function checkFileSize(gpa: number, length: number, { piece, start, end }: Part): void {
+function checkFileSize(gpa: number, length: number, { piece, start, end }: Part): void {
   if (piece.file === null) return;
   const fileEnd = piece.file.mappable.size - piece.file.offset + piece.start;
   if (end > fileEnd) throw new GuestMemoryError("not-mapped", gpa, length, Math.max(start, fileEnd));
+}
+
+/**
+ * Throws where memory is reached through its file; `what` says what it cannot have.
+ *
+ * @throws {MappingError} Saying why, and what to do about it.
+ */
+export function checkSteady({ piece, start, end }: Part, what: string): void {
+  if (piece.file === null) return;
+  const why = piece.file.mappable.file.whyUnsteady;
+  throw new MappingError(`This memory ${what}, since ${why}`, MemoryRange.bounding(start, end));
 }

@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { lend, type Mappable, takeBack } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { Backing, Mapping } from "../core/map/region.ts";
 
@@ -15,9 +15,10 @@ export class FileBacking implements Backing {
   readonly mayFailLate: boolean;
   pieces = 1;
 
-  /** Takes over `mappable`, a handle of `file`. */
-  constructor(mappable: Mappable, file: OpenFile) {
-    this.mappable = mappable;
+  /** Makes a handle of its own, which users get to see and cannot dispose. */
+  constructor(mappable: Mappable) {
+    const { file } = mappable;
+    this.mappable = lend(mappable);
     this.file = file;
     this.pageSize = file.pageSize;
     this.mayFailLate = file.mayFailLate;
@@ -46,5 +47,6 @@ export function releaseFiles(gone: readonly Mapping[], split: readonly Mapping[]
 
 /** Closes the file of a mapping that no region has. */
 export function closeFile(mapping: Mapping): void {
-  mappableOf(mapping)?.[Symbol.dispose]();
+  const mappable = mappableOf(mapping);
+  if (mappable !== null) takeBack(mappable);
 }

@@ -1,45 +1,10 @@
 import { lengthOf, plainBytes } from "../../ffi/os/plain_bytes.ts";
-import { type AccessMap, checkFileSize, type Part, readFile, viaFile } from "./access_map.ts";
-import { GuestMemoryError, MappingError } from "../core/errors.ts";
+import { MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkNumber, MemoryRange } from "../core/memory_range.ts";
-import type { LockedMemory } from "./locked_memory.ts";
-
-/** Host memory is looked at in windows of this many bytes, so that offsets into them are small integers. */
-const WINDOW = 2 ** 30;
-
-/**
- * A piece of guest memory that is backed in one way, as far as it lies in one window. The views on it end where it
- * ends, so that nothing done through them leaves it.
- */
-interface View {
-  /** The GPA of its first byte. */
-  readonly base: number;
-  /** Its length in bytes. */
-  readonly end: number;
-  /** Its length where it may be written, else -1. */
-  readonly writableEnd: number;
-  /** All of host memory, in which byte `base` is the view's first. */
-  readonly buffer: ArrayBuffer;
-  readonly data: DataView;
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly words: Uint32Array;
-}
-
-function viewOf(buffer: ArrayBuffer, base: number, end: number, writable: boolean): View {
-  const length = end - base;
-  return {
-    base,
-    end: length,
-    writableEnd: writable ? length : -1,
-    buffer,
-    data: new DataView(buffer, base, length),
-    bytes: new Uint8Array(buffer, base, length),
-    words: new Uint32Array(buffer, base, length >>> 2),
-  };
-}
-
-const NO_VIEW: View = { ...viewOf(new ArrayBuffer(0), 0, 0, false), base: 2 ** 53 };
+import { type AccessMap, checkSteady, type Part, partsOf, readFile, viaFile } from "./access_map.ts";
+import { MappedMemory } from "./mapped_memory.ts";
+import { NO_VIEW, View, WINDOW } from "./view.ts";
 
 /**
  * Guest memory as it is visible now, to read and write by guest-physical address.
@@ -76,7 +41,7 @@ const NO_VIEW: View = { ...viewOf(new ArrayBuffer(0), 0, 0, false), base: 2 ** 5
  * console.assert(regions.memory.readUint16(0x2000) === 0x1234);
  * ```
  */
-export class GuestMemory {
+export class GuestMemory extends MappedMemory {
   readonly #map: AccessMap;
   /** All of host memory, made at the first access. A second one would cost another garbage collection. */
   #host: ArrayBuffer | undefined;
@@ -87,6 +52,7 @@ export class GuestMemory {
 
   /** Made by the manager. */
   constructor(map: AccessMap) {
+    super(map);
     this.#map = map;
   }
 
@@ -98,11 +64,6 @@ export class GuestMemory {
   invalidate(): void {
     this.#view = NO_VIEW;
     if (this.#views.length > 0) this.#views.length = 0;
-  }
-
-  /** Where guest memory ends: one past the highest GPA there can be, in bytes. */
-  get length(): number {
-    return this.#map.length;
   }
 
   /** A copy of `length` bytes from `gpa` on. */
@@ -205,84 +166,102 @@ export class GuestMemory {
 
   /** Writes the low 64 bits of `value`. */
   writeBigUint64(gpa: number, value: bigint): void {
-    if (typeof value !== "bigint") throw new TypeError(`A bigint is needed, got ${typeof value}`);
+    checkBigint(value);
     const at = this.#writable(gpa, 8);
     if (at >= 0) this.#view.data.setBigUint64(at, value, true);
     else this.#slowWrite(gpa, bytesOf(8, (data) => data.setBigUint64(0, value, true)));
   }
 
   /**
-   * Writes `replacement` at `gpa` if the value there is `expected`, atomically towards guests and other threads.
+   * The 16-bit value at `gpa`, read atomically: never torn, and in one order with all other atomic accesses of guests
+   * and threads (sequentially consistent). So are all `load`, `store` and `compareExchange` accessors.
    *
-   * @returns The value that was there.
-   * @throws {RangeError} If `gpa` is not a multiple of 4.
-   * @throws {MappingError} If the memory is a file that could be truncated, which has no atomic access.
+   * @throws {RangeError} If `gpa` is not a multiple of 2.
+   * @throws {MappingError} If the memory is a file that may be truncated, which has no atomic access.
    */
-  compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
-    checkValue(expected);
-    checkValue(replacement);
-    checkAddress(gpa);
-    if (gpa % 4 !== 0) throw new RangeError(`Address ${hex(gpa)} of an atomic access is not a multiple of 4`);
-    const at = this.#writable(gpa, 4);
-    if (at >= 0) return Atomics.compareExchange(this.#view.words, at / 4, expected, replacement);
-    this.#check(gpa, 4, true);
-    throw new MappingError(
-      "Memory of a file that can be truncated has no atomic access, seal the file against shrinking",
-      MemoryRange.bounding(gpa, gpa + 4),
-    );
+  loadUint16(gpa: number): number {
+    const at = this.#atomic(gpa, 2, false);
+    return Atomics.load(this.#view.halves, at / 2);
+  }
+
+  /** The 32-bit value at `gpa`, a multiple of 4; as `loadUint16`. */
+  loadUint32(gpa: number): number {
+    const at = this.#atomic(gpa, 4, false);
+    return Atomics.load(this.#view.words, at / 4);
+  }
+
+  /** The 64-bit value at `gpa`, a multiple of 8; as `loadUint16`. */
+  loadBigUint64(gpa: number): bigint {
+    const at = this.#atomic(gpa, 8, false);
+    return Atomics.load(this.#view.quads, at / 8);
+  }
+
+  /** Writes the low 16 bits of `value` at `gpa`, a multiple of 2, atomically; as `loadUint16`. */
+  storeUint16(gpa: number, value: number): void {
+    checkValue(value);
+    const at = this.#atomic(gpa, 2, true);
+    Atomics.store(this.#view.halves, at / 2, value);
+  }
+
+  /** Writes the low 32 bits of `value` at `gpa`, a multiple of 4, atomically; as `loadUint16`. */
+  storeUint32(gpa: number, value: number): void {
+    checkValue(value);
+    const at = this.#atomic(gpa, 4, true);
+    Atomics.store(this.#view.words, at / 4, value);
+  }
+
+  /** Writes the low 64 bits of `value` at `gpa`, a multiple of 8, atomically; as `loadUint16`. */
+  storeBigUint64(gpa: number, value: bigint): void {
+    checkBigint(value);
+    const at = this.#atomic(gpa, 8, true);
+    Atomics.store(this.#view.quads, at / 8, value);
   }
 
   /**
-   * Holds a range of guest memory: its bytes without a copy, valid until disposed. While it is held, requests that
-   * would take that memory away fail with `MemoryLockedError`. Any number of locks may cover the same pages.
+   * Writes `replacement` at `gpa`, a multiple of 2, if the value there is `expected`, atomically; as `loadUint16`.
    *
-   * With `write`, all of the range must be writable. Without it, stores through the bytes are harmless: where guest
-   * memory is not writable they go to a copy of the page that nobody else sees.
-   *
-   * @example Usage
-   * ```ts
-   * import { GuestMemoryManager, MemoryLockedError, MemoryRange } from "membacking";
-   *
-   * const ram = new MemoryRange(0, 0x10_0000);
-   * using guest = GuestMemoryManager.create({ maxAddress: 0x20_0000, ram: [{ ranges: [ram] }] });
-   * {
-   *   using ring = guest.memory.lock(MemoryRange.of(0x8000, 0x1000), { write: true });
-   *   ring.bytes.set([1, 2, 3]);
-   *   try {
-   *     guest.setRamVisibility(ram, "unmapped");
-   *   } catch (error) {
-   *     console.assert(error instanceof MemoryLockedError);
-   *   }
-   * }
-   * guest.setRamVisibility(ram, "unmapped");
-   * ```
-   *
-   * @throws {GuestMemoryError} If a part of the range is not mapped, or not writable.
-   * @throws {MappingError} If a part of it is a file that someone may truncate, which no lock can prevent.
-   * @throws {DisposedError} If a part of it belongs to a region that is being torn down.
-   * @throws {RangeError} If the range is empty.
+   * @returns The value that was there.
    */
-  lock(range: MemoryRange, options: { write?: boolean } = {}): LockedMemory {
-    if (!(range instanceof MemoryRange)) throw new TypeError("A lock needs a MemoryRange");
-    const own = new MemoryRange(range.start, range.end);
-    if (own.isEmpty) throw new RangeError("A lock needs a range that is not empty");
-    const parts = this.#check(own.start, own.length, options.write ?? false);
-    return this.#map.lock(own, parts.map(({ piece }) => piece));
+  compareExchangeUint16(gpa: number, expected: number, replacement: number): number {
+    checkValue(expected);
+    checkValue(replacement);
+    const at = this.#atomic(gpa, 2, true);
+    return Atomics.compareExchange(this.#view.halves, at / 2, expected, replacement);
+  }
+
+  /** As `compareExchangeUint16`, with 32 bits at a multiple of 4. */
+  compareExchangeUint32(gpa: number, expected: number, replacement: number): number {
+    checkValue(expected);
+    checkValue(replacement);
+    const at = this.#atomic(gpa, 4, true);
+    return Atomics.compareExchange(this.#view.words, at / 4, expected, replacement);
+  }
+
+  /** As `compareExchangeUint16`, with 64 bits at a multiple of 8. */
+  compareExchangeBigUint64(gpa: number, expected: bigint, replacement: bigint): bigint {
+    checkBigint(expected);
+    checkBigint(replacement);
+    const at = this.#atomic(gpa, 8, true);
+    return Atomics.compareExchange(this.#view.quads, at / 8, expected, replacement);
   }
 
   /** The offset of `gpa` in the current view if `length` bytes can be read there at once, else -1. */
   #readable(gpa: number, length: number): number {
-    const { base, end } = this.#view;
-    const at = gpa - base;
-    if (at >= 0 && at + length <= end && (at | 0) === at && typeof gpa === "number") return at;
+    if (typeof gpa === "number") {
+      const { base, end } = this.#view;
+      const at = gpa - base;
+      if (at >= 0 && at + length <= end && (at | 0) === at) return at;
+    }
     return this.#turn(gpa, length, false);
   }
 
   /** The same for writing. */
   #writable(gpa: number, length: number): number {
-    const { base, writableEnd } = this.#view;
-    const at = gpa - base;
-    if (at >= 0 && at + length <= writableEnd && (at | 0) === at && typeof gpa === "number") return at;
+    if (typeof gpa === "number") {
+      const { base, writableEnd } = this.#view;
+      const at = gpa - base;
+      if (at >= 0 && at + length <= writableEnd && (at | 0) === at) return at;
+    }
     return this.#turn(gpa, length, true);
   }
 
@@ -296,12 +275,22 @@ export class GuestMemory {
       if (piece === undefined || piece.file !== null) return -1;
       const base = Math.max(piece.start, index * WINDOW);
       const end = Math.min(piece.end, (index + 1) * WINDOW);
-      view = viewOf(this.#hostBuffer(), base, end, piece.writable);
+      view = new View(this.#hostBuffer(), base, end, piece.writable);
       this.#views[index] = view;
     }
     this.#view = view;
     const at = gpa - view.base;
     return at + length <= (write ? view.writableEnd : view.end) ? at : -1;
+  }
+
+  /** Where an atomic access of `size` bytes at `gpa` is in the current view. */
+  #atomic(gpa: number, size: number, write: boolean): number {
+    checkAddress(gpa);
+    if (gpa % size !== 0) throw new RangeError(`Address ${hex(gpa)} of an atomic access is not a multiple of ${size}`);
+    const at = write ? this.#writable(gpa, size) : this.#readable(gpa, size);
+    if (at >= 0) return at;
+    for (const part of this.#check(gpa, size, write)) checkSteady(part, "has no atomic access");
+    throw new MappingError("Memory cannot be accessed atomically", MemoryRange.bounding(gpa, gpa + size));
   }
 
   #hostBuffer(): ArrayBuffer {
@@ -314,22 +303,8 @@ export class GuestMemory {
     return new Uint8Array(this.#hostBuffer(), start, end - start);
   }
 
-  /** The parts of an access, in order. */
   #check(gpa: number, length: number, write: boolean): Part[] {
-    checkAddress(gpa);
-    if (gpa + length > this.#map.length) throw new GuestMemoryError("out-of-range", gpa, length, this.#map.length);
-    const parts: Part[] = [];
-    for (let at = gpa; at < gpa + length;) {
-      const piece = this.#map.find(at);
-      if (piece === undefined) throw new GuestMemoryError("not-mapped", gpa, length, at);
-      if (write && !piece.writable) throw new GuestMemoryError("read-only", gpa, length, at);
-      const end = Math.min(piece.end, gpa + length);
-      parts.push({ piece, start: at, end });
-      at = end;
-    }
-    // One transfer is whole or an error by itself. Of several, none may begin if another cannot be whole.
-    if (write && parts.length > 1) { for (const part of parts) checkFileSize(gpa, length, part); }
-    return parts;
+    return partsOf(this.#map, gpa, length, write);
   }
 
   #slowRead(gpa: number, length: number): Uint8Array<ArrayBuffer> {
@@ -375,6 +350,10 @@ function checkAddress(gpa: number): void {
 /** Numbers are converted here or not at all: a conversion of the caller's could change the memory map midway. */
 function checkValue(value: number): void {
   if (typeof value !== "number") throw new TypeError(`A number is needed, got ${typeof value}`);
+}
+
+function checkBigint(value: bigint): void {
+  if (typeof value !== "bigint") throw new TypeError(`A bigint is needed, got ${typeof value}`);
 }
 
 // The language's own, which an object of the caller's cannot replace: what it says must be what is checked and copied.

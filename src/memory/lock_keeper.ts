@@ -1,6 +1,5 @@
-import type { Alias } from "../../ffi/host/alias.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { revokeView } from "../../ffi/os/view.ts";
 import { DisposedError, MappingError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { LockTable } from "../core/lock_table.ts";
 import { MemoryRange } from "../core/memory_range.ts";
@@ -8,19 +7,20 @@ import { fragments } from "../core/map/overlap.ts";
 import type { Piece, Region } from "../core/map/region.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Entry } from "../core/range_map.ts";
-import type { Span } from "../core/span.ts";
+import { fewSpans, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { pieceAt, piecesIn } from "../core/map/view.ts";
+import type { Report } from "../targets/report.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./access_map.ts";
-import { LockedMemory } from "./locked_memory.ts";
+import { HeldLocks } from "./held_locks.ts";
+import type { LockedMemory } from "./locked_memory.ts";
+import { type MemoryPiece, memoryPiece } from "./memory_piece.ts";
 import { readOnlyView, type ViewPart } from "./read_only_view.ts";
 
-/** A lock: which GPAs, and the second mapping its bytes are in, if they are not guest memory's own. */
-interface Held extends Span {
-  readonly alias: Alias | undefined;
-}
+/** Addresses that were locked are remembered as this many spans at most. */
+const REMEMBERED = 8;
 
 /** The memory map as `GuestMemory` sees it, and the locks on it. */
 export class LockKeeper implements AccessMap {
@@ -28,7 +28,9 @@ export class LockKeeper implements AccessMap {
   readonly #state: () => State;
   readonly #check: () => void;
   readonly #table = new LockTable();
-  readonly #held = new Map<ArrayBuffer, Held>();
+  readonly #held: HeldLocks;
+  /** Where there ever was a lock, roughly. */
+  #everLocked: readonly Span[] = [];
   /** The regions being torn down, and by how many callers. */
   readonly #closing = new Map<Region, number>();
   readonly #waiting = new Set<() => void>();
@@ -36,22 +38,53 @@ export class LockKeeper implements AccessMap {
   onClosing: ((region: Region) => void) | null = null;
 
   /** `check` throws while memory is being changed and once the manager is gone. */
-  constructor(va: VaTarget<Mappable>, state: () => State, check: () => void) {
+  constructor(va: VaTarget<Mappable>, state: () => State, check: () => void, report: Report) {
     this.#va = va;
     this.#state = state;
     this.#check = check;
+    this.#held = new HeldLocks((span) => this.#released(span), report);
   }
 
   get length(): number {
     return this.#va.length;
   }
 
+  get base(): number {
+    if (this.#va.view === undefined) throw new MembackingError(NO_MEMORY);
+    return this.#va.base;
+  }
+
   find(gpa: number): Backed | undefined {
+    const entry = this.#entryAt(gpa);
+    if (entry === undefined) return undefined;
+    const { start, end, value: { mapping, writable } } = entry;
+    const mappable = mappableOf(mapping);
+    const file = mappable !== null && mappable.truncatable ? { mappable, offset: start + mapping.delta } : null;
+    return { start, end, writable, file };
+  }
+
+  piece(gpa: number): MemoryPiece | null {
+    const entry = this.#entryAt(gpa);
+    return entry === undefined ? null : memoryPiece(entry, this.#va.base);
+  }
+
+  pieces(start: number, end: number): IterableIterator<MemoryPiece> {
+    this.#check();
+    const { base } = this.#va;
+    const state = this.#state();
+    const pieces = piecesIn(state, start, end);
+    const there = state.damage.lost.size === 0
+      ? pieces
+      : pieces.filter((piece) => !state.damage.lost.overlaps(piece.start, piece.end));
+    return there.values().map((piece) => memoryPiece(piece, base));
+  }
+
+  /** What backs `gpa`, as far as it is as it should be. */
+  #entryAt(gpa: number): Entry<Piece> | undefined {
     this.#check();
     const state = this.#state();
     const entry = pieceAt(state, gpa);
-    if (entry === undefined) return undefined;
-    const { mapping, writable } = entry.value;
+    if (entry === undefined || state.damage.lost.size === 0) return entry;
     let { start, end } = entry;
     // What an undo could not put back may be anything; what is around it is as it was.
     for (const lost of state.damage.lost.overlapping(start, end)) {
@@ -59,24 +92,22 @@ export class LockKeeper implements AccessMap {
       else if (gpa >= lost.end) start = lost.end;
       else return undefined;
     }
-    const mappable = mappableOf(mapping);
-    const file = mappable !== null && mappable.truncatable ? { mappable, offset: start + mapping.delta } : null;
-    return { start, end, writable, file };
+    return { start, end, value: entry.value };
   }
 
   view(start: number, end: number): ArrayBuffer {
-    if (this.#va.view === undefined) throw new MembackingError("This VA target has no memory to look at");
+    if (this.#va.view === undefined) throw new MembackingError(NO_MEMORY);
     return this.#va.view(start, end);
   }
 
   lock(range: MemoryRange, pieces: readonly Backed[]): LockedMemory {
     const { start, end } = range;
     const state = this.#state();
-    const truncatable = pieces.find(({ file }) => file !== null);
-    if (truncatable !== undefined) {
+    for (const { file, start, end } of pieces) {
+      if (file === null) continue;
       throw new MappingError(
-        "Memory of a file that someone may truncate cannot be locked, seal the file with F_SEAL_SHRINK",
-        new MemoryRange(truncatable.start, truncatable.end),
+        `This memory cannot be locked, since ${file.mappable.file.whyUnsteady}`,
+        new MemoryRange(start, end),
       );
     }
     for (const { value: region } of state.visible.overlapping(start, end)) {
@@ -85,16 +116,8 @@ export class LockKeeper implements AccessMap {
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }
       : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.view(start, end));
-    let locked: LockedMemory;
-    try {
-      locked = new LockedMemory(range, { buffer, release: () => this.#release(buffer) });
-    } catch (error) {
-      revokeView(buffer);
-      alias?.[Symbol.dispose]();
-      throw error;
-    }
-    this.#table.add(start, end);
-    this.#held.set(buffer, { start, end, alias });
+    const locked = this.#held.hold(range, buffer, alias);
+    this.#add(range);
     return locked;
   }
 
@@ -153,14 +176,13 @@ export class LockKeeper implements AccessMap {
   }
 
   /** Counts a lock that another thread holds. */
-  addForeign({ start, end }: Span): void {
-    this.#table.add(start, end);
+  addForeign(span: Span): void {
+    this.#add(span);
   }
 
   /** Counts it no longer. */
-  removeForeign({ start, end }: Span): void {
-    this.#table.remove(start, end);
-    this.#wake();
+  removeForeign(span: Span): void {
+    this.#released(span);
   }
 
   /**
@@ -168,19 +190,17 @@ export class LockKeeper implements AccessMap {
    * in `kept` has to stay as it is, since somebody still looks at it.
    */
   revokeAll(): { failures: unknown[]; kept: Span[] } {
-    const failures: unknown[] = [];
-    const kept: Span[] = [];
-    for (const [buffer, { start, end, alias }] of this.#held) {
-      try {
-        revokeView(buffer);
-        alias?.[Symbol.dispose]();
-      } catch (error) {
-        failures.push(error);
-        if (alias === undefined) kept.push({ start, end });
-      }
-    }
+    const result = this.#held.revokeAll();
     this.#wake();
-    return { failures, kept };
+    return result;
+  }
+
+  /**
+   * Where there ever was a lock, and a little around it: input and output into the bytes of a lock that is gone may
+   * still be under way there.
+   */
+  get everLocked(): readonly Span[] {
+    return this.#everLocked;
   }
 
   /** The locked spans with how often each is locked. */
@@ -188,12 +208,31 @@ export class LockKeeper implements AccessMap {
     return this.#table.entries();
   }
 
-  #release(buffer: ArrayBuffer): void {
-    const held = this.#held.get(buffer);
-    if (held === undefined) return;
-    this.#held.delete(buffer);
-    held.alias?.[Symbol.dispose]();
-    this.#table.remove(held.start, held.end);
+  /** Where `file` shows. */
+  spansOf(file: OpenFile): Span[] {
+    return piecesIn(this.#state()).filter(({ value }) => mappableOf(value.mapping)?.file === file);
+  }
+
+  /**
+   * Throws if memory of `file` is locked.
+   *
+   * @throws {MemoryLockedError} Naming the lock.
+   */
+  checkFile(file: OpenFile): void {
+    for (const { start, end } of this.spansOf(file)) {
+      const conflict = this.#table.conflict(start, end);
+      if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
+    }
+  }
+
+  #add({ start, end }: Span): void {
+    this.#table.add(start, end);
+    if (this.#everLocked.some((span) => span.start <= start && end <= span.end)) return;
+    this.#everLocked = fewSpans([...this.#everLocked, { start, end }], REMEMBERED);
+  }
+
+  #released({ start, end }: Span): void {
+    this.#table.remove(start, end);
     this.#wake();
   }
 
@@ -213,6 +252,8 @@ export class LockKeeper implements AccessMap {
     return promise;
   }
 }
+
+const NO_MEMORY = "This VA target has no memory to look at";
 
 function viewPart({ start, end, value: { mapping, writable } }: Entry<Piece>): ViewPart {
   return { start, end, mappable: mappableOf(mapping), fileOffset: start + mapping.delta, writable };

@@ -1,10 +1,11 @@
 import { checkBoolean } from "../targets/checks.ts";
 import { MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
-import { checkAligned, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { checkAligned, MemoryRange, ownFilledRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import type { MemoryPolicy, VaTarget } from "../core/targets.ts";
+import type { VaTarget } from "../core/targets.ts";
+import { ownPolicy } from "../core/memory_policy.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { FileBacking } from "../memory/file_backing.ts";
@@ -12,14 +13,11 @@ import type { MappingOptions } from "./region_handle.ts";
 
 /** The GPAs of a range in a region, checked. */
 export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
-  if (!(rangeInRegion instanceof MemoryRange)) throw new TypeError(`Region "${region.name}" needs a MemoryRange`);
-  if (rangeInRegion.isEmpty) throw new RangeError(`Region "${region.name}" needs a range that is not empty`);
-  if (rangeInRegion.end > region.range.length) {
-    throw new RangeError(
-      `Range ${rangeInRegion} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`,
-    );
+  const range = ownFilledRange(rangeInRegion, `Region "${region.name}"`);
+  if (range.end > region.range.length) {
+    throw new RangeError(`Range ${range} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`);
   }
-  return { start: region.range.start + rangeInRegion.start, end: region.range.start + rangeInRegion.end };
+  return { start: region.range.start + range.start, end: region.range.start + range.end };
 }
 
 /**
@@ -27,10 +25,11 @@ export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
  * file handle of its own.
  */
 export function mappingOf(options: MappingOptions, start: number, end: number, va: VaTarget<Mappable>): Mapping {
-  const { mappable, fileOffset = 0, writable = true, policy } = options;
+  const { mappable, fileOffset = 0, writable = true } = options;
+  const given = options.policy;
   checkAligned(fileOffset, "File offset");
   checkBoolean(writable, "writable");
-  if (policy !== undefined) checkPolicy(policy);
+  const policy = given === undefined ? undefined : ownPolicy(given);
   if (mappable === "private") {
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
     return { backing: null, delta: 0, writable, policy };
@@ -39,7 +38,7 @@ export function mappingOf(options: MappingOptions, start: number, end: number, v
   const { file } = mappable;
   checkFile(file, fileOffset, start, end, writable);
   if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
-  const backing = new FileBacking(mappable.clone(), file);
+  const backing = new FileBacking(mappable);
   return { backing, delta: fileOffset - start, writable, policy };
 }
 
@@ -90,15 +89,5 @@ export function checkPages(
       `${what} ${hex(value)} is not a multiple of the file's huge pages of ${hex(pageSize)}`,
       new MemoryRange(start, end),
     );
-  }
-}
-
-function checkPolicy(policy: MemoryPolicy): void {
-  if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
-  const { hostNumaNode, transparentHugepages } = policy;
-  if (transparentHugepages !== undefined) checkBoolean(transparentHugepages, "transparentHugepages");
-  if (hostNumaNode === undefined) return;
-  if (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023) {
-    throw new RangeError(`Host NUMA node must be an integer from 0 to 1023, got ${hostNumaNode}`);
   }
 }

@@ -4,7 +4,7 @@ import type { Json } from "../serving/error_data.ts";
 import { ClientServer, type ServeOptions } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
-import { GPA_LIMIT, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { GPA_LIMIT, MemoryRange, ownFilledRange, PAGE_SIZE } from "../core/memory_range.ts";
 import {
   addDmaTarget,
   addPartition,
@@ -27,13 +27,16 @@ import { GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../targets/checks.ts";
-import { closeFile } from "../memory/file_backing.ts";
+import { closeFile, mappableOf } from "../memory/file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
 import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { tearDown } from "../requests/tear_down.ts";
+import type { Report } from "../targets/report.ts";
+import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
+import { type RegionInfo, regionInfos } from "./region_info.ts";
 
 /**
  * Regions over the guest-physical address space, and everything that has to follow them: host memory, partitions
@@ -72,6 +75,9 @@ export class RegionManager implements Disposable {
   readonly #requests: RegionRequests;
   #clients: ClientServer | undefined;
   #nextId = 1;
+  /** Files that cannot be accessed in place any more once somebody else has them. */
+  readonly #watched = new Set<OpenFile>();
+  readonly #handOuts: HandOutWatcher = { handOut: (file, proceed) => this.#handOut(file, proceed) };
 
   /**
    * Manages the addresses that `va` reserved; one reservation serves one manager.
@@ -91,7 +97,8 @@ export class RegionManager implements Disposable {
     served.add(va);
     this.#va = va;
     this.#overlap = overlap;
-    this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check());
+    const report: Report = (level, msg, ...args) => this.#map.logger[level](msg, ...args);
+    this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
     this.#map = new MemoryMap({ va, quiesce, logger, locks: this.#locks, invalidate: () => this.memory.invalidate() });
     this.memory = new GuestMemory(this.#locks);
     this.#requests = {
@@ -114,10 +121,9 @@ export class RegionManager implements Disposable {
    * @throws {RangeError} If the range is empty or beyond the reservation, or the priority is not 0 to 255.
    */
   newRegion(options: RegionOptions): RegionHandle {
-    const { name, range, priority, type = "ram", holes = "exit" } = options;
+    const { name, priority, type = "ram", holes = "exit" } = options;
     if (typeof name !== "string") throw new TypeError("A region needs a name");
-    if (!(range instanceof MemoryRange)) throw new TypeError(`Region "${name}" needs a MemoryRange`);
-    if (range.isEmpty) throw new RangeError(`Region "${name}" needs a range that is not empty`);
+    const range = ownFilledRange(options.range, `Region "${name}"`);
     if (range.end > this.#va.length) {
       throw new RangeError(
         `Region "${name}" (${range}) reaches beyond the reservation of ${hex(this.#va.length)} bytes`,
@@ -128,9 +134,7 @@ export class RegionManager implements Disposable {
     }
     if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
-    // A range of our own: the caller's could be changed behind the back of the type.
-    const own = new MemoryRange(range.start, range.end);
-    const region: Region = { id: this.#nextId++, name, range: own, priority, type, holes, latest: undefined };
+    const region: Region = { id: this.#nextId++, name, range, priority, type, holes, latest: undefined };
     this.#map.check();
     this.#map.request("add", region, addRegion(this.#map.current, region, this.#overlap));
     return new RegionHandle(region, this.#requests);
@@ -264,6 +268,14 @@ export class RegionManager implements Disposable {
     return this.#clients?.poll() ?? 0;
   }
 
+  /**
+   * All regions, mapped or not, oldest first: plain and frozen. Inside a batch they are as they will be, like handles.
+   */
+  regions(): readonly RegionInfo[] {
+    if (this.#map.closed) throw new DisposedError("The region manager");
+    return regionInfos(this.#map.current);
+  }
+
   /** Whether it has been disposed. */
   get disposed(): boolean {
     return this.#map.closed;
@@ -293,6 +305,9 @@ export class RegionManager implements Disposable {
       const context = { va: this.#va, logger: this.#map.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
+    for (const file of this.#watched) file.unwatch(this.#handOuts);
+    // Input and output into bytes that were locked may still be under way: nothing else may ever live there.
+    for (const { start, end } of this.#locks.everLocked) this.#va.keepReserved?.(start, end);
     // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
     // So do addresses among which something else of the process lives now.
     if (failures.length === 0 && isPoisoned) return;
@@ -357,8 +372,27 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     const { start, end } = rangeIn(region, options.rangeInRegion);
     const mapping = mappingOf(options, start, end, this.#va);
+    this.#watchFile(mapping);
     const state = this.#stateWith(region, mapping);
     this.#map.request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
+  }
+
+  #watchFile(mapping: Mapping): void {
+    const file = mappableOf(mapping)?.file;
+    if (file === undefined || !file.hugetlb || file.truncatable || file.vouched || this.#watched.has(file)) return;
+    this.#watched.add(file);
+    file.watch(this.#handOuts);
+  }
+
+  /** The file behind some memory is handed out, so that from now on the kernel has to access it: not under a lock. */
+  #handOut(file: OpenFile, proceed: () => void): void {
+    const act = () => {
+      this.#locks.checkFile(file);
+      proceed();
+      this.memory.invalidate();
+    };
+    if (this.#clients === undefined) act();
+    else this.#clients.holdOff(act, this.#locks.spansOf(file));
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {

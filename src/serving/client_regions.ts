@@ -121,7 +121,7 @@ export class ClientRegions {
   }
 
   #lend(file: Mappable): Outcome {
-    return { value: { key: this.#files.lend(file), fd: file.fd, label: file.file.label }, file };
+    return { value: { key: this.#files.lend(file), fd: file.file.fd, label: file.file.label }, file };
   }
 
   /** Removes a region now, or as soon as nobody holds a lock on it; what fails otherwise is tried again. */

@@ -103,8 +103,8 @@ const KINDS: Readonly<Record<string, Kind<Error, Json>>> = {
   ),
   GuestMemoryError: kind(
     GuestMemoryError,
-    ({ kind, gpa, length }) => ({ kind: kind as string, gpa, length }),
-    ({ kind, gpa, length }) => new GuestMemoryError(kind as GuestMemoryErrorKind, gpa, length),
+    ({ kind, gpa, length, at }) => ({ kind: kind as string, gpa, length, at }),
+    ({ kind, gpa, length, at }) => new GuestMemoryError(kind as GuestMemoryErrorKind, gpa, length, at),
   ),
   MemoryLockedError: kind(
     MemoryLockedError,

@@ -5,7 +5,8 @@
  */
 
 import type { ThreadIdentity } from "../../ffi/os/thread.ts";
-import type { MemfdOptions, OpenOptions } from "../../ffi/files/mappable.ts";
+import type { OpenOptions } from "../../ffi/files/mappable.ts";
+import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import type { MapParams } from "../core/map/region.ts";
 import type { MemoryPolicy } from "../core/targets.ts";
 import type { ErrorData, Json } from "./error_data.ts";

@@ -111,6 +111,19 @@ export class ClientServer implements MapGate, SessionHost {
     this.#gate.open();
   }
 
+  /** Holds all clients off while `act` runs, and shows them `spans` anew afterwards. */
+  holdOff(act: () => void, spans: readonly Span[]): void {
+    if (this.#closed) return act();
+    const isOutermost = !this.#gate.isShut;
+    this.shut();
+    try {
+      act();
+      this.#publish(spans);
+    } finally {
+      if (isOutermost) this.#gate.open();
+    }
+  }
+
   /** Finds out what clients have locked. */
   updateLocks(): void {
     const wasShut = this.#gate.isShut;

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertFalse, assertMatch, assertStrictEquals, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange } from "membacking";
+import { ownRange } from "../../src/core/memory_range.ts";
 
 const PAGE = 4096;
 const LIMIT = 2 ** 52;
@@ -109,4 +110,45 @@ Deno.test("MemoryRange.offsetBy moves both ends and there and back is the same r
 Deno.test("MemoryRange prints as hexadecimal ends", () => {
   assertStrictEquals(new MemoryRange(0x1000, 0xa000_0000).toString(), "0x1000-0xa0000000");
   assertMatch(Deno.inspect(new MemoryRange(0x1000, 0x3000)), /MemoryRange 0x1000-0x3000/);
+});
+
+Deno.test("a range never changes, and what only passes for one is copied where it enters", () => {
+  const range = new MemoryRange(0x1000, 0x3000);
+  assertThrows(() => Object.assign(range, { end: NaN }), TypeError);
+  assertThrows(() => Object.defineProperty(range, "end", { value: 2 ** 40 }), TypeError);
+  assertEquals(ownRange(range, "A test"), range);
+  let reads = 0;
+  class Growing extends MemoryRange {
+    constructor() {
+      super(0x1000, 0x2000);
+      Object.defineProperty(this, "end", { get: () => 0x2000 * ++reads });
+    }
+  }
+  const own = ownRange(new Growing(), "A test");
+  assertEquals([own.start, own.end, own.end, reads], [0x1000, 0x2000, 0x2000, 1]);
+  assert(Object.isFrozen(own));
+  const bare = Object.assign(Object.create(MemoryRange.prototype), { start: 0, end: NaN });
+  assertThrows(() => ownRange(bare, "A test"), RangeError);
+  const shown = new Proxy(range, { get: (target, name) => name === "end" ? 0x1001 : Reflect.get(target, name) });
+  assertThrows(() => ownRange(shown, "A test"), TypeError);
+  assertThrows(
+    () => ownRange({ start: 0, end: 0x1000 } as MemoryRange, "A test"),
+    TypeError,
+    "A test needs a MemoryRange",
+  );
+});
+
+Deno.test("MemoryRange.parse reads what toString writes, and decimal numbers", () => {
+  fc.assert(fc.property(fc.nat(2 ** 30), fc.nat(2 ** 30), (start, length) => {
+    const range = MemoryRange.of(start * 4096, length * 4096);
+    assertEquals(MemoryRange.parse(`${range}`), range);
+  }));
+  assertEquals(MemoryRange.parse("4096-0X3000"), new MemoryRange(0x1000, 0x3000));
+  for (const text of ["", "0x1000", "0x1000-", "-0x1000", "0x1000-0x2000 ", "0x1000..0x2000", "a-b", "1e3-0x2000"]) {
+    assertThrows(() => MemoryRange.parse(text), SyntaxError, "is not a range, which has the form 0x1000-0x3000");
+  }
+  assertThrows(() => MemoryRange.parse("0x3000-0x1000"), RangeError);
+  assertThrows(() => MemoryRange.parse("0x1-0x1000"), RangeError);
+  assertThrows(() => MemoryRange.parse(7 as unknown as string), TypeError);
+  assertThrows(() => new MemoryRange(0, 4096).offsetBy(4096n as unknown as number), TypeError, "must be a number");
 });

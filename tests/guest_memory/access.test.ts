@@ -354,8 +354,8 @@ Deno.test("memory of a file that can be truncated has no atomic access and no lo
     guest.memory.writeUint32(0, 7);
     assertEquals(guest.memory.readUint32(0), 7);
     assertEquals(Deno.readFileSync(path)[0], 7);
-    assertThrows(() => guest.memory.compareExchangeUint32(0, 7, 8), MappingError, "seal");
-    const error = assertThrows(() => guest.memory.lock(range(0, PAGE)), MappingError, "seal");
+    assertThrows(() => guest.memory.compareExchangeUint32(0, 7, 8), MappingError, "fixedSize");
+    const error = assertThrows(() => guest.memory.lock(range(0, PAGE)), MappingError, "fixedSize");
     assertEquals(`${error.range}`, "0x0-0x100000");
   } finally {
     Deno.removeSync(path);

@@ -91,8 +91,7 @@ Deno.test("params that were handed out cannot be changed, nor what partitions ar
 
 Deno.test("a range that was tampered with does not become a region", () => {
   using rig = new Rig();
-  const tampered = new MemoryRange(0x1000, 0x2000);
-  Object.assign(tampered, { start: 0x123 });
+  const tampered = Object.create(MemoryRange.prototype, { start: { value: 0x123 }, end: { value: 0x2000 } });
   assertThrows(() => rig.manager.newRegion({ name: "r", range: tampered, priority: 0 }), RangeError);
 });
 

@@ -8,22 +8,22 @@
  */
 
 import { hex } from "../../src/core/hex.ts";
-import { libc } from "../os/libc.ts";
-import { Errno, OsError } from "../os/os_error.ts";
+import { libc } from "./libc.ts";
+import { outcome, uninterrupted } from "./uninterrupted.ts";
 
 /**
- * Calls madvise for a range of host memory, and again where a signal interrupted it.
+ * Calls madvise for a range of host memory.
  *
  * @throws {OsError} As madvise(2) does.
  */
 export function adviseHost(address: number, length: number, advice: number): void {
   const { sys, errno } = libc();
-  while (true) {
+  const at = BigInt(address);
+  const size = BigInt(length);
+  uninterrupted(
+    "madvise",
     // SAFETY: what the caller advises is memory of a guest.
-    const failed = sys.madvise(BigInt(address), BigInt(length), advice) === -1 ? errno[0] ?? 0 : 0;
-    if (failed === 0) return;
-    if (failed !== Errno.EINTR && failed !== Errno.EAGAIN) {
-      throw new OsError("madvise", failed, `${hex(length)} bytes at ${hex(address)}`);
-    }
-  }
+    () => outcome(sys.madvise(at, size, advice), errno[0]),
+    () => `${hex(length)} bytes at ${hex(address)}`,
+  );
 }

@@ -1,0 +1,40 @@
+import type { MemoryPolicy } from "./targets.ts";
+
+/** One object per policy, so that equal means identical. */
+const known = new Map<string, MemoryPolicy>();
+
+/**
+ * A policy as it was given, checked, in an object that never changes and is the same for the same policy.
+ *
+ * @throws {TypeError} If it is no object, or a field has the wrong type.
+ * @throws {RangeError} If the NUMA node is not an integer from 0 to 1023.
+ */
+export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
+  if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
+  const { hostNumaNode, transparentHugepages, coreDump, fork, name } = policy;
+  for (const [what, flag] of Object.entries({ transparentHugepages, coreDump, fork })) {
+    if (flag !== undefined && typeof flag !== "boolean") {
+      throw new TypeError(`${what} must be true or false, got ${String(flag)}`);
+    }
+  }
+  if (
+    hostNumaNode !== undefined && !(Number.isInteger(hostNumaNode) && hostNumaNode >= 0 && hostNumaNode <= 1023)
+  ) {
+    throw new RangeError(`Host NUMA node must be an integer from 0 to 1023, got ${hostNumaNode}`);
+  }
+  if (name !== undefined && typeof name !== "string") {
+    throw new TypeError(`The name of a memory policy must be a string, got ${typeof name}`);
+  }
+  const key = JSON.stringify([hostNumaNode, transparentHugepages, coreDump, fork, name]);
+  const found = known.get(key);
+  if (found !== undefined) return found;
+  const own = Object.freeze({
+    ...(hostNumaNode !== undefined && { hostNumaNode }),
+    ...(transparentHugepages !== undefined && { transparentHugepages }),
+    ...(coreDump !== undefined && { coreDump }),
+    ...(fork !== undefined && { fork }),
+    ...(name !== undefined && { name }),
+  });
+  known.set(key, own);
+  return own;
+}

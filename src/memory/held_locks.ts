@@ -1,0 +1,106 @@
+import type { Alias } from "../../ffi/host/alias.ts";
+import { isDetached, revokeView } from "../../ffi/os/view.ts";
+import type { MemoryRange } from "../core/memory_range.ts";
+import type { Span } from "../core/span.ts";
+import type { Report } from "../targets/report.ts";
+import { LockedMemory } from "./locked_memory.ts";
+
+/** One lock that this thread has given out. */
+interface Held {
+  readonly range: MemoryRange;
+  /** The second mapping its bytes are in, if they are not guest memory's own. */
+  readonly alias: Alias | undefined;
+  /** The bytes, while somebody can still dispose the lock. */
+  buffer: ArrayBuffer | null;
+  /** The bytes, once nobody can. */
+  rest: WeakRef<ArrayBuffer> | null;
+}
+
+/**
+ * The locks of one manager, and what becomes of those that nobody disposes.
+ *
+ * ```
+ *   held -> disposed                                          the ordinary way
+ *   held -> lock collected -> its bytes collected -> released, with a warning
+ *   held -> bytes transferred away -> held for good           whoever has them now still looks at the memory
+ * ```
+ *
+ * The bytes may outlive the lock (`const { bytes } = memory.lock(range)`), so both have to be gone. While the lock is
+ * there, its bytes are kept too, so that it is known whether they were transferred away.
+ */
+export class HeldLocks {
+  readonly #held = new Map<number, Held>();
+  readonly #released: (span: Span) => void;
+  readonly #report: Report;
+  readonly #locks = new FinalizationRegistry<number>((id) => this.#lockCollected(id));
+  readonly #buffers = new FinalizationRegistry<number>((id) => this.#bytesCollected(id));
+  #nextId = 0;
+
+  /** `released` is told of each lock that is gone, but for those that `revokeAll` ends. */
+  constructor(released: (span: Span) => void, report: Report) {
+    this.#released = released;
+    this.#report = report;
+  }
+
+  /** Gives out a lock. The buffer and the alias are its own from now on, and are gone if this throws. */
+  hold(range: MemoryRange, buffer: ArrayBuffer, alias: Alias | undefined): LockedMemory {
+    const id = this.#nextId++;
+    try {
+      const locked = new LockedMemory(range, { buffer, release: () => this.#release(id) });
+      this.#locks.register(locked, id);
+      this.#held.set(id, { range, alias, buffer, rest: null });
+      return locked;
+    } catch (error) {
+      revokeView(buffer);
+      alias?.[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Detaches all bytes; what was transferred away is a failure, and its memory has to be kept. */
+  revokeAll(): { failures: unknown[]; kept: Span[] } {
+    const failures: unknown[] = [];
+    const kept: Span[] = [];
+    for (const { range, alias, buffer, rest } of this.#held.values()) {
+      const bytes = buffer ?? rest?.deref();
+      try {
+        if (bytes !== undefined) revokeView(bytes);
+        alias?.[Symbol.dispose]();
+      } catch (error) {
+        failures.push(error);
+        if (alias === undefined) kept.push(range);
+      }
+    }
+    return { failures, kept };
+  }
+
+  #release(id: number): void {
+    const held = this.#held.get(id);
+    if (held === undefined) return;
+    this.#held.delete(id);
+    held.alias?.[Symbol.dispose]();
+    this.#released(held.range);
+  }
+
+  #lockCollected(id: number): void {
+    const held = this.#held.get(id);
+    if (held === undefined || held.buffer === null) return;
+    if (isDetached(held.buffer)) {
+      return this.#report("warn", `The bytes of a lock were transferred away, and ${held.range} stays locked for good`);
+    }
+    this.#buffers.register(held.buffer, id);
+    held.rest = new WeakRef(held.buffer);
+    held.buffer = null;
+  }
+
+  #bytesCollected(id: number): void {
+    const held = this.#held.get(id);
+    if (held === undefined) return;
+    try {
+      this.#release(id);
+    } catch (error) {
+      return this.#report("error", `A lock of ${held.range} that was never disposed cannot be released`, error);
+    }
+    this.#report("warn", `A lock of ${held.range} was dropped without being disposed, and is released now`);
+  }
+}
