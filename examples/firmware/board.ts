@@ -56,12 +56,12 @@ export class Board {
   }
 
   /** The guest accessed a port. */
-  io(exit: KvmIoExit): void {
+  io(exit: Omit<KvmIoExit, "value">): void {
     this.#ports.handle(exit);
   }
 
   /** The guest accessed an address without memory, or wrote to the ROM, which nobody minds. */
-  mmio({ gpa, isWrite, data }: KvmMmioExit): void {
+  mmio({ gpa, isWrite, data }: Omit<KvmMmioExit, "value">): void {
     if (this.#card.contains(gpa)) {
       if (isWrite) this.#card.writeMemory(gpa, little(data));
       else setLittle(data, this.#card.readMemory(gpa));

@@ -30,12 +30,14 @@ export class VcpuThread implements AsyncDisposable {
     const { promise: ended, resolve: hasEnded, reject: hasFailed } = Promise.withResolvers<VcpuReport>();
     ended.catch(() => {}); // whoever awaits it sees the failure
     worker.onmessage = ({ data }: MessageEvent<VcpuMessage>) => {
-      if (data.kind === "ready") isReady();
-      else hasEnded(data.report);
+      if (data.kind === "ready") return isReady();
+      control[Symbol.dispose]();
+      hasEnded(data.report);
     };
     worker.onerror = (event) => {
       event.preventDefault();
       const error = new Error(`The vCPU's Worker failed: ${event.message}`);
+      control[Symbol.dispose]();
       isNotReady(error);
       hasFailed(error);
     };
@@ -49,12 +51,13 @@ export class VcpuThread implements AsyncDisposable {
    * some microseconds. Fit for a region manager's `quiesce`.
    */
   pause(): Disposable {
+    if (this.#control.disposed) return { [Symbol.dispose]() {} }; // it has come to its end
     return this.#control.pause();
   }
 
   /** Ends the run, if it has not ended by itself. */
   stop(): Promise<VcpuReport> {
-    this.#control.kick();
+    if (!this.#control.disposed) this.#control.kick();
     return this.ended;
   }
 

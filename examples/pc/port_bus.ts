@@ -15,7 +15,7 @@ export interface PortDevice {
 }
 
 /** What the guest asks of a port: an exit of KVM, or a copy of one. */
-export type PortAccess = Omit<KvmIoExit, "data"> & { readonly data: Uint8Array };
+export type PortAccess = Omit<KvmIoExit, "data" | "value"> & { readonly data: Uint8Array };
 
 /** Sends port accesses to devices. */
 export class PortBus {

@@ -30,12 +30,13 @@ import { Errno, OsError, unwrap } from "../os/os_error.ts";
 import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 
 /** The part of `struct statx` that is read, as byte offsets. */
-export const STATX = { size: 256, stx_mode: 28, stx_size: 40 } as const;
+export const STATX = { size: 256, stx_uid: 20, stx_gid: 24, stx_mode: 28, stx_size: 40 } as const;
 
 /** The part of `struct statfs` that is read, as byte offsets. */
 export const STATFS = { size: 120, f_type: 0, f_bsize: 8 } as const;
 
-const STATX_BASIC_STATS = 0x7ff;
+/** What `statx` is asked for: what `stat` tells. */
+export const STATX_BASIC_STATS = 0x7ff;
 const AT_EMPTY_PATH = 0x1000;
 
 const HUGETLBFS_MAGIC = 0x958458f6;

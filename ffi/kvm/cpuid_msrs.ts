@@ -1,11 +1,13 @@
 /**
  * CPUID leaves and model-specific registers, which KVM takes as lists: a count, then entries.
  *
- * Why it is safe: it reads and writes buffers of its own, through `DataView`, which checks bounds.
+ * Why it is safe: it reads and writes buffers of its own, through `DataView`, which checks bounds. A list of the
+ * caller's is copied before anything is sized by it, so that the count in the struct is that of the entries there are.
  *
  * @module
  */
 
+import { copyOf, unsigned, unsigned64 } from "./numbers.ts";
 import { CPUID2, CPUID_ENTRY2, MSR_ENTRY, MSRS } from "./layout.ts";
 
 /** A model-specific register. */
@@ -34,11 +36,31 @@ export interface KvmCpuidEntry {
   edx: number;
 }
 
-/** The struct of MSRs: count and entries. */
+/** The most CPUID leaves KVM handles, and the most model-specific registers it takes at a time. */
+export const MAX_ENTRIES = { cpuid: 256, msrs: 255 } as const;
+
+/** MSRs of their own, with every number checked. */
+export function checkMsrs(msrs: readonly KvmMsr[]): KvmMsr[] {
+  return copyOf(msrs, MAX_ENTRIES.msrs, "MSRs").map(({ index, data }) => ({
+    index: unsigned(index, 32, "MSR index"),
+    data: unsigned64(data, "MSR value"),
+  }));
+}
+
+/** Numbers of MSRs as MSRs to be read. */
+export function msrsToRead(indices: readonly number[]): KvmMsr[] {
+  return copyOf(indices, MAX_ENTRIES.msrs, "MSR indices").map((index) => ({
+    index: unsigned(index, 32, "MSR index"),
+    data: 0n,
+  }));
+}
+
+/** The struct of MSRs that have been checked: count and entries. */
 export function encodeMsrs(msrs: readonly KvmMsr[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(MSRS.size + msrs.length * MSR_ENTRY.size);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  view.setUint32(MSRS.nmsrs, msrs.length, true);
+  const count = msrs.length;
+  const bytes = new Uint8Array(MSRS.size + count * MSR_ENTRY.size);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(MSRS.nmsrs, count, true);
   msrs.forEach(({ index, data }, i) => {
     const at = MSRS.entries + i * MSR_ENTRY.size;
     view.setUint32(at + MSR_ENTRY.index, index, true);
@@ -65,7 +87,16 @@ export function emptyCpuid(count: number): Uint8Array<ArrayBuffer> {
   return bytes;
 }
 
-/** The struct of CPUID leaves. */
+/** CPUID leaves of their own, with every number checked. */
+export function checkCpuid(entries: readonly KvmCpuidEntry[]): KvmCpuidEntry[] {
+  return copyOf(entries, MAX_ENTRIES.cpuid, "CPUID leaves").map((entry) => {
+    const copy = {} as KvmCpuidEntry; // every field is set below
+    for (const name of CPUID_FIELDS) copy[name] = unsigned(entry[name], 32, `CPUID ${name}`);
+    return copy;
+  });
+}
+
+/** The struct of CPUID leaves that have been checked. */
 export function encodeCpuid(entries: readonly KvmCpuidEntry[]): Uint8Array<ArrayBuffer> {
   const bytes = emptyCpuid(entries.length);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -24,12 +24,6 @@ import { enableCap } from "./vm_requests.ts";
 /** How many entries a ring has when nothing else is said: 1 MiB a vCPU. */
 const RING_ENTRIES = 65_536;
 
-/** Throws unless a ring can have `entries` entries. */
-export function checkRingEntries(entries: number): void {
-  if (Number.isInteger(entries) && entries >= 256 && entries <= 2 ** 20 && Number.isInteger(Math.log2(entries))) return;
-  throw new RangeError(`The entries of a dirty ring must be a power of two of at least 256, got ${entries}`);
-}
-
 /** The rings of one virtual machine, all of one length. */
 export class DirtyRings implements DirtySource {
   readonly #entries: number;

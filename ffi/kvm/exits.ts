@@ -20,6 +20,13 @@ export interface KvmIoExit {
   readonly count: number;
   /** `size * count` bytes shared with the vCPU. */
   readonly data: Uint8Array<ArrayBuffer>;
+  /**
+   * The first access of `data` as a number of `size` bytes, little-endian: what the guest wrote, or, set, what it reads.
+   * Setting it gives every access of a string instruction that value.
+   *
+   * @throws {RangeError} When it is set to what is no integer of `size` bytes without a sign.
+   */
+  value: number;
 }
 
 /** The guest accessed an address without memory, or wrote read-only memory. */
@@ -34,6 +41,14 @@ export interface KvmMmioExit {
   readonly length: number;
   /** `length` bytes shared with the vCPU. */
   readonly data: Uint8Array<ArrayBuffer>;
+  /**
+   * `data` as one number, little-endian: what the guest wrote, or, set, what it reads. A number for up to 4 bytes and a
+   * bigint for more; either can be set.
+   *
+   * @throws {RangeError} When it is set to what is no integer of `length` bytes without a sign.
+   */
+  get value(): number | bigint;
+  set value(value: number | bigint);
 }
 
 /** The guest halted. Not seen with an in-kernel interrupt controller, where KVM waits by itself. */

@@ -1,14 +1,17 @@
 /**
- * The requests of /dev/kvm, computed as the C header computes them, and a call for those that are not in a hot path.
+ * The requests of /dev/kvm, computed as the C header computes them, and the calls that make them. This is where requests
+ * that a signal interrupts are repeated; `KVM_RUN` alone goes another way (`KvmVcpu.run`).
  *
- * Why it is safe: a request number holds the size of its struct, and every buffer handed over here has at least that
- * size; the two flexible ones (CPUID leaves, MSRs) begin with the count of entries that fit.
+ * Why it is safe: a request number holds the size of its struct, and a buffer handed over here is refused if it is
+ * shorter; the flexible ones (CPUID leaves, MSRs) begin with the count of entries that fit, written by the code that has
+ * just made room for them.
  *
  * @module
  */
 
 import { libc } from "../os/libc.ts";
-import { unwrap } from "../os/os_error.ts";
+import { Errno, OsError } from "../os/os_error.ts";
+import { lengthOf } from "../os/plain_bytes.ts";
 import {
   CLEAR_DIRTY_LOG,
   CPUID2,
@@ -80,24 +83,57 @@ export const REQUEST = {
 /** The name of a request. */
 export type RequestName = keyof typeof REQUEST;
 
+/** What to say about a failure, by its error number. */
+export type Detail = (errno: number) => string;
+
+/** The size of the struct a request takes, 0 where it takes none. */
+const sizeOf = (request: number): number => (request >>> 16) & 0x3fff;
+
 /**
- * Makes a request whose argument is a struct.
- *
- * @throws {OsError} If it fails, with the request's name as the system call.
+ * Makes a request whose argument is a number or an address, again and again while signals interrupt it. Returns the
+ * error number, 0 for success. Not for `KVM_RUN`, which signals are there to interrupt.
  */
-export function ioctl(fd: number, name: RequestName, struct: Uint8Array<ArrayBuffer>, detail?: () => string): number {
+export function ioctlErrno(fd: number, request: number, value: bigint): number {
   const { sys, errno } = libc();
-  // SAFETY: the struct is at least as large as the request number says; see the top of the file.
-  return unwrap(sys.ioctl(fd, REQUEST[name], struct), errno[0], name, detail);
+  while (true) {
+    // SAFETY: the caller's; see there.
+    const failed = sys.ioctlValue(fd, request, value) === -1 ? errno[0] ?? 0 : 0;
+    if (failed !== Errno.EINTR) return failed;
+  }
 }
 
 /**
- * Makes a request whose argument is a number, 0 where it takes none.
+ * Makes a request whose argument is a struct, again and again while signals interrupt it.
  *
+ * @param detail What is being asked for, or what to do about the error, whose number it is given.
  * @throws {OsError} If it fails, with the request's name as the system call.
  */
-export function ioctlValue(fd: number, name: RequestName, value: number, detail?: () => string): number {
+export function ioctl(fd: number, name: RequestName, struct: Uint8Array<ArrayBuffer>, detail?: Detail): number {
   const { sys, errno } = libc();
-  // SAFETY: these requests take no pointer.
-  return unwrap(sys.ioctlValue(fd, REQUEST[name], BigInt(value)), errno[0], name, detail);
+  const request = REQUEST[name];
+  if (lengthOf(struct) < sizeOf(request)) throw new RangeError(`${name} takes ${sizeOf(request)} bytes`);
+  while (true) {
+    // SAFETY: the struct is at least as large as the request number says, as was just seen.
+    const result = sys.ioctl(fd, request, struct);
+    const failed = result === -1 ? errno[0] ?? 0 : 0;
+    if (failed === 0) return result;
+    if (failed !== Errno.EINTR) throw new OsError(name, failed, detail?.(failed));
+  }
+}
+
+/**
+ * Makes a request whose argument is a number, 0 where it takes none, again and again while signals interrupt it.
+ *
+ * @param detail As for `ioctl`.
+ * @throws {OsError} If it fails, with the request's name as the system call.
+ */
+export function ioctlValue(fd: number, name: RequestName, value: number, detail?: Detail): number {
+  const { sys, errno } = libc();
+  while (true) {
+    // SAFETY: these requests take no pointer.
+    const result = sys.ioctlValue(fd, REQUEST[name], BigInt(value));
+    const failed = result === -1 ? errno[0] ?? 0 : 0;
+    if (failed === 0) return result;
+    if (failed !== Errno.EINTR) throw new OsError(name, failed, detail?.(failed));
+  }
 }

@@ -7,10 +7,10 @@
  * @module
  */
 
-import { checkNumber } from "../../src/core/memory_range.ts";
 import { libc } from "../os/libc.ts";
 import { SYS_GETTID, SYS_TGKILL } from "../os/mman.ts";
 import { unwrap } from "../os/os_error.ts";
+import { unsigned } from "./numbers.ts";
 
 /** SIGUSR1 of x86-64 Linux, for `kickThread`. */
 export const SIGUSR1 = 10;
@@ -41,8 +41,9 @@ export function currentThreadId(): number {
  * @throws {OsError} ESRCH if the thread is gone.
  */
 export function kickThread(tid: number, signal: number = SIGUSR2): void {
-  checkNumber(tid, "Thread id");
-  checkNumber(signal, "Signal");
+  // The kernel takes both as 32 bits, and a number that is cut is another thread's.
+  unsigned(tid, 31, "Thread id");
+  unsigned(signal, 31, "Signal");
   const { sys, errno } = libc();
   const pid = sys.getpid();
   unwrap(

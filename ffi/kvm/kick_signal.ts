@@ -2,9 +2,13 @@
  * The signal that gets vCPUs out of the guest, with a handler that does nothing.
  *
  * A signal without a handler would end the process, and an ignored one interrupts nothing. A handler in JavaScript
- * would run on an event loop that has better things to do, and belongs to the program, not to a library. So a real-time
- * signal that nobody uses gets `abs` of the C library as its handler: a function of one integer that touches no memory
- * and calls nothing, which is all a signal handler may do on whatever thread it finds itself.
+ * would run on an event loop that has better things to do, and belongs to the program, not to a library. So a signal that
+ * nobody uses gets `abs` of the C library as its handler: a function of one integer that touches no memory and calls
+ * nothing, which is all a signal handler may do on whatever thread it finds itself.
+ *
+ * That is SIGSTKFLT, which no kernel and no program sends. Being one of the old signals it is not queued, so the limit on
+ * queued signals (RLIMIT_SIGPENDING), which other processes of the user may have used up, does not stop it. Where a
+ * program has a handler for it, a real-time signal does.
  *
  * Why it is safe: the struct is the C library's `struct sigaction` for x86-64, and only a signal whose disposition is
  * the default one is taken, so no handler of anybody else's is replaced.
@@ -22,8 +26,13 @@ export const SIGACTION = { size: 152, sa_handler: 0, sa_mask: 8, sa_flags: 136, 
 /** Restarts system calls that know how to; KVM_RUN does not. */
 const SA_RESTART = 0x1000_0000;
 
+const SIGSTKFLT = 16;
 // Real-time signals. The C library keeps the first two (32 and 33) to itself; programs tend to count from the ends.
-const CANDIDATES = { first: 44, last: 60 } as const;
+const REAL_TIME = { first: 44, last: 60 } as const;
+const CANDIDATES: readonly number[] = [
+  SIGSTKFLT,
+  ...Array.from({ length: REAL_TIME.last - REAL_TIME.first + 1 }, (_, i) => REAL_TIME.first + i),
+];
 
 let chosen: number | undefined;
 
@@ -43,7 +52,7 @@ function choose(): number {
   const act = new Uint8Array(SIGACTION.size);
   const old = new Uint8Array(SIGACTION.size);
   const oldHandler = new DataView(old.buffer);
-  for (let signal = CANDIDATES.first; signal <= CANDIDATES.last; signal++) {
+  for (const signal of CANDIDATES) {
     // SAFETY: the kernel's answer is one struct sigaction, for which there is room.
     unwrap(sys.sigaction(signal, null, old), errno[0], "sigaction", () => `signal ${signal}`);
     const present = oldHandler.getBigUint64(SIGACTION.sa_handler, true);
@@ -57,6 +66,6 @@ function choose(): number {
     return signal;
   }
   throw new MembackingError(
-    `Signals ${CANDIDATES.first} to ${CANDIDATES.last} are all in use, and kicking a vCPU needs one`,
+    `Signals ${SIGSTKFLT} and ${REAL_TIME.first} to ${REAL_TIME.last} are all in use, and kicking a vCPU needs one`,
   );
 }

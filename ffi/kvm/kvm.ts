@@ -8,16 +8,17 @@
  */
 
 import { DisposedError, MembackingError } from "../../src/core/errors.ts";
-import { checkNumber } from "../../src/core/memory_range.ts";
 import { cString, libc } from "../os/libc.ts";
 import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../os/mman.ts";
-import { Errno, OsError } from "../os/os_error.ts";
 import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
-import { decodeCpuid, emptyCpuid, type KvmCpuidEntry } from "./cpuid_msrs.ts";
+import { decodeCpuid, emptyCpuid, type KvmCpuidEntry, MAX_ENTRIES } from "./cpuid_msrs.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
-import { checkRingEntries, DirtyRings } from "./dirty_ring.ts";
+import { DirtyRings } from "./dirty_ring.ts";
 import type { DirtySource } from "./dirty_source.ts";
 import { KvmVm } from "./kvm_vm.ts";
+import { unsigned } from "./numbers.ts";
+import { DEVICE, openError } from "./open_error.ts";
+import { checkRingEntries } from "./ring_reader.ts";
 import { enableCap } from "./vm_requests.ts";
 
 /** How a VM is made. */
@@ -41,8 +42,9 @@ export interface CreateVmOptions {
   dirtyRingEntries?: number;
 }
 
-/** The most CPUID leaves KVM handles. */
-const MAX_CPUID = 256;
+/** The CPUID leaf that says how many bits an address has: EAX, bits 0 to 7. */
+const ADDRESS_SIZES = 0x8000_0008;
+const DEFAULT_ADDRESS_BITS = 36;
 
 /**
  * The Kernel-based Virtual Machine of the host.
@@ -59,6 +61,7 @@ const MAX_CPUID = 256;
 export class Kvm implements Disposable {
   #fd: number;
   #disposed = false;
+  #addressBits: number | undefined;
 
   private constructor(fd: number) {
     this.#fd = fd;
@@ -71,7 +74,7 @@ export class Kvm implements Disposable {
    * what to do.
    * @throws {MembackingError} If it is a KVM of another version.
    */
-  static open(path = "/dev/kvm"): Kvm {
+  static open(path: string = DEVICE): Kvm {
     const { sys, errno } = libc();
     // Opening never waits; O_NONBLOCK is for a path that names something else, such as a pipe.
     const fd = sys.open(cString(path), O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
@@ -90,8 +93,7 @@ export class Kvm implements Disposable {
 
   /** What KVM says about a `KvmCap`: 0 if it does not have it, otherwise 1, a number or a set of flags. */
   checkExtension(cap: number): number {
-    checkNumber(cap, "Capability");
-    return ioctlValue(this.#checked(), "KVM_CHECK_EXTENSION", cap);
+    return ioctlValue(this.#checked(), "KVM_CHECK_EXTENSION", unsigned(cap, 32, "Capability"));
   }
 
   /**
@@ -107,7 +109,7 @@ export class Kvm implements Disposable {
       throw new TypeError(`dirtyLog must be "bitmap" or "ring", got ${JSON.stringify(dirtyLog)}`);
     }
     if (dirtyRingEntries !== undefined) checkRingEntries(dirtyRingEntries);
-    const runSize = ioctlValue(this.#checked(), "KVM_GET_VCPU_MMAP_SIZE", 0);
+    const addressBits = this.#addressBits ??= this.#findAddressBits();
     const capacity = this.checkExtension(KvmCap.NR_MEMSLOTS);
     const quirks = this.checkExtension(KvmCap.DISABLE_QUIRKS2);
     const fd = ioctlValue(this.#fd, "KVM_CREATE_VM", 0);
@@ -123,12 +125,18 @@ export class Kvm implements Disposable {
       libc().sys.close(fd);
       throw error;
     }
-    return KvmVm.own(fd, { name, capacity, runSize, zapsAllOnSlotDelete, ...(dirty === undefined ? {} : { dirty }) });
+    return KvmVm.own(fd, {
+      name,
+      capacity,
+      addressBits,
+      zapsAllOnSlotDelete,
+      ...(dirty === undefined ? {} : { dirty }),
+    });
   }
 
   /** The CPUID leaves a guest can be given here, for `KvmVcpu.setCpuid2`. */
   getSupportedCpuid(): KvmCpuidEntry[] {
-    const struct = emptyCpuid(MAX_CPUID);
+    const struct = emptyCpuid(MAX_ENTRIES.cpuid);
     ioctl(this.#checked(), "KVM_GET_SUPPORTED_CPUID", struct);
     return decodeCpuid(struct);
   }
@@ -140,17 +148,13 @@ export class Kvm implements Disposable {
     libc().sys.close(this.#fd);
   }
 
+  #findAddressBits(): number {
+    const sizes = this.getSupportedCpuid().find((leaf) => leaf.function === ADDRESS_SIZES);
+    return sizes === undefined ? DEFAULT_ADDRESS_BITS : sizes.eax & 0xff;
+  }
+
   #checked(): number {
     if (this.#disposed) throw new DisposedError("Kvm");
     return this.#fd;
   }
-}
-
-function openError(path: string, code: number): OsError {
-  const hint = code === Errno.ENOENT || code === Errno.ENXIO || code === Errno.ENODEV
-    ? "load the module kvm_intel or kvm_amd, and allow virtualization in the firmware or the enclosing hypervisor"
-    : code === Errno.EACCES || code === Errno.EPERM
-    ? "add the user to the group that owns the device, most often kvm"
-    : "it cannot be opened";
-  return new OsError("open", code, `"${path}": ${hint}`);
 }

@@ -9,14 +9,25 @@
  */
 
 import { DisposedError } from "../../src/core/errors.ts";
-import { checkNumber } from "../../src/core/memory_range.ts";
+import { checkAligned } from "../../src/core/memory_range.ts";
 import { libc } from "../os/libc.ts";
 import { F_DUPFD_CLOEXEC } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
-import { decodeMsrs, encodeCpuid, encodeMsrs, type KvmCpuidEntry, type KvmMsr } from "./cpuid_msrs.ts";
+import { abandon, Attachments, fileName, type Held } from "./attachments.ts";
+import {
+  checkCpuid,
+  checkMsrs,
+  decodeMsrs,
+  encodeCpuid,
+  encodeMsrs,
+  type KvmCpuidEntry,
+  type KvmMsr,
+  msrsToRead,
+} from "./cpuid_msrs.ts";
 import type { KvmExit } from "./exits.ts";
 import { ioctl, REQUEST } from "./ioctl.ts";
 import { FPU, INTERRUPT, MP_STATE, REGS, SREGS } from "./layout.ts";
+import { unsigned } from "./numbers.ts";
 import {
   allRegs,
   decodeFpu,
@@ -25,71 +36,113 @@ import {
   encodeFpu,
   encodeRegs,
   encodeSregs,
+  givenRegs,
   type KvmFpu,
   type KvmRegs,
   type KvmSregs,
 } from "./registers.ts";
 import { RingReader, type SharedRing } from "./ring_reader.ts";
-import { RING_FULL, RunPage } from "./run_page.ts";
-
-/** What another thread of this process needs to use a vCPU. Plain data: send it with `postMessage`. */
-export interface SharedVcpu {
-  /** The vCPU's descriptor, which stays the property of the `KvmVcpu` it was taken from. */
-  readonly fd: number;
-  /** The length of what it shares with the VMM, in bytes. */
-  readonly runSize: number;
-  /** Its ring of written pages, where the VM has been made with `dirtyLog: "ring"`. */
-  readonly ring?: SharedRing;
-}
-
-/** Who wants to know about a vCPU's life: its VM. */
-export interface VcpuOwner {
-  /** The vCPU's descriptor was handed out; copies of it may outlive this object. */
-  shared(): void;
-  /** The vCPU was disposed. */
-  gone(vcpu: KvmVcpu): void;
-}
+import { RING_FULL, RUN_AREA, RunPage } from "./run_page.ts";
+import type { SharedVcpu, VcpuOwner } from "./shared_vcpu.ts";
 
 /**
  * A virtual processor of a `KvmVm`.
  *
  * `run` blocks the thread for as long as the guest stays inside, and so its event loop: a guest that does not come out
- * by itself belongs in a Worker. Make the vCPU where the VM is, `share` it, and `attach` to it in the Worker. To get it
- * out from another thread, use `kickThread`.
+ * by itself belongs in a Worker. Make the vCPU where the VM is, hand it to the Worker by a `VcpuControl`, which can also
+ * get it out of the guest, and run it there by a `VcpuRunner`. (`share`, `attach` and `kickThread` are what those two are
+ * made of.)
+ *
+ * @example Handling exits
+ * ```ts ignore
+ * while (true) {
+ *   const exit = vcpu.run();
+ *   if (exit.kind === "io" && exit.direction === "out" && exit.port === 0x3f8) serial.write(exit.value);
+ *   else if (exit.kind === "mmio" && !exit.isWrite) exit.value = device.read(exit.gpa, exit.length);
+ *   else if (exit.kind === "hlt" || exit.kind === "shutdown") break;
+ * }
+ * ```
  */
 export class KvmVcpu implements Disposable {
+  /**
+   * Whether the next `run` returns `"interrupted"` before it enters the guest, finishing an exit that is under way. May
+   * be set from any thread that has the vCPU; stays set until it is cleared.
+   */
+  declare immediateExit: boolean;
+  /** Whether `run` returns `"irq-window-open"` as soon as the guest can take an interrupt. */
+  declare requestInterruptWindow: boolean;
+  /** Whether `interrupt` would be delivered at once, as of the last exit. */
+  declare readonly readyForInterrupt: boolean;
+  /**
+   * Whether the vCPU runs, halts or waits to be started: a `KvmMpState`.
+   *
+   * @throws {OsError} When it is set to a state that does not exist, or not without an interrupt controller.
+   */
+  declare mpState: number;
+
   #fd: number;
   #run: RunPage;
-  #runSize: number;
   #owner: VcpuOwner | undefined;
   #sharedRing: SharedRing | undefined;
   #ring: RingReader | undefined;
+  #attachments: Attachments | undefined;
+  #strike: (() => void) | undefined;
   #disposed = false;
 
-  private constructor(
-    fd: number,
-    runSize: number,
-    owner: VcpuOwner | undefined,
-    ring: () => SharedRing | undefined,
-  ) {
+  // What a class declares as a pair of accessors, `deno doc` does not show.
+  static {
+    Object.defineProperties(this.prototype, {
+      immediateExit: {
+        get(this: KvmVcpu): boolean {
+          return this.#page().immediateExit;
+        },
+        set(this: KvmVcpu, on: boolean) {
+          this.#page().immediateExit = on;
+        },
+      },
+      requestInterruptWindow: {
+        get(this: KvmVcpu): boolean {
+          return this.#page().requestInterruptWindow;
+        },
+        set(this: KvmVcpu, on: boolean) {
+          this.#page().requestInterruptWindow = on;
+        },
+      },
+      readyForInterrupt: {
+        get(this: KvmVcpu): boolean {
+          return this.#page().readyForInterrupt;
+        },
+      },
+      mpState: {
+        get(this: KvmVcpu): number {
+          return this.#get("KVM_GET_MP_STATE", MP_STATE.size)[MP_STATE.mp_state] ?? 0;
+        },
+        set(this: KvmVcpu, state: number) {
+          const struct = new Uint8Array(MP_STATE.size);
+          new DataView(struct.buffer).setUint32(MP_STATE.mp_state, unsigned(state, 32, "State"), true);
+          ioctl(this.#checked(), "KVM_SET_MP_STATE", struct, () => `state ${state}`);
+        },
+      },
+    });
+  }
+
+  private constructor(fd: number, owner: VcpuOwner | undefined, ring: () => SharedRing | undefined) {
     this.#fd = fd;
-    this.#runSize = runSize;
     this.#owner = owner;
     using undo = new DisposableStack();
-    undo.defer(() => libc().sys.close(fd));
-    this.#run = undo.use(new RunPage(fd, runSize));
+    this.#run = undo.use(new RunPage(fd));
     this.#sharedRing = ring();
     if (this.#sharedRing !== undefined) this.#ring = new RingReader(fd, this.#sharedRing);
     undo.move();
   }
 
   /**
-   * Takes over the descriptor of a new vCPU. Only `KvmVm.createVcpu` calls it.
+   * Takes over the descriptor of a new vCPU, unless it throws. Only `KvmVm.createVcpu` calls it.
    *
    * @internal
    */
-  static own(fd: number, runSize: number, owner: VcpuOwner, ring: () => SharedRing | undefined): KvmVcpu {
-    return new KvmVcpu(fd, runSize, owner, ring);
+  static own(fd: number, owner: VcpuOwner, ring: () => SharedRing | undefined): KvmVcpu {
+    return new KvmVcpu(fd, owner, ring);
   }
 
   /**
@@ -98,38 +151,52 @@ export class KvmVcpu implements Disposable {
    * `run` one vCPU at a time: the second waits for the first, inside the kernel. So does attaching, and reading or
    * setting a register, while another thread runs it.
    *
-   * Disposing the VM takes its memory away from the guest even while an attached vCPU runs.
+   * Disposing the VM takes its memory away from the guest even while an attached vCPU runs. Where the attached thread is
+   * terminated, what it had is given back when the vCPU is disposed or shared the next time, or another one made.
    *
    * @throws {OsError} If the descriptor is no vCPU's.
+   * @throws {LimitError} If 64 threads are attached.
    */
   static attach(shared: SharedVcpu): KvmVcpu {
-    checkNumber(shared.fd, "File descriptor");
-    checkNumber(shared.runSize, "Size of the shared area");
+    const { fd: original, runSize, attachments, ring } = shared;
+    unsigned(original, 31, "File descriptor");
+    checkAligned(runSize, "Size of the shared area");
+    if (runSize < RUN_AREA) throw new RangeError(`A vCPU shares at least ${RUN_AREA} bytes, not ${runSize}`);
+    const table = attachments === undefined ? undefined : new Attachments(attachments);
     const { sys, errno } = libc();
-    const fd = unwrap(sys.fcntl(shared.fd, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl", () => `vCPU ${shared.fd}`);
+    const fd = unwrap(sys.fcntl(original, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl", () => `vCPU ${original}`);
     try {
       // Fails for everything that is no vCPU.
-      ioctl(fd, "KVM_GET_MP_STATE", new Uint8Array(MP_STATE.size), () => `file descriptor ${shared.fd} is no vCPU`);
+      ioctl(fd, "KVM_GET_MP_STATE", new Uint8Array(MP_STATE.size), () => `file descriptor ${original} is no vCPU`);
+      using undo = new DisposableStack();
+      const vcpu = new KvmVcpu(fd, undefined, () => ring);
+      undo.defer(() => vcpu.#unmap());
+      if (table !== undefined) vcpu.#strike = table.noteAll(vcpu.#held);
+      undo.move();
+      return vcpu;
     } catch (error) {
       sys.close(fd);
       throw error;
     }
-    return new KvmVcpu(fd, shared.runSize, undefined, () => shared.ring);
   }
 
   /** What `attach` needs in another thread. Keep this object until the other side has attached. */
   share(): SharedVcpu {
     const fd = this.#checked();
     this.#owner?.shared();
+    const attachments = this.#attachments ??= new Attachments();
     const ring = this.#sharedRing;
-    return { fd, runSize: this.#runSize, ...(ring === undefined ? {} : { ring }) };
+    const vm: readonly Held[] = ring === undefined ? [] : [{ fd: ring.vm, address: -1, length: 0 }];
+    attachments.reap(this.#names, [...this.#held, ...vm]);
+    return { fd, runSize: RUN_AREA, attachments: attachments.buffer, ...(ring === undefined ? {} : { ring }) };
   }
 
   /**
    * Runs the guest until it needs the VMM. Blocks the thread. A ring of written pages that is full is harvested on the
    * way, and the guest goes on.
    *
-   * The result is overwritten by the next `run`. For an `"in"` or a reading `"mmio"` exit, fill `data` before it.
+   * The result is overwritten by the next `run`. For an `"in"` or a reading `"mmio"` exit, set `value` or fill `data`
+   * before it.
    *
    * @throws {OsError} If KVM reports a failure that is not an exit.
    */
@@ -137,7 +204,8 @@ export class KvmVcpu implements Disposable {
     const fd = this.#checked();
     const { sys, errno } = libc();
     while (true) {
-      // SAFETY: KVM_RUN takes no argument; the guest reaches the memory of its slots only.
+      // SAFETY: KVM_RUN takes no argument; the guest reaches the memory of its slots only. Not repeated on EINTR, which
+      // is how a thread is got out of the guest.
       const failed = sys.ioctlValue(fd, REQUEST.KVM_RUN, 0n) === -1 ? errno[0] ?? 0 : 0;
       if (failed === 0) {
         const exit = this.#run.exit();
@@ -153,37 +221,6 @@ export class KvmVcpu implements Disposable {
   }
 
   /**
-   * Whether the next `run` returns `"interrupted"` before it enters the guest, finishing an exit that is under way. May
-   * be set from any thread that has the vCPU; stays set until it is cleared.
-   */
-  get immediateExit(): boolean {
-    this.#checked();
-    return this.#run.immediateExit;
-  }
-
-  set immediateExit(on: boolean) {
-    this.#checked();
-    this.#run.immediateExit = on;
-  }
-
-  /** Whether `run` returns `"irq-window-open"` as soon as the guest can take an interrupt. */
-  get requestInterruptWindow(): boolean {
-    this.#checked();
-    return this.#run.requestInterruptWindow;
-  }
-
-  set requestInterruptWindow(on: boolean) {
-    this.#checked();
-    this.#run.requestInterruptWindow = on;
-  }
-
-  /** Whether `interrupt` would be delivered at once, as of the last exit. */
-  get readyForInterrupt(): boolean {
-    this.#checked();
-    return this.#run.readyForInterrupt;
-  }
-
-  /**
    * Injects an external interrupt, 0 to 255. For VMs without an in-kernel interrupt controller.
    *
    * @throws {OsError} ENXIO if there is an in-kernel controller, EEXIST if an interrupt is pending already.
@@ -194,7 +231,15 @@ export class KvmVcpu implements Disposable {
     }
     const struct = new Uint8Array(INTERRUPT.size);
     struct[INTERRUPT.irq] = vector;
-    ioctl(this.#checked(), "KVM_INTERRUPT", struct, () => `vector ${vector}`);
+    ioctl(
+      this.#checked(),
+      "KVM_INTERRUPT",
+      struct,
+      (code) =>
+        code === Errno.ENXIO
+          ? `vector ${vector}: this VM has interrupt controllers in the kernel, use KvmVm.irqLine or irqfd`
+          : `vector ${vector}`,
+    );
   }
 
   /** Reads the general registers. */
@@ -205,8 +250,9 @@ export class KvmVcpu implements Disposable {
   /** Sets the general registers that are given; the others keep their values. */
   setRegs(regs: Partial<KvmRegs>): void {
     const fd = this.#checked();
-    const struct = allRegs(regs) ? new Uint8Array(REGS.size) : this.#get("KVM_GET_REGS", REGS.size);
-    encodeRegs(struct, regs);
+    const given = givenRegs(regs);
+    const struct = allRegs(given) ? new Uint8Array(REGS.size) : this.#get("KVM_GET_REGS", REGS.size);
+    encodeRegs(struct, given);
     ioctl(fd, "KVM_SET_REGS", struct);
   }
 
@@ -242,9 +288,11 @@ export class KvmVcpu implements Disposable {
    * @throws {RangeError} If KVM does not know one of them; the message says which.
    */
   getMsrs(indices: readonly number[]): KvmMsr[] {
-    const struct = encodeMsrs(indices.map((index) => ({ index, data: 0n })));
-    const count = ioctl(this.#checked(), "KVM_GET_MSRS", struct);
-    checkMsrs(count, indices);
+    const fd = this.#checked();
+    const msrs = msrsToRead(indices);
+    const struct = encodeMsrs(msrs);
+    const count = ioctl(fd, "KVM_GET_MSRS", struct);
+    refuseUnknown(msrs[count]);
     return decodeMsrs(struct, count);
   }
 
@@ -254,39 +302,55 @@ export class KvmVcpu implements Disposable {
    * @throws {RangeError} If KVM refuses one; the message says which. Those before it are set.
    */
   setMsrs(msrs: readonly KvmMsr[]): void {
-    checkMsrs(ioctl(this.#checked(), "KVM_SET_MSRS", encodeMsrs(msrs)), msrs.map((msr) => msr.index));
+    const fd = this.#checked();
+    const checked = checkMsrs(msrs);
+    refuseUnknown(checked[ioctl(fd, "KVM_SET_MSRS", encodeMsrs(checked))]);
   }
 
   /** Sets what the CPUID instruction says, most often `Kvm.getSupportedCpuid()` with changes. */
   setCpuid2(entries: readonly KvmCpuidEntry[]): void {
-    ioctl(this.#checked(), "KVM_SET_CPUID2", encodeCpuid(entries));
-  }
-
-  /** Whether the vCPU runs, halts or waits to be started: a `KvmMpState`. */
-  get mpState(): number {
-    return this.#get("KVM_GET_MP_STATE", MP_STATE.size)[MP_STATE.mp_state] ?? 0;
-  }
-
-  set mpState(state: number) {
-    checkNumber(state, "State");
-    const struct = new Uint8Array(MP_STATE.size);
-    new DataView(struct.buffer).setUint32(MP_STATE.mp_state, state, true);
-    ioctl(this.#checked(), "KVM_SET_MP_STATE", struct, () => `state ${state}`);
+    ioctl(this.#checked(), "KVM_SET_CPUID2", encodeCpuid(checkCpuid(entries)));
   }
 
   /** Closes the vCPU. The `data` of an earlier exit is empty afterwards. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#strike?.();
+    const names = this.#attachments === undefined ? [] : this.#names;
     libc().sys.close(this.#fd);
     this.#owner?.gone(this);
+    this.#unmap();
+    if (this.#attachments !== undefined) abandon(this.#attachments, names);
+  }
+
+  #unmap(): void {
     this.#ring?.[Symbol.dispose]();
     this.#run[Symbol.dispose]();
   }
 
+  /** What the kernel calls the files that attaching opens and maps. */
+  get #names(): readonly string[] {
+    return [this.#fd, ...this.#ring === undefined ? [] : [this.#ring.held.fd]].map(fileName);
+  }
+
+  get #held(): readonly Held[] {
+    const page: Held = { fd: this.#fd, address: this.#run.address, length: RUN_AREA };
+    return this.#ring === undefined ? [page] : [page, this.#ring.held];
+  }
+
   #checked(): number {
     if (this.#disposed) throw new DisposedError("vCPU");
+    if (this.#owner?.disposed) {
+      throw new DisposedError("vCPU", `belongs to ${this.#owner.name}, which has been disposed`);
+    }
     return this.#fd;
+  }
+
+  // What the page says stays of use when the VM is gone: the guest may be running in another thread.
+  #page(): RunPage {
+    if (this.#disposed) throw new DisposedError("vCPU");
+    return this.#run;
   }
 
   #get(
@@ -299,7 +363,6 @@ export class KvmVcpu implements Disposable {
   }
 }
 
-function checkMsrs(count: number, indices: readonly number[]): void {
-  const refused = indices[count];
-  if (refused !== undefined) throw new RangeError(`KVM does not take MSR 0x${refused.toString(16)} with this value`);
+function refuseUnknown(msr: KvmMsr | undefined): void {
+  if (msr !== undefined) throw new RangeError(`KVM does not take MSR 0x${msr.index.toString(16)} with this value`);
 }

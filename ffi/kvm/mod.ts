@@ -34,11 +34,19 @@ export type {
 } from "./exits.ts";
 export { currentThreadId, kickThread, SIGUSR1, SIGUSR2 } from "./kick.ts";
 export { type CreateVmOptions, Kvm } from "./kvm.ts";
-export { KvmVm, type SlotAccess } from "./kvm_vm.ts";
-export { KvmVcpu, type SharedVcpu } from "./kvm_vcpu.ts";
+export { KvmVm } from "./kvm_vm.ts";
+export { KvmVcpu } from "./kvm_vcpu.ts";
 export type { KvmDtable, KvmFpu, KvmRegs, KvmSegment, KvmSregs } from "./registers.ts";
 export type { SharedRing } from "./ring_reader.ts";
+export type { SharedVcpu } from "./shared_vcpu.ts";
 export type { SlotInfo } from "./slot_book.ts";
+export type { SlotAccess } from "./vm_memory.ts";
 export type { IoEventOptions } from "./vm_requests.ts";
-export { quiesceVcpus, type SharedVcpuControl, VcpuControl } from "./vcpu_control.ts";
+export {
+  quiesceVcpus,
+  type SharedVcpuControl,
+  VcpuControl,
+  type VcpuControlOptions,
+  VcpuTimeoutError,
+} from "./vcpu_control.ts";
 export { VcpuRunner } from "./vcpu_runner.ts";

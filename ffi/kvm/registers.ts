@@ -1,11 +1,14 @@
 /**
  * Registers of a vCPU as plain objects, and their C structs.
  *
- * Why it is safe: it reads and writes buffers of its own, through `DataView`, which checks bounds.
+ * Why it is safe: it reads and writes buffers of its own, through `DataView`, which checks bounds, and puts into them
+ * only numbers that fit.
  *
  * @module
  */
 
+import { lengthOf, plainBytes } from "../os/plain_bytes.ts";
+import { unsigned, unsigned64 } from "./numbers.ts";
 import { DTABLE, FPU, REGS, SEGMENT, SREGS } from "./layout.ts";
 
 const REG_NAMES = [
@@ -149,6 +152,9 @@ export interface KvmFpu {
   xmm: Uint8Array;
 }
 
+const FPR_LENGTH = 128;
+const XMM_LENGTH = 256;
+
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
@@ -159,6 +165,20 @@ export function decodeRegs(bytes: Uint8Array): KvmRegs {
   const regs = {} as KvmRegs; // every field is set below
   for (const name of REG_NAMES) regs[name] = view.getBigUint64(REGS[name], true);
   return regs;
+}
+
+/**
+ * Those registers that are given, read once and checked.
+ *
+ * @throws {TypeError | RangeError} If one is no bigint of 64 bits.
+ */
+export function givenRegs(regs: Partial<KvmRegs>): Partial<KvmRegs> {
+  const given: Partial<KvmRegs> = {};
+  for (const name of REG_NAMES) {
+    const value = regs[name];
+    if (value !== undefined) given[name] = unsigned64(value, name);
+  }
+  return given;
 }
 
 /** Writes those registers that are given into their struct. */
@@ -178,6 +198,7 @@ export function allRegs(regs: Partial<KvmRegs>): boolean {
 const SEGMENT_NAMES = ["cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"] as const;
 const SEGMENT_BYTES = ["type", "present", "dpl", "db", "s", "l", "g", "avl", "unusable"] as const;
 const DTABLE_NAMES = ["gdt", "idt"] as const;
+const INTERRUPT_WORDS = 4;
 const CONTROL_NAMES = ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"] as const;
 
 function decodeSegment(view: DataView, at: number): KvmSegment {
@@ -190,11 +211,11 @@ function decodeSegment(view: DataView, at: number): KvmSegment {
   return segment;
 }
 
-function encodeSegment(view: DataView, at: number, segment: KvmSegment): void {
-  view.setBigUint64(at + SEGMENT.base, segment.base, true);
-  view.setUint32(at + SEGMENT.limit, segment.limit, true);
-  view.setUint16(at + SEGMENT.selector, segment.selector, true);
-  for (const name of SEGMENT_BYTES) view.setUint8(at + SEGMENT[name], segment[name]);
+function encodeSegment(view: DataView, at: number, segment: KvmSegment, of: string): void {
+  view.setBigUint64(at + SEGMENT.base, unsigned64(segment.base, `${of}.base`), true);
+  view.setUint32(at + SEGMENT.limit, unsigned(segment.limit, 32, `${of}.limit`), true);
+  view.setUint16(at + SEGMENT.selector, unsigned(segment.selector, 16, `${of}.selector`), true);
+  for (const name of SEGMENT_BYTES) view.setUint8(at + SEGMENT[name], unsigned(segment[name], 8, `${of}.${name}`));
 }
 
 /** Special registers from their struct. */
@@ -202,7 +223,10 @@ export function decodeSregs(bytes: Uint8Array): KvmSregs {
   const view = viewOf(bytes);
   const sregs = {
     apicBase: view.getBigUint64(SREGS.apic_base, true),
-    interruptBitmap: [0, 8, 16, 24].map((at) => view.getBigUint64(SREGS.interrupt_bitmap + at, true)),
+    interruptBitmap: Array.from(
+      { length: INTERRUPT_WORDS },
+      (_, i) => view.getBigUint64(SREGS.interrupt_bitmap + 8 * i, true),
+    ),
   } as KvmSregs; // the rest is set below
   for (const name of SEGMENT_NAMES) sregs[name] = decodeSegment(view, SREGS[name]);
   for (const name of DTABLE_NAMES) {
@@ -216,55 +240,71 @@ export function decodeSregs(bytes: Uint8Array): KvmSregs {
   return sregs;
 }
 
-/** Writes those special registers that are given into their struct. */
+/**
+ * Writes those special registers that are given into their struct.
+ *
+ * @throws {TypeError | RangeError} If one does not fit its field. The struct is used up then.
+ */
 export function encodeSregs(bytes: Uint8Array, sregs: Partial<KvmSregs>): void {
   const view = viewOf(bytes);
   for (const name of SEGMENT_NAMES) {
     const segment = sregs[name];
-    if (segment !== undefined) encodeSegment(view, SREGS[name], segment);
+    if (segment !== undefined) encodeSegment(view, SREGS[name], segment, name);
   }
   for (const name of DTABLE_NAMES) {
     const table = sregs[name];
     if (table === undefined) continue;
-    view.setBigUint64(SREGS[name] + DTABLE.base, table.base, true);
-    view.setUint16(SREGS[name] + DTABLE.limit, table.limit, true);
+    view.setBigUint64(SREGS[name] + DTABLE.base, unsigned64(table.base, `${name}.base`), true);
+    view.setUint16(SREGS[name] + DTABLE.limit, unsigned(table.limit, 16, `${name}.limit`), true);
   }
   for (const name of CONTROL_NAMES) {
     const value = sregs[name];
-    if (value !== undefined) view.setBigUint64(SREGS[name], value, true);
+    if (value !== undefined) view.setBigUint64(SREGS[name], unsigned64(value, name), true);
   }
-  if (sregs.apicBase !== undefined) view.setBigUint64(SREGS.apic_base, sregs.apicBase, true);
-  sregs.interruptBitmap?.slice(0, 4).forEach((word, i) =>
-    view.setBigUint64(SREGS.interrupt_bitmap + 8 * i, word, true)
-  );
+  const { apicBase, interruptBitmap } = sregs;
+  if (apicBase !== undefined) view.setBigUint64(SREGS.apic_base, unsigned64(apicBase, "apicBase"), true);
+  if (interruptBitmap === undefined) return;
+  for (let i = 0; i < INTERRUPT_WORDS; i++) {
+    const word = unsigned64(interruptBitmap[i] ?? 0n, `interruptBitmap[${i}]`);
+    view.setBigUint64(SREGS.interrupt_bitmap + 8 * i, word, true);
+  }
 }
 
 /** Floating-point registers from their struct. */
 export function decodeFpu(bytes: Uint8Array): KvmFpu {
   const view = viewOf(bytes);
   return {
-    fpr: bytes.slice(FPU.fpr, FPU.fpr + 128),
+    fpr: bytes.slice(FPU.fpr, FPU.fpr + FPR_LENGTH),
     fcw: view.getUint16(FPU.fcw, true),
     fsw: view.getUint16(FPU.fsw, true),
     ftwx: view.getUint8(FPU.ftwx),
     lastOpcode: view.getUint16(FPU.last_opcode, true),
     lastIp: view.getBigUint64(FPU.last_ip, true),
     lastDp: view.getBigUint64(FPU.last_dp, true),
-    xmm: bytes.slice(FPU.xmm, FPU.xmm + 256),
+    xmm: bytes.slice(FPU.xmm, FPU.xmm + XMM_LENGTH),
   };
 }
 
-/** The struct of floating-point registers. */
+/**
+ * The struct of floating-point registers.
+ *
+ * @throws {TypeError | RangeError} If one does not fit its field.
+ */
 export function encodeFpu(fpu: KvmFpu): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(FPU.size);
   const view = viewOf(bytes);
-  bytes.set(fpu.fpr.subarray(0, 128), FPU.fpr);
-  bytes.set(fpu.xmm.subarray(0, 256), FPU.xmm);
-  view.setUint16(FPU.fcw, fpu.fcw, true);
-  view.setUint16(FPU.fsw, fpu.fsw, true);
-  view.setUint8(FPU.ftwx, fpu.ftwx);
-  view.setUint16(FPU.last_opcode, fpu.lastOpcode, true);
-  view.setBigUint64(FPU.last_ip, fpu.lastIp, true);
-  view.setBigUint64(FPU.last_dp, fpu.lastDp, true);
+  bytes.set(exactly(fpu.fpr, FPR_LENGTH, "fpr"), FPU.fpr);
+  bytes.set(exactly(fpu.xmm, XMM_LENGTH, "xmm"), FPU.xmm);
+  view.setUint16(FPU.fcw, unsigned(fpu.fcw, 16, "fcw"), true);
+  view.setUint16(FPU.fsw, unsigned(fpu.fsw, 16, "fsw"), true);
+  view.setUint8(FPU.ftwx, unsigned(fpu.ftwx, 8, "ftwx"));
+  view.setUint16(FPU.last_opcode, unsigned(fpu.lastOpcode, 16, "lastOpcode"), true);
+  view.setBigUint64(FPU.last_ip, unsigned64(fpu.lastIp, "lastIp"), true);
+  view.setBigUint64(FPU.last_dp, unsigned64(fpu.lastDp, "lastDp"), true);
   return bytes;
+}
+
+function exactly(bytes: Uint8Array, length: number, what: string): Uint8Array {
+  if (lengthOf(bytes) !== length) throw new RangeError(`${what} has ${length} bytes, got ${lengthOf(bytes)}`);
+  return plainBytes(bytes);
 }

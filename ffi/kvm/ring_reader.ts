@@ -11,20 +11,29 @@
  *                                          spill, or straight to who asked
  * ```
  *
- * Why it is safe: it reads the vCPU's own mapping through arrays of its length; an entry is marked as harvested after what
- * it says has been kept. Waiting for the lock is bounded: whoever died with it has lost pages, so all of them count as
+ * Why it is safe: it reads the vCPU's own mapping through arrays of its length, of which the kernel has said that there is
+ * as much; an entry is marked as harvested after what it says has been kept. Waiting for the lock is bounded: whoever died with it has lost pages, so all of them count as
  * written.
  *
  * @module
  */
 
+import { adviseHost } from "../os/advise.ts";
 import { FileMapping } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
-import { F_DUPFD_CLOEXEC, PROT_READ, PROT_WRITE } from "../os/mman.ts";
+import { F_DUPFD_CLOEXEC, MADV_POPULATE_READ, PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { unwrap } from "../os/os_error.ts";
+import type { Held } from "./attachments.ts";
 import { KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, KVM_DIRTY_LOG_PAGE_OFFSET } from "./constants.ts";
 import { ioctlValue } from "./ioctl.ts";
 import { DIRTY_GFN } from "./layout.ts";
+import { unsigned } from "./numbers.ts";
+
+/** Throws unless a ring can have `entries` entries. */
+export function checkRingEntries(entries: number): void {
+  if (Number.isInteger(entries) && entries >= 256 && entries <= 2 ** 20 && Number.isInteger(Math.log2(entries))) return;
+  throw new RangeError(`The entries of a dirty ring must be a power of two of at least 256, got ${entries}`);
+}
 
 /** What another thread of this process needs to harvest the ring of a vCPU. Plain data. */
 export interface SharedRing {
@@ -71,6 +80,9 @@ export class RingReader implements Disposable {
    * @throws {OsError} If it has none, or the VM is gone.
    */
   constructor(vcpu: number, { vm, entries, state }: SharedRing) {
+    checkRingEntries(entries);
+    if (!(state instanceof SharedArrayBuffer)) throw new TypeError("The state of a ring must be a SharedArrayBuffer");
+    unsigned(vm, 31, "File descriptor");
     this.#entries = entries;
     this.#words = new Int32Array(state, 0, SPILL_AT / 4);
     this.#spill = new Float64Array(state, SPILL_AT, SPILL);
@@ -78,8 +90,13 @@ export class RingReader implements Disposable {
     const { sys, errno } = libc();
     this.#vm = unwrap(sys.fcntl(vm, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl", () => "the VM of a dirty ring");
     try {
+      using undo = new DisposableStack();
       this.#mapping = new FileMapping(vcpu, KVM_DIRTY_LOG_PAGE_OFFSET * 4096, length, PROT_READ | PROT_WRITE);
+      undo.use(this.#mapping);
+      // Where the ring is shorter than another thread says, the kernel says so now instead of by a signal later.
+      adviseHost(this.#mapping.address, length, MADV_POPULATE_READ);
       this.#ring = new Uint32Array(this.#mapping.bytes);
+      undo.move();
     } catch (error) {
       sys.close(this.#vm);
       throw error;
@@ -96,8 +113,8 @@ export class RingReader implements Disposable {
     let found = 0;
     this.#locked(() => {
       found = this.#walk((slot, page) => {
-        if (words[STATE.spilled]! >= SPILL) this.#compact();
-        const at = words[STATE.spilled]!;
+        if (this.#spilled >= SPILL) this.#compact();
+        const at = this.#spilled;
         this.#spill[at] = slot * SLOT_UNIT + page;
         words[STATE.spilled] = at + 1;
       });
@@ -114,7 +131,7 @@ export class RingReader implements Disposable {
     const words = this.#words;
     let lost = false;
     this.#locked(() => {
-      const spilled = words[STATE.spilled]!;
+      const spilled = this.#spilled;
       for (let i = 0; i < spilled; i++) {
         const entry = this.#spill[i]!;
         const slot = Math.floor(entry / SLOT_UNIT);
@@ -133,12 +150,22 @@ export class RingReader implements Disposable {
     return ioctlValue(this.#vm, "KVM_RESET_DIRTY_RINGS", 0);
   }
 
+  /** What it holds. */
+  get held(): Held {
+    return { fd: this.#vm, address: this.#mapping.address, length: this.#mapping.length };
+  }
+
   /** Unmaps it. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
     libc().sys.close(this.#vm);
     this.#mapping[Symbol.dispose]();
+  }
+
+  /** How many pages are spilled; never more than there is room for, whatever another thread has written there. */
+  get #spilled(): number {
+    return Math.min(this.#words[STATE.spilled]! >>> 0, SPILL);
   }
 
   #walk(visit: RingVisitor): number {

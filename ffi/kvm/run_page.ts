@@ -2,23 +2,19 @@
  * The page a vCPU shares with its VMM (`struct kvm_run`), and the exits read from it.
  *
  * Why it is safe: it looks at the shared mapping through typed arrays of the mapping's length, which check bounds; what
- * the kernel says about where a port's data lies is used as an offset into the same arrays. Disposing revokes them.
+ * the page says about where a port's data lie is used as an offset into the same arrays, and checked. Disposing revokes
+ * them.
  *
  * @module
  */
 
+import { MembackingError } from "../../src/core/errors.ts";
+import { hex } from "../../src/core/hex.ts";
 import { FileMapping } from "../os/address_space.ts";
 import { PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { KVM_EXIT_IO_OUT, KvmExitReason } from "./constants.ts";
-import type {
-  KvmDirtyRingFullExit,
-  KvmExit,
-  KvmFaultExit,
-  KvmHltExit,
-  KvmInterruptedExit,
-  KvmIoExit,
-  KvmMmioExit,
-} from "./exits.ts";
+import { IoExit, MmioExit } from "./data_exits.ts";
+import type { KvmDirtyRingFullExit, KvmExit, KvmFaultExit, KvmHltExit, KvmInterruptedExit } from "./exits.ts";
 import { RUN } from "./layout.ts";
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
@@ -30,30 +26,39 @@ const INTERRUPTED: KvmInterruptedExit = Object.freeze({ kind: "interrupted" });
 const NOTHING = new Uint8Array(0);
 const MAX_NDATA = 16;
 
+/** How much of a vCPU is mapped, in bytes: `struct kvm_run`, and the data of ports. */
+export const RUN_AREA = 0x2000;
+
 /** The shared page of one vCPU. */
 export class RunPage implements Disposable {
   #mapping: FileMapping;
   #bytes: Uint8Array<ArrayBuffer>;
   #words: Uint32Array<ArrayBuffer>;
   // Reused, one per kind that a VMM sees by the thousand, and one view per length of data.
-  #io: Mutable<KvmIoExit> = { kind: "io", direction: "in", port: 0, size: 0, count: 0, data: NOTHING };
-  #mmio: Mutable<KvmMmioExit> = { kind: "mmio", gpa: 0, isWrite: false, length: 0, data: NOTHING };
+  #io = new IoExit();
+  #mmio = new MmioExit();
   #fault: Mutable<KvmFaultExit> = { kind: "fault", gpa: undefined };
   #mmioData: Uint8Array<ArrayBuffer>[];
   #ioData = new Map<number, Uint8Array<ArrayBuffer>>();
   #ioDataAt = -1;
 
   /**
-   * Maps the page of the vCPU `fd`; `size` is what KVM_GET_VCPU_MMAP_SIZE said, in bytes.
+   * Maps the page of the vCPU `fd`, and the one behind it, where the data of ports lie. That is what every KVM has for
+   * x86, so no size is asked of anybody; what else KVM_GET_VCPU_MMAP_SIZE counts (a ring of MMIO writes) is not used.
    *
    * @throws {OsError} If `fd` cannot be mapped, as when it is no vCPU.
    */
-  constructor(fd: number, size: number) {
-    this.#mapping = new FileMapping(fd, 0, size, PROT_READ | PROT_WRITE);
+  constructor(fd: number) {
+    this.#mapping = new FileMapping(fd, 0, RUN_AREA, PROT_READ | PROT_WRITE);
     const buffer = this.#mapping.bytes;
     this.#bytes = new Uint8Array(buffer);
     this.#words = new Uint32Array(buffer);
     this.#mmioData = Array.from({ length: 9 }, (_, length) => new Uint8Array(buffer, RUN.mmio_data, length));
+  }
+
+  /** Where it is mapped. */
+  get address(): number {
+    return this.#mapping.address;
   }
 
   /** Whether the next run returns before it enters the guest. */
@@ -134,7 +139,7 @@ export class RunPage implements Disposable {
   }
 
   #ioExit(): KvmExit {
-    const exit = this.#io;
+    const exit: IoExit = this.#io;
     const head = this.#word(RUN.io_direction); // direction, size, port: a byte, a byte and two
     exit.direction = (head & 0xff) === KVM_EXIT_IO_OUT ? "out" : "in";
     exit.size = (head >>> 8) & 0xff;
@@ -146,6 +151,7 @@ export class RunPage implements Disposable {
       this.#ioData.clear();
     }
     const length = exit.size * exit.count;
+    if (at + length > RUN_AREA) throw new MembackingError(`KVM's run page is damaged: ${length} bytes at ${hex(at)}`);
     let data = this.#ioData.get(length);
     if (data === undefined) {
       data = new Uint8Array(this.#bytes.buffer, at, length);

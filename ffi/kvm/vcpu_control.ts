@@ -20,13 +20,15 @@
  * @module
  */
 
-import { DisposedError } from "../../src/core/errors.ts";
-import { OsError } from "../os/os_error.ts";
-import { isAlive, type ThreadIdentity } from "../os/thread.ts";
+import { DisposedError, MembackingError } from "../../src/core/errors.ts";
+import { checkNumber } from "../../src/core/memory_range.ts";
+import { Errno, OsError } from "../os/os_error.ts";
+import { isAlive } from "../os/thread.ts";
 import { kickThread } from "./kick.ts";
 import { kickSignal } from "./kick_signal.ts";
-import type { KvmVcpu, SharedVcpu } from "./kvm_vcpu.ts";
-import { VCPU_STATE, WORD } from "./vcpu_words.ts";
+import type { KvmVcpu } from "./kvm_vcpu.ts";
+import type { SharedVcpu } from "./shared_vcpu.ts";
+import { runnerThread, VCPU_STATE, WORD } from "./vcpu_words.ts";
 
 /** What a `VcpuRunner` needs in the thread that runs the vCPU. Plain data: send it with `postMessage`. */
 export interface SharedVcpuControl {
@@ -36,10 +38,37 @@ export interface SharedVcpuControl {
   readonly words: SharedArrayBuffer;
 }
 
+/** How a `VcpuControl` is made. */
+export interface VcpuControlOptions {
+  /**
+   * How long `pause` waits for the vCPU to come out of the guest, in milliseconds; 10,000 when left out. It takes some
+   * tens of microseconds, unless the runner's thread hangs in the kernel or its words were written over.
+   */
+  deadline?: number;
+}
+
+/** A vCPU did not come out of the guest in time. It is not paused. */
+export class VcpuTimeoutError extends MembackingError {
+  /** The class name, which is also what a stack trace shows. */
+  override name = "VcpuTimeoutError";
+  /** How long it was waited for, in milliseconds. */
+  readonly milliseconds: number;
+
+  /** Builds the error. */
+  constructor(milliseconds: number) {
+    super(`The vCPU did not come out of the guest within ${milliseconds} ms, look where the thread of its runner is`);
+    this.milliseconds = milliseconds;
+  }
+}
+
 /** How long to wait for a runner before it is signalled once more, in milliseconds. */
 const PATIENCE = 1;
 /** After how many times it looks whether the runner's thread is still the one it was. */
 const DOUBTS = 50;
+const DEFAULT_DEADLINE = 10_000;
+
+// A second control of a vCPU would be unknown to its runner, which heeds the first alone.
+const controlled = new WeakMap<KvmVcpu, VcpuControl>();
 
 /**
  * Kicks, pauses and resumes a vCPU that a `VcpuRunner` runs in another thread, usually a Worker.
@@ -64,12 +93,30 @@ const DOUBTS = 50;
  */
 export class VcpuControl implements Disposable {
   readonly #vcpu: KvmVcpu;
+  readonly #deadline: number;
   readonly #words = new Int32Array(new SharedArrayBuffer(WORD.count * Int32Array.BYTES_PER_ELEMENT));
+  // What counts; the shared word is a copy for the runner.
+  #pauses = 0;
   #disposed = false;
 
-  /** Controls `vcpu`, which stays the caller's to dispose, after this. Nobody else may set its `immediateExit`. */
-  constructor(vcpu: KvmVcpu) {
+  /**
+   * Controls `vcpu`, which stays the caller's to dispose, after this. Nobody else may set its `immediateExit`.
+   *
+   * @throws {MembackingError} If it has a control already. One whose runner has come to its end is disposed instead.
+   * @throws {DisposedError} If it has been disposed.
+   */
+  constructor(vcpu: KvmVcpu, options: VcpuControlOptions = {}) {
+    const { deadline = DEFAULT_DEADLINE } = options;
+    checkNumber(deadline, "Deadline");
+    void vcpu.immediateExit; // throws if it has been disposed
+    const other = controlled.get(vcpu);
+    if (other !== undefined && !other.#isOver) {
+      throw new MembackingError("This vCPU has a VcpuControl already, dispose that first");
+    }
+    other?.[Symbol.dispose]();
+    controlled.set(vcpu, this);
     this.#vcpu = vcpu;
+    this.#deadline = deadline;
   }
 
   /** What `VcpuRunner.attach` needs. One runner runs one vCPU. */
@@ -80,6 +127,11 @@ export class VcpuControl implements Disposable {
     return { vcpu: this.#vcpu.share(), words: this.#words.buffer };
   }
 
+  /** Whether it has been disposed. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
   /** Whether the vCPU is in the guest, or about to enter it. */
   get isInside(): boolean {
     return Atomics.load(this.#words, WORD.state) === VCPU_STATE.inside;
@@ -87,12 +139,14 @@ export class VcpuControl implements Disposable {
 
   /** How many pauses are in force. */
   get pauses(): number {
-    return Atomics.load(this.#words, WORD.pauses);
+    return this.#pauses;
   }
 
   /**
    * Makes the present `run` return `"interrupted"`, or the next one if there is none. Several kicks before it returns
    * are one.
+   *
+   * @throws {OsError} If the signal cannot be sent. The run is interrupted when the guest next comes out by itself.
    */
   kick(): void {
     this.#check();
@@ -105,11 +159,13 @@ export class VcpuControl implements Disposable {
   /**
    * Gets the vCPU out of the guest and keeps it out until the result is disposed. Returns once it is out, which takes
    * some tens of microseconds. Pauses may overlap: the vCPU runs when the last one is over.
+   *
+   * @throws {VcpuTimeoutError} If it does not come out in time.
+   * @throws {OsError} If the signal cannot be sent.
+   * @throws {DisposedError} If the control or its vCPU has been disposed. Whatever is thrown, nothing is paused then.
    */
   pause(): Disposable {
-    this.beginPause();
-    this.awaitOutside();
-    return pauseHandle([this]);
+    return pauseAll([this]);
   }
 
   /**
@@ -119,8 +175,13 @@ export class VcpuControl implements Disposable {
    */
   beginPause(): void {
     this.#check();
-    Atomics.add(this.#words, WORD.pauses, 1);
-    if (this.isInside) this.#signal();
+    this.#setPauses(this.#pauses + 1);
+    try {
+      if (this.isInside) this.#signal();
+    } catch (error) {
+      this.endPause();
+      throw error;
+    }
   }
 
   /**
@@ -129,10 +190,12 @@ export class VcpuControl implements Disposable {
    * @internal
    */
   awaitOutside(): void {
+    const until = performance.now() + this.#deadline;
     for (let naps = 1; this.isInside; naps++) {
       if (Atomics.wait(this.#words, WORD.state, VCPU_STATE.inside, PATIENCE) !== "timed-out") continue;
       if (!this.isInside || !this.#signal()) return;
-      if (naps % DOUBTS === 0 && !isAlive(this.#thread())) return;
+      if (naps % DOUBTS === 0 && !isAlive(runnerThread(this.#words))) return;
+      if (performance.now() > until) throw new VcpuTimeoutError(this.#deadline);
     }
   }
 
@@ -142,32 +205,39 @@ export class VcpuControl implements Disposable {
    * @internal
    */
   endPause(): void {
-    Atomics.sub(this.#words, WORD.pauses, 1);
+    this.#setPauses(this.#pauses - 1);
     Atomics.notify(this.#words, WORD.pauses);
   }
 
   /** Lets go of the vCPU. It no longer can be kicked or paused; pauses in force end as their handles are disposed. */
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
     this.#disposed = true;
+    controlled.delete(this.#vcpu);
+  }
+
+  /** Whether there was a runner, and it has detached or its thread has ended. */
+  get #isOver(): boolean {
+    const thread = runnerThread(this.#words);
+    return thread.tid !== 0 && (Atomics.load(this.#words, WORD.attached) === 0 || !isAlive(thread));
+  }
+
+  #setPauses(count: number): void {
+    this.#pauses = count;
+    Atomics.store(this.#words, WORD.pauses, count);
   }
 
   /** Interrupts a run in progress. Returns whether the thread is still there. */
   #signal(): boolean {
     try {
       this.#vcpu.immediateExit = true;
-      kickThread(Atomics.load(this.#words, WORD.thread), kickSignal());
+      kickThread(runnerThread(this.#words).tid, kickSignal());
       return true;
     } catch (error) {
       // ESRCH: the thread ended inside, as a Worker does that is terminated and then kicked.
-      if (error instanceof OsError && error.code === "ESRCH") return false;
+      if (error instanceof OsError && error.errno === Errno.ESRCH) return false;
       throw error;
     }
-  }
-
-  #thread(): ThreadIdentity {
-    const word = (at: number) => (this.#words[at] ?? 0) >>> 0;
-    const started = word(WORD.startedLow) + word(WORD.startedHigh) * 2 ** 32;
-    return { tid: word(WORD.thread), started: started === 0 ? null : String(started) };
   }
 
   #check(): void {
@@ -175,15 +245,26 @@ export class VcpuControl implements Disposable {
   }
 }
 
-function pauseHandle(controls: readonly VcpuControl[]): Disposable {
+/** Pauses all or none. */
+function pauseAll(controls: Iterable<VcpuControl>): Disposable {
+  const paused: VcpuControl[] = [];
   let isOver = false;
-  return {
-    [Symbol.dispose]() {
-      if (isOver) return;
-      isOver = true;
-      for (const control of controls) control.endPause();
-    },
+  const end = () => {
+    if (isOver) return;
+    isOver = true;
+    for (const control of paused) control.endPause();
   };
+  try {
+    for (const control of controls) {
+      control.beginPause();
+      paused.push(control);
+    }
+    for (const control of paused) control.awaitOutside();
+  } catch (error) {
+    end();
+    throw error;
+  }
+  return { [Symbol.dispose]: end };
 }
 
 /**
@@ -197,18 +278,5 @@ function pauseHandle(controls: readonly VcpuControl[]): Disposable {
  * ```
  */
 export function quiesceVcpus(controls: Iterable<VcpuControl>): () => Disposable {
-  return () => {
-    const paused: VcpuControl[] = [];
-    try {
-      for (const control of controls) {
-        control.beginPause();
-        paused.push(control);
-      }
-      for (const control of paused) control.awaitOutside();
-    } catch (error) {
-      for (const control of paused) control.endPause();
-      throw error;
-    }
-    return pauseHandle(paused);
-  };
+  return () => pauseAll(controls);
 }

@@ -7,11 +7,13 @@
  * @module
  */
 
-import { currentThread } from "../os/thread.ts";
+import { MembackingError } from "../../src/core/errors.ts";
+import { currentThread, isAlive } from "../os/thread.ts";
+import { sharedWords } from "./attachments.ts";
 import type { KvmExit } from "./exits.ts";
 import { KvmVcpu } from "./kvm_vcpu.ts";
 import type { SharedVcpuControl } from "./vcpu_control.ts";
-import { VCPU_STATE, WORD } from "./vcpu_words.ts";
+import { runnerThread, VCPU_STATE, WORD } from "./vcpu_words.ts";
 
 const INTERRUPTED: KvmExit = Object.freeze({ kind: "interrupted" });
 
@@ -35,6 +37,7 @@ export class VcpuRunner implements Disposable {
   /** The vCPU, attached in this thread. Run it by `run` alone, and leave `immediateExit` to the control. */
   readonly vcpu: KvmVcpu;
   readonly #words: Int32Array;
+  #disposed = false;
 
   private constructor(vcpu: KvmVcpu, words: Int32Array) {
     this.vcpu = vcpu;
@@ -45,12 +48,21 @@ export class VcpuRunner implements Disposable {
    * Attaches to the vCPU, to run it in this thread.
    *
    * @throws {OsError} If the vCPU is gone.
+   * @throws {MembackingError} If another runner that is alive has attached.
+   * @throws {TypeError | RangeError} If `shared` does not come from a `VcpuControl`.
    */
   static attach(shared: SharedVcpuControl): VcpuRunner {
-    const words = new Int32Array(shared.words);
+    const words = sharedWords(shared.words, WORD.count, "words of a vCPU");
     const vcpu = KvmVcpu.attach(shared.vcpu);
+    const free = Atomics.compareExchange(words, WORD.attached, 0, 1) === 0;
+    if (!free && isAlive(runnerThread(words))) {
+      vcpu[Symbol.dispose]();
+      throw new MembackingError("Another VcpuRunner runs this vCPU already, dispose it first");
+    }
     const { tid, started } = currentThread();
     const ticks = Number(started ?? 0);
+    // A runner whose thread was ended in the guest has left the word as it was.
+    Atomics.store(words, WORD.state, VCPU_STATE.outside);
     words[WORD.startedLow] = ticks | 0;
     words[WORD.startedHigh] = Math.floor(ticks / 2 ** 32);
     Atomics.store(words, WORD.thread, tid);
@@ -90,7 +102,10 @@ export class VcpuRunner implements Disposable {
 
   /** Detaches from the vCPU. */
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
     this.vcpu[Symbol.dispose]();
+    Atomics.store(this.#words, WORD.attached, 0);
   }
 
   #leave(): void {

@@ -1,10 +1,12 @@
 /**
  * The words that a `VcpuControl` and its `VcpuRunner` share.
  *
- * Why it is safe: constants only.
+ * Why it is safe: constants, and a look at an array of the caller's.
  *
  * @module
  */
+
+import type { ThreadIdentity } from "../os/thread.ts";
 
 /** Their places in an `Int32Array`; those written by different threads lie in different cache lines. */
 export const WORD = {
@@ -15,6 +17,8 @@ export const WORD = {
   /** When that was started, in ticks; 0 if it is not known. Written by the runner. */
   startedLow: 2,
   startedHigh: 3,
+  /** 1 while a runner is attached. Written by runners. */
+  attached: 4,
   /** How many hold the vCPU out of the guest. Written by controls. */
   pauses: 16,
   /** 1 if the next or the present run shall be interrupted. Set by controls, reset by the runner. */
@@ -30,3 +34,10 @@ export const VCPU_STATE = {
   /** In the guest, or about to enter it. */
   inside: 1,
 } as const;
+
+/** The thread of the runner, as it has noted itself. */
+export function runnerThread(words: Int32Array): ThreadIdentity {
+  const word = (at: number) => (words[at] ?? 0) >>> 0;
+  const started = word(WORD.startedLow) + word(WORD.startedHigh) * 2 ** 32;
+  return { tid: word(WORD.thread), started: started === 0 ? null : String(started) };
+}

@@ -1,21 +1,42 @@
 /**
  * An eventfd: a counter in the kernel that one side adds to and the other side empties.
  *
- * Why it is safe: the descriptor is this object's own, and every transfer is the eight bytes an eventfd has.
+ * Why it is safe: the descriptor is this object's own, and nobody watches it once it is closed.
  *
  * @module
  */
 
 import { DisposedError } from "../../src/core/errors.ts";
+import { openEvent, signalEvent, takeEvent } from "./event_counter.ts";
 import { libc } from "./libc.ts";
-import { O_CLOEXEC, O_NONBLOCK } from "./mman.ts";
-import { Errno, OsError, unwrap } from "./os_error.ts";
+import { type FdWatch, Poll, watchFd } from "./poll.ts";
 
-/** An eventfd, for `KvmVm.ioeventfd` and `KvmVm.irqfd`. Neither call takes ownership: keep it as long as it is in use. */
+/** Who waits for a count. */
+interface Waiter {
+  readonly resolve: (count: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * An eventfd, for `KvmVm.ioeventfd` and `KvmVm.irqfd`, which keep descriptors of their own: it may be disposed before what
+ * they return.
+ *
+ * @example Usage
+ * ```ts
+ * import { EventFd } from "membacking/kvm";
+ *
+ * using event = new EventFd();
+ * const waiting = event.wait();
+ * event.signal();
+ * event.signal();
+ * console.assert(await waiting >= 1);
+ * ```
+ */
 export class EventFd implements Disposable {
   #fd: number;
   #disposed = false;
-  #buffer: BigUint64Array<ArrayBuffer> = new BigUint64Array(1);
+  #waiting: Waiter[] = [];
+  #watch: FdWatch | undefined;
 
   /**
    * Makes one with the count 0.
@@ -23,8 +44,7 @@ export class EventFd implements Disposable {
    * @throws {OsError} If the process has too many open files.
    */
   constructor() {
-    const { sys, errno } = libc();
-    this.#fd = unwrap(sys.eventfd(0, O_CLOEXEC | O_NONBLOCK), errno[0], "eventfd");
+    this.#fd = openEvent();
   }
 
   /**
@@ -39,28 +59,69 @@ export class EventFd implements Disposable {
 
   /** Adds 1 to the count. */
   signal(): void {
-    const { fd } = this;
-    this.#buffer[0] = 1n;
-    const { sys, errno } = libc();
-    // SAFETY: the kernel reads the eight bytes of the buffer.
-    unwrap(sys.write(fd, this.#buffer, 8n), errno[0], "write", () => "eventfd");
+    signalEvent(this.fd);
   }
 
   /** Takes the count and sets it to 0. Never waits: 0 if nothing was added since. */
   take(): number {
-    const { fd } = this;
-    const { sys, errno } = libc();
-    // SAFETY: the kernel writes the eight bytes of the buffer.
-    const failed = sys.read(fd, this.#buffer, 8n) === -1 ? errno[0] ?? 0 : 0;
-    if (failed === Errno.EAGAIN) return 0;
-    if (failed !== 0) throw new OsError("read", failed, "eventfd");
-    return Number(this.#buffer[0]);
+    return takeEvent(this.fd);
   }
 
-  /** Closes it. */
+  /**
+   * Waits until the count is not 0, takes it and sets it to 0. Of several that wait, each gets a count of its own, in
+   * order. The event loop goes on meanwhile, and is kept alive.
+   *
+   * @param options `signal` ends the wait: it rejects with the signal's reason.
+   * @throws {DisposedError} If it is disposed, meanwhile too.
+   * @throws {OsError} If the process has too many open files.
+   */
+  async wait(options: { signal?: AbortSignal } = {}): Promise<number> {
+    const { signal } = options;
+    const { fd } = this;
+    signal?.throwIfAborted();
+    if (this.#waiting.length === 0) {
+      const count = takeEvent(fd);
+      if (count > 0) return count;
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    const waiter: Waiter = { resolve, reject };
+    const abort = () => reject(signal?.reason);
+    this.#waiting.push(waiter);
+    signal?.addEventListener("abort", abort, { once: true });
+    try {
+      this.#watchOrNot();
+      return await promise;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      this.#waiting = this.#waiting.filter((other) => other !== waiter);
+      this.#watchOrNot();
+    }
+  }
+
+  /** Closes it. Those who wait get a `DisposedError`. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    this.#watchOrNot();
     libc().sys.close(this.#fd);
+    for (const { reject } of waiting) reject(new DisposedError("EventFd"));
+  }
+
+  #watchOrNot(): void {
+    if (this.#waiting.length === 0) {
+      this.#watch?.[Symbol.dispose]();
+      this.#watch = undefined;
+    } else {
+      this.#watch ??= watchFd(this.#fd, Poll.IN, () => this.#ready());
+    }
+  }
+
+  #ready(): void {
+    // Somebody else may have been faster and taken it.
+    const count = this.#waiting.length > 0 ? takeEvent(this.#fd) : 0;
+    if (count > 0) this.#waiting.shift()?.resolve(count);
+    this.#watchOrNot();
   }
 }

@@ -92,6 +92,8 @@ const SYMBOLS = {
   // int statx(int dirfd, const char *pathname, int flags, unsigned int mask, struct statx *statxbuf);
   // Not fstat: older C libraries have it as an inline function only, and struct statx is the same everywhere.
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
+  // ssize_t readlink(const char *pathname, char *buf, size_t bufsiz);
+  readlink: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
   // int fstatfs(int fd, struct statfs *buf);
   fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
   // int eventfd(unsigned int initval, int flags);

@@ -12,6 +12,7 @@ import { MembackingError } from "../../src/core/errors.ts";
 export const Errno = {
   EPERM: 1,
   ENOENT: 2,
+  ESRCH: 3,
   EINTR: 4,
   EIO: 5,
   ENXIO: 6,
@@ -19,6 +20,7 @@ export const Errno = {
   ENOMEM: 12,
   EACCES: 13,
   EFAULT: 14,
+  EBUSY: 16,
   EEXIST: 17,
   ENODEV: 19,
   ENOTDIR: 20,

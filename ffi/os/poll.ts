@@ -7,7 +7,7 @@
  * @module
  */
 
-import { EventFd } from "./event_fd.ts";
+import { openEvent, signalEvent, takeEvent } from "./event_counter.ts";
 import { libc } from "./libc.ts";
 import { O_CLOEXEC } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
@@ -78,7 +78,7 @@ let watching: Watcher | undefined;
 
 class Watcher {
   readonly #epoll: number;
-  readonly #wake = new EventFd();
+  readonly #wake = openEvent();
   readonly #ready = new Map<number, (events: number) => void>();
   #next = 1;
   #running = false;
@@ -88,10 +88,10 @@ class Watcher {
     try {
       this.#epoll = unwrap(sys.epoll_create1(O_CLOEXEC), errno[0], "epoll_create1");
     } catch (error) {
-      this.#wake[Symbol.dispose]();
+      sys.close(this.#wake);
       throw error;
     }
-    this.#control(EPOLL_CTL_ADD, this.#wake.fd, Poll.IN, 0);
+    this.#control(EPOLL_CTL_ADD, this.#wake, Poll.IN, 0);
   }
 
   watch(fd: number, events: number, ready: (events: number) => void): FdWatch {
@@ -115,7 +115,7 @@ class Watcher {
       [Symbol.dispose]: () => {
         if (!this.#ready.delete(id)) return;
         this.#control(EPOLL_CTL_DEL, fd, 0, 0);
-        if (this.#ready.size === 0) this.#wake.signal();
+        if (this.#ready.size === 0) signalEvent(this.#wake);
       },
     };
   }
@@ -128,7 +128,7 @@ class Watcher {
     while (this.#ready.size > 0) {
       // SAFETY: room for EVENTS events, and kept until the promise settles. A signal that interrupts it does no harm.
       const count = await sys.epollWaitAsync(this.#epoll, buffer, EVENTS, -1);
-      this.#wake.take();
+      takeEvent(this.#wake);
       for (let i = 0; i < count; i++) {
         // What was watched under this number when the kernel reported it may be gone by now.
         this.#ready.get(view.getUint32(i * EPOLL_EVENT_SIZE + 4, true))?.(view.getUint32(i * EPOLL_EVENT_SIZE, true));
@@ -136,7 +136,7 @@ class Watcher {
     }
     this.#running = false;
     if (watching === this) watching = undefined;
-    this.#wake[Symbol.dispose]();
+    sys.close(this.#wake);
     sys.close(this.#epoll);
   }
 

@@ -14,6 +14,8 @@ export type Exits = Partial<Record<KvmExit["kind"], number>>;
 export class RunningVcpu {
   readonly control: VcpuControl;
   readonly worker: Worker;
+  /** The words of the control. */
+  readonly words: SharedArrayBuffer;
   /** The exits, once it has ended. */
   readonly ended: Promise<Exits>;
   /** Resolves once the runner is attached. */
@@ -34,7 +36,9 @@ export class RunningVcpu {
       event.preventDefault();
       reject(new Error(event.message));
     };
-    this.worker.postMessage(this.control.share());
+    const shared = this.control.share();
+    this.words = shared.words;
+    this.worker.postMessage(shared);
   }
 
   /** Ends the run. */
@@ -42,6 +46,7 @@ export class RunningVcpu {
     this.control.kick();
     const exits = await this.ended;
     this.worker.terminate();
+    this.control[Symbol.dispose]();
     return exits;
   }
 }

@@ -1,8 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { DisposedError, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
-import { Kvm, quiesceVcpus, VcpuControl } from "membacking/kvm";
+import { DisposedError, Mappable, MembackingError, MemoryRange, OsError, RegionManager, VaMapper } from "membacking";
+import { kickThread, Kvm, KvmVcpu, quiesceVcpus, VcpuControl, VcpuRunner, VcpuTimeoutError } from "membacking/kvm";
 import { CODE_AT, pollForever, startLongMode, TABLES_AT, TestMachine, touchForever } from "../support/guest.ts";
+import { mappings } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
+import { noQueuedSignals } from "../vm/children/limits.ts";
 import { RunningVcpu, until } from "./runner.ts";
 
 const TOUCHED = 0x20_0000;
@@ -12,6 +14,13 @@ function count(machine: TestMachine): bigint {
   const bytes = new Uint8Array(8);
   machine.ram.read(TOUCHED, bytes);
   return new DataView(bytes.buffer).getBigUint64(0, true);
+}
+
+/** Waits until what a terminated Worker had of the vCPU is given back. */
+async function noAttachments(machine: TestMachine): Promise<void> {
+  machine.vcpu[Symbol.dispose]();
+  const left = () => mappings().filter(({ file }) => file.includes("kvm-vcpu")).length;
+  await until(() => left() === 0, "no page of the vCPU is mapped");
 }
 
 function touching(): TestMachine {
@@ -73,8 +82,12 @@ kvmTest("a pause does not wait for a thread that has ended inside the guest", as
   assert(vcpu.control.isInside, "Deno does not stop a Worker that is in the guest");
   vcpu.control.kick();
   const started = performance.now();
-  using _paused = vcpu.control.pause();
+  {
+    using _paused = vcpu.control.pause();
+  }
   assert(performance.now() - started < 5000);
+  vcpu.control[Symbol.dispose]();
+  await noAttachments(machine);
 });
 
 kvmTest("a disposed VcpuControl refuses everything but the end of its pauses", () => {
@@ -163,4 +176,97 @@ kvmTest("kicks and pauses need --allow-ffi alone", async () => {
   }).output();
   assert(success, new TextDecoder().decode(stderr));
   assertEquals(new TextDecoder().decode(stdout), "paused, kicked\n");
+});
+
+kvmTest("a full queue of signals does not keep a vCPU from being paused and kicked", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  {
+    using _full = noQueuedSignals();
+    using _paused = vcpu.control.pause();
+    const before = count(machine);
+    for (let i = 0; i < 50; i++) assertEquals(count(machine), before);
+  }
+  assertEquals(vcpu.control.pauses, 0);
+  const before = count(machine);
+  await until(() => count(machine) > before, "the guest runs again");
+  assertEquals(await vcpu.stop(), { interrupted: 1 });
+});
+
+kvmTest("a pause that fails is no pause, alone or among others", async () => {
+  using machine = touching();
+  using other = new TestMachine();
+  using shared = KvmVcpu.attach(machine.vcpu.share());
+  const vcpu = new RunningVcpu(machine.vcpu);
+  using idle = new VcpuControl(other.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  machine.vcpu[Symbol.dispose]();
+  assertThrows(() => vcpu.control.pause(), DisposedError, "vCPU has been disposed");
+  assertThrows(quiesceVcpus([idle, vcpu.control]), DisposedError);
+  assertEquals([vcpu.control.pauses, idle.pauses], [0, 0]);
+  const before = count(machine);
+  await until(() => count(machine) > before, "the guest goes on");
+  assertThrows(() => vcpu.control.kick(), DisposedError); // and the wish to be kicked stays
+  shared.immediateExit = true;
+  const tid = new Int32Array(vcpu.words)[1] ?? 0;
+  kickThread(tid, 16);
+  assertEquals(await vcpu.ended, { interrupted: 1 });
+  vcpu.worker.terminate();
+  shared[Symbol.dispose]();
+  other.vcpu[Symbol.dispose]();
+  await noAttachments(machine);
+});
+
+kvmTest("a pause waits no longer than its deadline, whatever the runner's words say", async () => {
+  using machine = new TestMachine();
+  using control = new VcpuControl(machine.vcpu, { deadline: 100 });
+  const words = new Int32Array(control.share().words);
+  // A runner that says that it is inside, and a thread that lives but runs nothing.
+  const idle = new Worker(new URL("./idle_worker.ts", import.meta.url), { type: "module" });
+  const tid = await new Promise<number>((resolve) => idle.onmessage = ({ data }) => resolve(data));
+  words.set([1, tid, 0, 0]);
+  const error = assertThrows(() => control.pause(), VcpuTimeoutError, "did not come out of the guest within 100 ms");
+  assertEquals([error.milliseconds, control.pauses], [100, 0]);
+  idle.terminate();
+  // Garbage for a thread is an error or nobody, and leaves no pause behind either.
+  for (const garbage of [-1, 0, 2 ** 31 - 1]) {
+    words.set([1, garbage, 0, 0]);
+    try {
+      control.pause()[Symbol.dispose]();
+    } catch (error) {
+      assert(error instanceof RangeError || error instanceof OsError, String(error));
+    }
+    assertEquals(control.pauses, 0);
+  }
+  for (const deadline of [-1, NaN, 0.5]) {
+    assertThrows(() => new VcpuControl(machine.vcpu, { deadline }), RangeError, "Deadline");
+  }
+});
+
+kvmTest("a vCPU has one control at a time, and a control one runner", async () => {
+  using machine = touching();
+  const control = new VcpuControl(machine.vcpu);
+  assertThrows(() => new VcpuControl(machine.vcpu), MembackingError, "This vCPU has a VcpuControl already");
+  {
+    using runner = VcpuRunner.attach(control.share());
+    assertThrows(
+      () => VcpuRunner.attach(control.share()),
+      MembackingError,
+      "Another VcpuRunner runs this vCPU already",
+    );
+    assertThrows(() => new VcpuControl(machine.vcpu), MembackingError);
+    control.kick();
+    assertEquals(runner.run().kind, "interrupted");
+  }
+  for (const words of [new SharedArrayBuffer(8), {}, 5]) {
+    assertThrows(() => VcpuRunner.attach({ ...control.share(), words: words as SharedArrayBuffer }));
+  }
+  VcpuRunner.attach(control.share())[Symbol.dispose]();
+  control[Symbol.dispose]();
+  const next = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  await next.stop();
+  machine.vcpu[Symbol.dispose]();
+  assertThrows(() => new VcpuControl(machine.vcpu), DisposedError, "vCPU has been disposed");
 });

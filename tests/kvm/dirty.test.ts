@@ -1,10 +1,11 @@
 // What KVM says a guest has written, by bitmap and by ring: everything, once, whatever becomes of the slot.
 
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { MappingError, MembackingError, MemoryRange, PageSet } from "membacking";
-import type { CreateVmOptions, KvmCap } from "membacking/kvm";
+import { MappingError, MembackingError, MemoryRange, OsError, PageSet } from "membacking";
+import { type CreateVmOptions, type KvmCap, KvmVcpu } from "membacking/kvm";
 import { PageMarks } from "../../src/core/page_marks.ts";
 import { LongModeCode, STOP_PORT, TestMachine, type TestMachineOptions } from "../support/guest.ts";
+import { openFds } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
 import { PAGE, range } from "../support/units.ts";
 
@@ -190,4 +191,23 @@ kvmTest("Kvm.createVm() refuses rings of lengths that there are not", () => {
   assertThrows(() => machine.kvm.createVm({ dirtyLog: "ring", dirtyRingEntries: 2 ** 20 }), MembackingError, "at most");
   // @ts-expect-error what a JavaScript caller can do
   assertThrows(() => machine.kvm.createVm({ dirtyLog: "on" }), TypeError);
+}, "DIRTY_LOG_RING");
+
+kvmTest("a ring that another thread makes longer than it is, is an error and no signal", () => {
+  using machine = new TestMachine();
+  using vm = machine.kvm.createVm({ dirtyLog: "ring", dirtyRingEntries: 1024 });
+  using vcpu = vm.createVcpu(0);
+  const shared = vcpu.share();
+  assert(shared.ring !== undefined);
+  const { ring } = shared;
+  const before = openFds();
+  KvmVcpu.attach(shared)[Symbol.dispose]();
+  assertThrows(() => KvmVcpu.attach({ ...shared, ring: { ...ring, entries: 65_536 } }), OsError, "madvise");
+  for (const entries of [0, NaN, 1000, 2 ** 40]) {
+    assertThrows(() => KvmVcpu.attach({ ...shared, ring: { ...ring, entries } }), RangeError, "power of two");
+  }
+  assertThrows(() => KvmVcpu.attach({ ...shared, ring: { ...ring, vm: -1 } }), RangeError);
+  const state = { byteLength: 2 ** 22 } as SharedArrayBuffer;
+  assertThrows(() => KvmVcpu.attach({ ...shared, ring: { ...ring, state } }), TypeError);
+  assertEquals(openFds(), before);
 }, "DIRTY_LOG_RING");

@@ -1,10 +1,11 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
-import { EventFd, Kvm, KvmCap, KvmMpState } from "../../ffi/kvm/mod.ts";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { currentThreadId, EventFd, kickThread, Kvm, KvmCap, KvmMpState } from "../../ffi/kvm/mod.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
-import { RealModeCode, startRealMode, TestMachine } from "../support/guest.ts";
-import { fdFlags } from "../support/proc.ts";
+import { RealModeCode, startRealMode, STOP_PORT, TestMachine, VcpuThread } from "../support/guest.ts";
+import { until } from "../clients/runner.ts";
+import { fdFlags, openFds } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
 
 Deno.test("an eventfd counts, is emptied by taking, never waits, and is close-on-exec", () => {
@@ -101,8 +102,24 @@ kvmTest("an irqfd and an interrupt line wake a halted guest through the in-kerne
 kvmTest("interrupt requests without in-kernel controllers are errors", () => {
   using machine = new TestMachine();
   using event = new EventFd();
-  assertThrows(() => machine.vm.irqLine(4, true), OsError, "KVM_IRQ_LINE failed with ENXIO");
-  assertThrows(() => machine.vm.irqfd(event.fd, 4), OsError, "KVM_IRQFD failed with EINVAL");
+  const first = "create the irqchip first (KvmVm.createIrqchip)";
+  const message = (use: () => unknown) => assertThrows(use, OsError).message;
+  assertEquals(
+    message(() => machine.vm.irqLine(4, true)),
+    `KVM_IRQ_LINE failed with ENXIO (no such device or address): line 4: ${first}`,
+  );
+  assertEquals(
+    message(() => machine.vm.irqfd(event.fd, 4)),
+    `KVM_IRQFD failed with EINVAL (invalid argument): line 4: ${first}`,
+  );
+  assertEquals(
+    message(() => machine.vm.createPit2()),
+    `KVM_CREATE_PIT2 failed with ENOENT (no such file or directory): ${first}`,
+  );
+  assertEquals(
+    message(() => machine.vm.createIrqchip()),
+    "KVM_CREATE_IRQCHIP failed with EINVAL (invalid argument): create the irqchip before the first vCPU",
+  );
   assertThrows(() => machine.vm.irqLine(-1, true), RangeError);
   assertThrows(() => machine.vm.ioeventfd(-1, { address: 0, length: 1 }), RangeError);
   assertThrows(() => machine.vm.ioeventfd(event.fd, { address: 0, length: 3 }), OsError, "EINVAL");
@@ -114,3 +131,108 @@ kvmTest("a capability that KVM does not have is EINVAL", () => {
   assertThrows(() => machine.vm.enableCap(KvmCap.DISABLE_QUIRKS2, [0n, 0n, 0n, 0n, 0n]), RangeError);
   assertThrows(() => machine.vm.enableCap(-1), RangeError);
 });
+
+kvmTest("numbers that a struct of the kernel would cut are refused", () => {
+  using machine = new TestMachine();
+  using kvm = Kvm.open();
+  using vm = kvm.createVm();
+  vm.createIrqchip();
+  using event = new EventFd();
+  const beyond = 2 ** 32;
+  const uses: (() => unknown)[] = [
+    () => vm.ioeventfd(event.fd, { address: 0x1000, length: beyond + 4 }),
+    () => vm.ioeventfd(event.fd + beyond, { address: 0x1000, length: 4 }),
+    () => vm.ioeventfd(event.fd, { address: 0x1_0010, length: 1, port: true }),
+    () => vm.ioeventfd(event.fd, { address: 0x1000, length: 8, value: 1n << 64n }),
+    () => vm.ioeventfd(event.fd, { address: 0x1000, length: 8, value: -1n }),
+    () => vm.irqfd(event.fd, beyond + 4),
+    () => vm.irqfd(event.fd + beyond, 4),
+    () => vm.irqLine(beyond + 4, true),
+    () => vm.enableCap(beyond + KvmCap.DISABLE_QUIRKS2, [0n]),
+    () => vm.enableCap(KvmCap.DISABLE_QUIRKS2, [1n << 64n]),
+    () => vm.createVcpu(beyond),
+    () => kvm.checkExtension(beyond + KvmCap.USER_MEMORY),
+    () => machine.vcpu.mpState = beyond + KvmMpState.RUNNABLE,
+    () => kickThread(beyond + currentThreadId()),
+  ];
+  for (const use of uses) assertThrows(use, RangeError, undefined, String(use));
+  assertThrows(
+    () => vm.ioeventfd(event.fd, { address: 0x1000, length: 4, value: 7 as unknown as bigint }),
+    TypeError,
+    "Value must be a bigint, got the number 7: it has 64 bits, write 7n",
+  );
+  assertThrows(
+    () => vm.ioeventfd(event.fd, { address: 0x1000n as unknown as number, length: 4 }),
+    TypeError,
+    "Address must be a number, got bigint: registers are bigints, convert them by Number(...)",
+  );
+});
+
+kvmTest("an eventfd may be disposed before its ioeventfd and its irqfd, which are then taken back all the same", () => {
+  using kvm = Kvm.open();
+  using vm = kvm.createVm();
+  vm.createIrqchip();
+  const before = openFds();
+  for (let i = 0; i < 3; i++) {
+    const event = new EventFd();
+    const bell = vm.ioeventfd(event.fd, { address: 0xd000_0000, length: 4 });
+    const irq = vm.irqfd(event.fd, 4);
+    event[Symbol.dispose]();
+    // Another eventfd gets the number, and must be left alone.
+    using other = new EventFd();
+    bell[Symbol.dispose]();
+    irq[Symbol.dispose]();
+    assertEquals(other.take(), 0);
+  }
+  assertEquals(openFds(), before);
+  // Nothing is left in the kernel: the same can be had again, and a VM that is disposed first lets go of it.
+  const event = new EventFd();
+  const bell = vm.ioeventfd(event.fd, { address: 0xd000_0000, length: 4 });
+  event[Symbol.dispose]();
+  vm[Symbol.dispose]();
+  assertEquals(openFds(), before - 1);
+  bell[Symbol.dispose]();
+});
+
+Deno.test("EventFd.wait() resolves with the count, one waiter after the other, without looking again and again", async () => {
+  const before = openFds();
+  {
+    using event = new EventFd();
+    event.signal();
+    assertEquals(await event.wait(), 1);
+    const [first, second] = [event.wait(), event.wait()];
+    event.signal();
+    assertEquals(await first, 1);
+    event.signal();
+    event.signal();
+    assertEquals(await second >= 1, true);
+    while (event.take() > 0);
+    assertEquals(event.take(), 0);
+  }
+  await until(() => openFds() === before, "the descriptors of the wait are closed");
+});
+
+Deno.test("EventFd.wait() ends with its signal and with the eventfd", async () => {
+  const event = new EventFd();
+  const controller = new AbortController();
+  const aborted = event.wait({ signal: controller.signal });
+  const disposed = event.wait();
+  controller.abort(new Error("enough"));
+  await assertRejects(() => aborted, Error, "enough");
+  await assertRejects(() => event.wait({ signal: controller.signal }), Error, "enough");
+  event[Symbol.dispose]();
+  await assertRejects(() => disposed, DisposedError, "EventFd has been disposed");
+  await assertRejects(() => event.wait(), DisposedError);
+});
+
+kvmTest("a guest in another thread rings a bell that this thread awaits", async () => {
+  using machine = new TestMachine();
+  using event = new EventFd();
+  using _bell = machine.vm.ioeventfd(event.fd, { address: 0x30, length: 1, port: true });
+  machine.realMode(new RealModeCode().set(1).out(0x30, 1).out(0x30, 1).out(STOP_PORT, 1).halt().bytes());
+  let rung = 0;
+  await using thread = await VcpuThread.start(machine.vcpu);
+  while (rung < 2) rung += await event.wait();
+  assertEquals(rung, 2);
+  assertEquals((await thread.ended).end, "stop-port");
+}, "IOEVENTFD");

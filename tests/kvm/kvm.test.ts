@@ -1,14 +1,38 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { Kvm, KvmCap } from "../../ffi/kvm/mod.ts";
-import { OsError } from "../../ffi/os/os_error.ts";
+import { openAdvice } from "../../ffi/kvm/open_error.ts";
+import { libc } from "../../ffi/os/libc.ts";
+import { Errno, OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { openFds } from "../support/proc.ts";
-import { kvmTest } from "../support/require.ts";
+import { kvmTest, testUnless } from "../support/require.ts";
 
 Deno.test("a KVM device that is not there says how to get one", () => {
   const error = assertThrows(() => Kvm.open("/dev/no-such-kvm"), OsError);
   assertEquals([error.syscall, error.code], ["open", "ENOENT"]);
-  assertStringIncludes(error.message, "load the module kvm_intel or kvm_amd");
+  assertEquals(
+    error.message,
+    'open failed with ENOENT (no such file or directory): "/dev/no-such-kvm": there is no such device, ' +
+      "KVM is usually /dev/kvm",
+  );
+  assertEquals(
+    openAdvice("/dev/kvm", Errno.ENOENT, () => undefined),
+    "load the module kvm_intel or kvm_amd, and allow virtualization in the firmware or the enclosing hypervisor",
+  );
+});
+
+Deno.test("a KVM device that may not be used says who may", () => {
+  const advice = (mode: number, group = "kvm") => openAdvice("/dev/kvm", Errno.EACCES, () => ({ mode, uid: 7, group }));
+  assertEquals(advice(0o20660), "add the user to the group kvm, which may use it, and log in again");
+  assertEquals(
+    advice(0o20600),
+    "its mode 0600 lets only its owner (user 7) use it: run as that user, or let a group use it, " +
+      'as by a udev rule with GROUP="kvm" and MODE="0660"',
+  );
+  assertEquals(
+    advice(0o20666),
+    "its mode 0666 lets everybody use it, so a container's device rules or a security module forbid it",
+  );
 });
 
 Deno.test("a device that is not KVM is refused and closed", () => {
@@ -19,22 +43,28 @@ Deno.test("a device that is not KVM is refused and closed", () => {
   assertThrows(() => Kvm.open("a\0b"), TypeError);
 });
 
-Deno.test("a device without permission says which group has it", async () => {
-  const path = await Deno.makeTempFile();
-  try {
-    await Deno.chmod(path, 0);
+testUnless(
+  Deno.uid() === 0 ? undefined : "only root can be somebody else",
+  "a device that another user may not open says what its mode is",
+  async () => {
+    const path = await Deno.makeTempFile();
     try {
-      Kvm.open(path);
-    } catch (error) {
-      assert(error instanceof OsError);
-      // Root may open it all the same, and then it is not KVM.
-      if (error.code === "EACCES") assertStringIncludes(error.message, "add the user to the group");
-      else assertEquals(error.code, "ENOTTY");
+      await Deno.chmod(path, 0o600);
+      const SYS_SETFSUID = 122n;
+      const asUser = (uid: bigint) => libc().sys.syscall3(SYS_SETFSUID, uid, 0n, 0n);
+      asUser(65534n);
+      try {
+        const error = assertThrows(() => Kvm.open(path), OsError);
+        assertEquals(error.code, "EACCES");
+        assertStringIncludes(error.message, "its mode 0600 lets only its owner (user 0) use it");
+      } finally {
+        asUser(0n);
+      }
+    } finally {
+      await Deno.remove(path);
     }
-  } finally {
-    await Deno.remove(path);
-  }
-});
+  },
+);
 
 kvmTest("capabilities are numbers, and 0 for one that nobody has", () => {
   using kvm = Kvm.open();

@@ -114,14 +114,44 @@ kvmTest("every slot KVM has can be used, and one more is an error", () => {
   assertEquals(vm.slots.at(-1), { slot: 5, range: range(vm.capacity), hva: va.base, writable: true });
 });
 
-kvmTest("addresses above 4 GiB arrive whole, at both ends of what KVM takes", () => {
+/** One past the highest guest-physical address that CPUID 0x80000008 gives a guest. */
+function addressLimit(): number {
+  using kvm = Kvm.open();
+  const sizes = kvm.getSupportedCpuid().find((leaf) => leaf.function === 0x8000_0008);
+  assert(sizes !== undefined);
+  return 2 ** (sizes.eax & 0xff);
+}
+
+kvmTest("addresses above 4 GiB arrive whole, up to the highest that the CPU has", () => {
   using host = new Setup();
-  const high = new MemoryRange(2 ** 40, 2 ** 40 + PAGE);
+  const limit = addressLimit();
+  const high = MemoryRange.of(2 ** 33, PAGE);
   host.vm.mapRange(host.va.base, high, READ_WRITE);
   assertThrows(() => host.vm.mapRange(host.va.base, high, READ_WRITE), OsError, "EEXIST");
   host.vm.unmapRange(high);
-  host.vm.mapRange(host.va.base, MemoryRange.of(2 ** 52 - PAGE, PAGE), READ_WRITE);
-  assertEquals(host.vm.slots.map(({ range }) => range.end), [2 ** 52]);
+  host.vm.mapRange(host.va.base, MemoryRange.of(limit - PAGE, PAGE), READ_WRITE);
+  assertEquals(host.vm.slots.map(({ range }) => range.end), [limit]);
+});
+
+kvmTest("an address that the CPU does not have is an error that says so, where KVM does not take it", () => {
+  using host = new Setup();
+  const limit = addressLimit();
+  for (const range of [MemoryRange.of(limit, PAGE), new MemoryRange(limit - PAGE, limit + PAGE)]) {
+    try {
+      host.vm.mapRange(host.va.base, range, READ_WRITE);
+      // A KVM that builds the page tables itself takes whatever fits them: 52 bits.
+      host.vm.unmapRange(range);
+    } catch (error) {
+      assert(error instanceof OsError && error.code === "EINVAL");
+      const bits = Math.log2(limit);
+      assertStringIncludes(
+        error.message,
+        `cannot map ${range}: its end is beyond the ${bits} bits of a guest-physical address on this CPU ` +
+          `(CPUID 0x80000008), the highest is 0x${(limit - 1).toString(16)}`,
+      );
+    }
+    assertEquals(host.slots, []);
+  }
 });
 
 kvmTest("prefetching brings memory in, over several slots too", () => {

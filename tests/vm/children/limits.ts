@@ -20,6 +20,8 @@ const C = Deno.dlopen("libc.so.6", {
 
 const RLIMIT_NOFILE = 7;
 const RLIMIT_MEMLOCK = 8;
+const RLIMIT_AS = 9;
+const RLIMIT_SIGPENDING = 11;
 const CAP_IPC_LOCK = 14;
 const CAPABILITY_VERSION_3 = 0x2008_0522;
 
@@ -44,6 +46,16 @@ export function lockAtMost(bytes: number): Disposable {
   unwrap(C.capset(header, less), 0, "capset");
   stack.defer(() => void unwrap(C.capset(header, before), 0, "capset"));
   return stack;
+}
+
+/** Lets this process map nothing more, until disposed. */
+export function noAddressSpace(): Disposable {
+  return lower(RLIMIT_AS, 0);
+}
+
+/** Lets this user have no signal in a queue, until disposed. */
+export function noQueuedSignals(): Disposable {
+  return lower(RLIMIT_SIGPENDING, 0);
 }
 
 /** Leaves no file descriptor to this process, until disposed. */
