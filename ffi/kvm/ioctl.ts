@@ -10,8 +10,9 @@
  */
 
 import { libc } from "../os/libc.ts";
-import { Errno, OsError } from "../os/os_error.ts";
+import { Errno } from "../os/os_error.ts";
 import { lengthOf } from "../os/plain_bytes.ts";
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 import {
   CLEAR_DIRTY_LOG,
   CPUID2,
@@ -112,13 +113,8 @@ export function ioctl(fd: number, name: RequestName, struct: Uint8Array<ArrayBuf
   const { sys, errno } = libc();
   const request = REQUEST[name];
   if (lengthOf(struct) < sizeOf(request)) throw new RangeError(`${name} takes ${sizeOf(request)} bytes`);
-  while (true) {
-    // SAFETY: the struct is at least as large as the request number says, as was just seen.
-    const result = sys.ioctl(fd, request, struct);
-    const failed = result === -1 ? errno[0] ?? 0 : 0;
-    if (failed === 0) return result;
-    if (failed !== Errno.EINTR) throw new OsError(name, failed, detail?.(failed));
-  }
+  // SAFETY: the struct is at least as large as the request number says, as was just seen.
+  return uninterrupted(name, () => outcome(sys.ioctl(fd, request, struct), errno[0]), detail);
 }
 
 /**
@@ -129,11 +125,7 @@ export function ioctl(fd: number, name: RequestName, struct: Uint8Array<ArrayBuf
  */
 export function ioctlValue(fd: number, name: RequestName, value: number, detail?: Detail): number {
   const { sys, errno } = libc();
-  while (true) {
-    // SAFETY: these requests take no pointer.
-    const result = sys.ioctlValue(fd, REQUEST[name], BigInt(value));
-    const failed = result === -1 ? errno[0] ?? 0 : 0;
-    if (failed === 0) return result;
-    if (failed !== Errno.EINTR) throw new OsError(name, failed, detail?.(failed));
-  }
+  const argument = BigInt(value);
+  // SAFETY: these requests take no pointer.
+  return uninterrupted(name, () => outcome(sys.ioctlValue(fd, REQUEST[name], argument), errno[0]), detail);
 }
