@@ -62,13 +62,17 @@ function structClaims(): Claim[] {
 
 function macroClaims(names: Readonly<Record<string, unknown>>, prefix = ""): Claim[] {
   return Object.entries(names).flatMap(([name, value]) =>
-    typeof value === "number" ? [{ expression: prefix + name, value, guard: prefix + name }] : []
+    typeof value === "number" || (typeof value === "bigint" && !name.startsWith("SYS_"))
+      ? [{ expression: prefix + name, value: Number(value), guard: prefix + name }]
+      : []
   );
 }
 
 function claims(): Claim[] {
   const systemCalls = Object.entries(mman).flatMap(([name, value]): Claim[] =>
-    typeof value === "bigint" ? [{ expression: `__NR_${name.slice(4).toLowerCase()}`, value: Number(value) }] : []
+    typeof value === "bigint" && name.startsWith("SYS_")
+      ? [{ expression: `__NR_${name.slice(4).toLowerCase()}`, value: Number(value) }]
+      : []
   );
   return [
     ...structClaims(),
@@ -95,6 +99,7 @@ function probe(claims: readonly Claim[]): string {
     #include <fcntl.h>
     #include <signal.h>
     #include <sys/mman.h>
+    #include <sys/prctl.h>
     #include <sys/stat.h>
     #include <sys/statfs.h>
     #include <asm/unistd.h>
