@@ -9,6 +9,7 @@ import { readOnlyView, type ViewPart } from "../memory/read_only_view.ts";
 import type { Hold } from "./hold.ts";
 import type { LockSlots } from "../serving/lock_slots.ts";
 import { CODE } from "../serving/page_codes.ts";
+import type { WriteMarks } from "../memory/write_marks.ts";
 import type { PageReader, Row } from "./page_reader.ts";
 
 const NO_PIECES = "A client does not know regions and files, ask its inspect()";
@@ -39,6 +40,8 @@ export interface ClientAccessOptions {
   readonly hold: Hold;
   /** Is told of each lock that was released. */
   readonly released: () => void;
+  /** The marks of writes, once there are any: the same ones from then on. */
+  readonly marks: () => WriteMarks;
 }
 
 /** The memory map as a client's `GuestMemory` sees it. All but `length` is used while changes are held off. */
@@ -46,6 +49,7 @@ export class ClientAccess implements AccessMap {
   readonly length: number;
   readonly #options: ClientAccessOptions;
   readonly #locks = new Set<LockedMemory>();
+  #marks: WriteMarks | null = null;
 
   constructor(options: ClientAccessOptions) {
     this.length = options.length;
@@ -77,11 +81,16 @@ export class ClientAccess implements AccessMap {
     throw new MembackingError(NO_PIECES);
   }
 
+  get marks(): WriteMarks | null {
+    const { hold, marks } = this.#options;
+    return hold.isMarking ? this.#marks ??= marks() : null;
+  }
+
   view(start: number, end: number): ArrayBuffer {
     return hostView(this.#options.host.base + start, end - start);
   }
 
-  lock(range: MemoryRange): LockedMemory {
+  lock(range: MemoryRange, _pieces: readonly Backed[], write: boolean): LockedMemory {
     const { slots } = this.#options;
     const { start, end } = range;
     const parts = this.#parts(range);
@@ -90,11 +99,13 @@ export class ClientAccess implements AccessMap {
       : readOnlyView(parts, range, () => this.view(start, end));
     let slot: number | undefined;
     try {
-      slot = slots.claim(start, end);
+      slot = slots.claim(start, end, write);
+      // The owner may see this lock only once it is gone again.
+      if (write) this.marks?.mark(start, end);
       const release = () => {
         this.#locks.delete(locked);
         alias?.[Symbol.dispose]();
-        this.#release(slot ?? 0);
+        this.#release(slot ?? 0, write ? range : undefined);
       };
       const locked = new LockedMemory(range, { buffer, release });
       this.#locks.add(locked);
@@ -120,7 +131,8 @@ export class ClientAccess implements AccessMap {
     return failures;
   }
 
-  #release(slot: number): void {
+  /** Gives a slot back; what of `written` was written since the owner looked last is not known. */
+  #release(slot: number, written: MemoryRange | undefined): void {
     const { hold, slots, released } = this.#options;
     if (hold.closed === null) {
       try {
@@ -129,6 +141,7 @@ export class ClientAccess implements AccessMap {
         slots.release(slot);
         return released();
       }
+      if (written !== undefined) this.marks?.mark(written.start, written.end);
       slots.release(slot);
       hold.leave();
     } else {

@@ -52,6 +52,11 @@ export class Hold {
     return Atomics.load(this.#words, LINE.draining) !== 0;
   }
 
+  /** Whether what the client writes is to be marked. Changes while changes are held off. */
+  get isMarking(): boolean {
+    return Atomics.load(this.#words, LINE.marking) !== 0;
+  }
+
   /**
    * Holds changes off until `leave`. Waits while there is one.
    *

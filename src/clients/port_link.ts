@@ -2,11 +2,12 @@ import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread
 import { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { DisposedError } from "../core/errors.ts";
+import { WriteMarks } from "../memory/write_marks.ts";
 import { ring } from "../serving/bell.ts";
 import { claimPort } from "../serving/channel.ts";
 import { LockSlots } from "../serving/lock_slots.ts";
 import type { ClientMessage, FileReference, Mail, OwnerMessage, Welcome } from "../serving/protocol.ts";
-import { ThreadWords } from "../serving/shared_words.ts";
+import { LINE, ThreadWords } from "../serving/shared_words.ts";
 import { ClientAccess, type MemoryHost } from "./client_access.ts";
 import { ClientMemory } from "./client_memory.ts";
 import { type ClientView, Connection, type LentFile, type OwnerLink } from "./connection.ts";
@@ -158,6 +159,10 @@ function viewOf(welcome: Welcome, link: OwnerLink): ClientView {
     slots,
     hold,
     host: new SharedHost(base),
+    marks: () => {
+      const { words } = line;
+      return WriteMarks.at((words[LINE.marksLow]! >>> 0) + words[LINE.marksHigh]! * 2 ** 32, length);
+    },
     released: () => {
       if (hold.isDraining || hold.closed !== null) link.post({ kind: "released" });
     },

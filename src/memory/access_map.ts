@@ -3,6 +3,7 @@ import { GuestMemoryError, MappingError } from "../core/errors.ts";
 import { checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { LockedMemory } from "./locked_memory.ts";
 import type { MemoryPiece } from "./memory_piece.ts";
+import type { WriteMarks } from "./write_marks.ts";
 
 /** What backs an address, as far as an access needs to know. */
 export interface Backed {
@@ -30,8 +31,10 @@ export interface AccessMap {
   piece(gpa: number): MemoryPiece | null;
   /** The host's own bytes of `[start, end)`, backed or not. */
   view(start: number, end: number): ArrayBuffer;
-  /** Holds `range`, which is accessible throughout. */
-  lock(range: MemoryRange, pieces: readonly Backed[]): LockedMemory;
+  /** Holds `range`, which is accessible throughout; with `write`, whoever holds it may write it. */
+  lock(range: MemoryRange, pieces: readonly Backed[], write: boolean): LockedMemory;
+  /** Where writes are marked, `null` while nobody tracks them. Asked anew after each `invalidate`. */
+  readonly marks: WriteMarks | null;
 }
 
 /** A part of an access, and the piece that serves it. */
@@ -42,7 +45,8 @@ export interface Part {
 }
 
 /**
- * The parts of an access, in order.
+ * The parts of an access, in order. Those of a write are marked as written, which is early enough: nobody asks what was
+ * written before the access is over.
  *
  * @throws {GuestMemoryError} If the memory map does not allow it.
  */
@@ -60,6 +64,7 @@ export function partsOf(map: AccessMap, gpa: number, length: number, write: bool
   }
   // One transfer is whole or an error by itself. Of several, none may begin if another cannot be whole.
   if (write && parts.length > 1) { for (const part of parts) checkFileSize(gpa, length, part); }
+  if (write) map.marks?.mark(gpa, gpa + length);
   return parts;
 }
 

@@ -255,12 +255,19 @@ export class GuestMemory extends MappedMemory {
     return this.#turn(gpa, length, false);
   }
 
-  /** The same for writing. */
+  /** The same for writing. Where writes are tracked, the pages count as written from here on. */
   #writable(gpa: number, length: number): number {
     if (typeof gpa === "number") {
-      const { base, writableEnd } = this.#view;
+      const { base, writableEnd, marked } = this.#view;
       const at = gpa - base;
-      if (at >= 0 && at + length <= writableEnd && (at | 0) === at) return at;
+      if (at >= 0 && at + length <= writableEnd && (at | 0) === at) {
+        if (marked !== null) {
+          // To store is cheaper than to look first.
+          marked[at >>> 12] = 1;
+          if ((at & 0xfff) > 0x1000 - length) this.#view.mark(at, length);
+        }
+        return at;
+      }
     }
     return this.#turn(gpa, length, true);
   }
@@ -275,11 +282,12 @@ export class GuestMemory extends MappedMemory {
       if (piece === undefined || piece.file !== null) return -1;
       const base = Math.max(piece.start, index * WINDOW);
       const end = Math.min(piece.end, (index + 1) * WINDOW);
-      view = new View(this.#hostBuffer(), base, end, piece.writable);
+      view = new View(this.#hostBuffer(), base, end, piece.writable, this.#map.marks?.window(base, end) ?? null);
       this.#views[index] = view;
     }
     this.#view = view;
     const at = gpa - view.base;
+    if (write && at + length <= view.end) view.mark(at, length);
     return at + length <= (write ? view.writableEnd : view.end) ? at : -1;
   }
 

@@ -5,9 +5,17 @@ import type { Span } from "../core/span.ts";
 import type { Report } from "../targets/report.ts";
 import { LockedMemory } from "./locked_memory.ts";
 
+/** What is locked. */
+export interface Lock extends Span {
+  /** Whether its holder may write; not where left out. */
+  readonly write?: boolean;
+}
+
 /** One lock that this thread has given out. */
 interface Held {
   readonly range: MemoryRange;
+  /** Whether its holder may write. */
+  readonly write: boolean;
   /** The second mapping its bytes are in, if they are not guest memory's own. */
   readonly alias: Alias | undefined;
   /** The bytes, while somebody can still dispose the lock. */
@@ -30,25 +38,25 @@ interface Held {
  */
 export class HeldLocks {
   readonly #held = new Map<number, Held>();
-  readonly #released: (span: Span) => void;
+  readonly #released: (lock: Lock) => void;
   readonly #report: Report;
   readonly #locks = new FinalizationRegistry<number>((id) => this.#lockCollected(id));
   readonly #buffers = new FinalizationRegistry<number>((id) => this.#bytesCollected(id));
   #nextId = 0;
 
   /** `released` is told of each lock that is gone, but for those that `revokeAll` ends. */
-  constructor(released: (span: Span) => void, report: Report) {
+  constructor(released: (lock: Lock) => void, report: Report) {
     this.#released = released;
     this.#report = report;
   }
 
   /** Gives out a lock. The buffer and the alias are its own from now on, and are gone if this throws. */
-  hold(range: MemoryRange, buffer: ArrayBuffer, alias: Alias | undefined): LockedMemory {
+  hold(range: MemoryRange, write: boolean, buffer: ArrayBuffer, alias: Alias | undefined): LockedMemory {
     const id = this.#nextId++;
     try {
       const locked = new LockedMemory(range, { buffer, release: () => this.#release(id) });
       this.#locks.register(locked, id);
-      this.#held.set(id, { range, alias, buffer, rest: null });
+      this.#held.set(id, { range, write, alias, buffer, rest: null });
       return locked;
     } catch (error) {
       revokeView(buffer);
@@ -79,7 +87,8 @@ export class HeldLocks {
     if (held === undefined) return;
     this.#held.delete(id);
     held.alias?.[Symbol.dispose]();
-    this.#released(held.range);
+    const { start, end } = held.range;
+    this.#released(held.write ? { start, end, write: true } : { start, end });
   }
 
   #lockCollected(id: number): void {

@@ -14,10 +14,11 @@ import { pieceAt, piecesIn } from "../core/map/view.ts";
 import type { Report } from "../targets/report.ts";
 import { mappableOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./access_map.ts";
-import { HeldLocks } from "./held_locks.ts";
+import { HeldLocks, type Lock } from "./held_locks.ts";
 import type { LockedMemory } from "./locked_memory.ts";
 import { type MemoryPiece, memoryPiece } from "./memory_piece.ts";
 import { readOnlyView, type ViewPart } from "./read_only_view.ts";
+import type { WriteMarks } from "./write_marks.ts";
 
 /** Addresses that were locked are remembered as this many spans at most. */
 const REMEMBERED = 8;
@@ -28,6 +29,10 @@ export class LockKeeper implements AccessMap {
   readonly #state: () => State;
   readonly #check: () => void;
   readonly #table = new LockTable();
+  /** The locks among them whose holders may write. */
+  readonly #writers = new LockTable();
+  /** Clients that were cut off in the middle of an access: whether each may still be at it. */
+  readonly #strays = new Set<() => boolean>();
   readonly #held: HeldLocks;
   /** Where there ever was a lock, roughly. */
   #everLocked: readonly Span[] = [];
@@ -36,13 +41,15 @@ export class LockKeeper implements AccessMap {
   readonly #waiting = new Set<() => void>();
   /** Is told when a region begins or ceases to be torn down. */
   onClosing: ((region: Region) => void) | null = null;
+  /** Where writes are marked, `null` while nobody tracks them. */
+  marks: WriteMarks | null = null;
 
   /** `check` throws while memory is being changed and once the manager is gone. */
   constructor(va: VaTarget<Mappable>, state: () => State, check: () => void, report: Report) {
     this.#va = va;
     this.#state = state;
     this.#check = check;
-    this.#held = new HeldLocks((span) => this.#released(span), report);
+    this.#held = new HeldLocks((lock) => this.#released(lock), report);
   }
 
   get length(): number {
@@ -100,7 +107,7 @@ export class LockKeeper implements AccessMap {
     return this.#va.view(start, end);
   }
 
-  lock(range: MemoryRange, pieces: readonly Backed[]): LockedMemory {
+  lock(range: MemoryRange, pieces: readonly Backed[], write: boolean): LockedMemory {
     const { start, end } = range;
     const state = this.#state();
     for (const { file, start, end } of pieces) {
@@ -116,8 +123,8 @@ export class LockKeeper implements AccessMap {
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.view(start, end), alias: undefined }
       : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.view(start, end));
-    const locked = this.#held.hold(range, buffer, alias);
-    this.#add(range);
+    const locked = this.#held.hold(range, write, buffer, alias);
+    this.#add({ start, end, write });
     return locked;
   }
 
@@ -176,13 +183,26 @@ export class LockKeeper implements AccessMap {
   }
 
   /** Counts a lock that another thread holds. */
-  addForeign(span: Span): void {
-    this.#add(span);
+  addForeign(lock: Lock): void {
+    this.#add(lock);
   }
 
   /** Counts it no longer. */
-  removeForeign(span: Span): void {
-    this.#released(span);
+  removeForeign(lock: Lock): void {
+    this.#released(lock);
+  }
+
+  /** A client was cut off in the middle of an access, and may write anywhere for as long as `isAtIt`. */
+  addStray(isAtIt: () => boolean): void {
+    this.#strays.add(isAtIt);
+  }
+
+  /** The spans that somebody may be writing outside of accesses that are held off, or may have been until now. */
+  writers(): Span[] {
+    const spans: Span[] = this.#writers.entries();
+    if (this.#strays.size > 0) spans.push({ start: 0, end: this.length });
+    for (const isAtIt of [...this.#strays]) if (!isAtIt()) this.#strays.delete(isAtIt);
+    return spans;
   }
 
   /**
@@ -225,14 +245,20 @@ export class LockKeeper implements AccessMap {
     }
   }
 
-  #add({ start, end }: Span): void {
+  #add({ start, end, write = false }: Lock): void {
     this.#table.add(start, end);
+    if (write) this.#writers.add(start, end);
     if (this.#everLocked.some((span) => span.start <= start && end <= span.end)) return;
     this.#everLocked = fewSpans([...this.#everLocked, { start, end }], REMEMBERED);
   }
 
-  #released({ start, end }: Span): void {
+  #released({ start, end, write = false }: Lock): void {
     this.#table.remove(start, end);
+    if (write) {
+      this.#writers.remove(start, end);
+      // It may have been written after the last look.
+      this.marks?.mark(start, end);
+    }
     this.#wake();
   }
 

@@ -116,8 +116,9 @@ export class MappedMemory {
    */
   lock(range: MemoryRange, options: LockOptions = {}): LockedMemory {
     const own = ownFilledRange(range, "A lock");
-    const parts = partsOf(this.#map, own.start, own.length, options.write ?? false);
-    return this.#map.lock(own, parts.map(({ piece }) => piece));
+    const write = options.write ?? false;
+    const parts = partsOf(this.#map, own.start, own.length, write);
+    return this.#map.lock(own, parts.map(({ piece }) => piece), write);
   }
 
   /**

@@ -1,3 +1,5 @@
+import type { WindowMarks } from "./write_marks.ts";
+
 /** Host memory is looked at in windows of this many bytes, so that offsets into them are small integers. */
 export const WINDOW: number = 2 ** 30;
 
@@ -10,8 +12,10 @@ export class View {
   readonly base: number;
   /** Its length in bytes. */
   readonly end: number;
-  /** Its length where it may be written, else -1. */
-  readonly writableEnd: number;
+  /** Its length where it may be written, else -1; -1 too before the first write while writes are tracked. */
+  writableEnd: number;
+  /** While writes are tracked, once there was one: a byte for each page, to be set to 1 where it is written. */
+  marked: Uint8Array | null = null;
   /** All of host memory, in which byte `base` is the view's first. */
   readonly buffer: ArrayBuffer;
   readonly data: DataView;
@@ -20,16 +24,37 @@ export class View {
   #halves: Uint16Array | null = null;
   #words: Uint32Array | null = null;
   #quads: BigUint64Array | null = null;
+  /** Where writes are marked; `null` while nobody tracks them, and where there can be none. */
+  readonly #marks: WindowMarks | null;
 
-  /** Of GPAs `[base, end)`, which begin at byte `offset` of the buffer. */
-  constructor(buffer: ArrayBuffer, base: number, end: number, writable: boolean, offset: number = base) {
+  /** Of GPAs `[base, end)`, which begin at byte `offset` of the buffer. Writes are to be marked in `marks`, if any. */
+  constructor(
+    buffer: ArrayBuffer,
+    base: number,
+    end: number,
+    writable: boolean,
+    marks: WindowMarks | null = null,
+    offset: number = base,
+  ) {
     const length = end - base;
     this.base = base;
     this.end = length;
-    this.writableEnd = writable ? length : -1;
+    this.writableEnd = writable && marks === null ? length : -1;
+    this.#marks = writable ? marks : null;
     this.buffer = buffer;
     this.data = new DataView(buffer, offset, length);
     this.bytes = new Uint8Array(buffer, offset, length);
+  }
+
+  /** Marks `length` bytes from the offset `at` on as written, if that is to be known. Before the first write to it. */
+  mark(at: number, length: number): void {
+    const marks = this.#marks;
+    if (marks === null) return;
+    if (this.marked === null) {
+      this.marked = marks.arm();
+      this.writableEnd = this.end;
+    }
+    marks.mark(at, at + length);
   }
 
   /** Its 16-bit values. */
@@ -49,4 +74,4 @@ export class View {
 }
 
 /** A view of nothing: no address lies in it. */
-export const NO_VIEW: View = new View(new ArrayBuffer(0), 2 ** 53, 2 ** 53, false, 0);
+export const NO_VIEW: View = new View(new ArrayBuffer(0), 2 ** 53, 2 ** 53, false, null, 0);

@@ -1,8 +1,8 @@
 /**
  * The locks that a client holds, in memory shared with the owner.
  *
- * A slot is two 64-bit numbers, start and end; an end of 0 is a free slot. The client writes while it holds changes
- * off, and notes which slots it has written; the owner reads while clients are held off. So what a client does costs
+ * A slot is two 64-bit numbers, start and end; an end of 0 is a free slot, and one more than the start says that the
+ * holder may write. The client writes while it holds changes off, and notes which slots it has written; the owner reads while clients are held off. So what a client does costs
  * the owner nothing until the next change, and then as much as there were locks taken and released.
  *
  * To the owner all of it is input: it takes nothing for a lock that is none, and says so.
@@ -12,6 +12,7 @@
 
 import { PAGE_SIZE } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
+import type { Lock } from "../memory/held_locks.ts";
 import { growable, JOURNAL_LENGTH, LINE } from "./shared_words.ts";
 
 /** How large the table of one client may become, in bytes: a million locks. */
@@ -47,9 +48,9 @@ export class LockSlots {
    *
    * @throws {RangeError} If there are a million.
    */
-  claim(start: number, end: number): number {
+  claim(start: number, end: number, write: boolean = false): number {
     const slot = this.#free.pop() ?? this.#add();
-    this.#numbers[2 * slot] = start;
+    this.#numbers[2 * slot] = write ? start + 1 : start;
     this.#numbers[2 * slot + 1] = end;
     this.#note(slot);
     return slot;
@@ -87,9 +88,9 @@ export class LockSlots {
 /** Who wants to know about the locks of a client: the owner's table of all locks. */
 export interface LockListener {
   /** A lock was taken. */
-  addForeign(span: Span): void;
+  addForeign(lock: Lock): void;
   /** A lock was released. */
-  removeForeign(span: Span): void;
+  removeForeign(lock: Lock): void;
 }
 
 /** The owner's side: tells a listener what a client has locked and released. Used while clients are held off. */
@@ -98,7 +99,7 @@ export class LockMirror {
   readonly #table: LockBuffer;
   readonly #length: number;
   readonly #listener: LockListener;
-  readonly #known = new Map<number, Span>();
+  readonly #known = new Map<number, Lock>();
   #numbers: Float64Array;
 
   /** For a client of `length` bytes of guest memory. */
@@ -151,9 +152,13 @@ export class LockMirror {
     if (slot < 0 || slot >= this.#numbers.length / 2) return false;
     const known = this.#known.get(slot);
     // Each number is read once: it may be another one the next time.
-    const start = this.#numbers[2 * slot] ?? 0;
+    const word = this.#numbers[2 * slot] ?? 0;
     const end = this.#numbers[2 * slot + 1] ?? 0;
-    if (known !== undefined && known.start === start && known.end === end) return true;
+    const write = word % 2 === 1;
+    const start = write ? word - 1 : word;
+    if (known !== undefined && known.start === start && known.end === end && (known.write ?? false) === write) {
+      return true;
+    }
     const isFree = end === 0;
     if (!isFree && !(start >= 0 && start < end && end <= this.#length && start % PAGE_SIZE + end % PAGE_SIZE === 0)) {
       return false;
@@ -163,7 +168,7 @@ export class LockMirror {
       this.#listener.removeForeign(known);
     }
     if (isFree) return true;
-    const span = { start, end };
+    const span: Lock = write ? { start, end, write } : { start, end };
     this.#known.set(slot, span);
     this.#listener.addForeign(span);
     return true;

@@ -3,6 +3,7 @@ import type { Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { Span } from "../core/span.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { WriteMarks } from "../memory/write_marks.ts";
 import type { MapGate } from "../requests/memory_map.ts";
 import type { Logger } from "../targets/targets.ts";
 import { Bell } from "./bell.ts";
@@ -50,6 +51,8 @@ export class ClientServer implements MapGate, SessionHost {
   #closed = false;
   /** Whether the map was not written down since there was nobody to read it. */
   #isBehind = true;
+  /** Where clients mark what they write, `null` while nobody tracks it. */
+  #marks: WriteMarks | null = null;
   /** What is to be disposed once no client holds a lock any more. */
   #kept: Disposable | undefined;
 
@@ -124,6 +127,25 @@ export class ClientServer implements MapGate, SessionHost {
     }
   }
 
+  /** Has clients mark what they write from now on, or no more with `null`. */
+  markIn(marks: WriteMarks | null): void {
+    this.#marks = marks;
+    this.alone(() => {
+      for (const { reader } of this.#sessions) if (reader !== null) this.#tellMarks(reader);
+    });
+  }
+
+  /** Calls `look` while clients are held off, and what they have locked is known. */
+  alone(look: () => void): void {
+    const wasShut = this.#gate.isShut;
+    this.shut();
+    try {
+      look();
+    } finally {
+      if (!wasShut && !this.#closed) this.#gate.open();
+    }
+  }
+
   /** Finds out what clients have locked. */
   updateLocks(): void {
     const wasShut = this.#gate.isShut;
@@ -162,6 +184,7 @@ export class ClientServer implements MapGate, SessionHost {
       this.#map.publish([{ start: 0, end: this.#options.memory.length }]);
     }
     Atomics.store(reader.line.words, LINE.draining, this.#options.locks.isDraining ? 1 : 0);
+    this.#tellMarks(reader);
     this.#gate.add(reader);
     this.#rounds ??= this.#startRounds();
     this.#sessions.add(session);
@@ -177,11 +200,19 @@ export class ClientServer implements MapGate, SessionHost {
     this.#letGo();
   }
 
+  #tellMarks({ line: { words } }: Reader): void {
+    const address = this.#marks?.address ?? 0;
+    words[LINE.marksLow] = address | 0;
+    words[LINE.marksHigh] = address / 2 ** 32;
+    Atomics.store(words, LINE.marking, this.#marks === null ? 0 : 1);
+  }
+
   #serveMail(): void {
     for (const session of [...this.#sessions]) session.serveMail();
   }
 
   #overdue(reader: Reader): void {
+    this.#options.locks.addStray(() => reader.isAlive() && Atomics.load(reader.line.words, LINE.reading) !== 0);
     for (const session of this.#sessions) {
       if (session.reader !== reader) continue;
       session.cutOffSoon(new ProtocolError(`It did not come out of an access within ${reader.deadline} ms`));

@@ -18,6 +18,12 @@ export const LINE = {
   closed: 1,
   /** 1 while somebody waits for locks to be released. Written by the owner. */
   draining: 2,
+  /** 1 while writes are to be marked. Written by the owner while clients are held off, as the next two are. */
+  marking: 3,
+  /** The host address of the marks, the low half, for a client in the owner's process. */
+  marksLow: 4,
+  /** The high half. */
+  marksHigh: 5,
   /** 1 while the client accesses guest memory. Written by the client. */
   reading: 16,
   /** 1 while the client sleeps on `sequence`. Written by the client. */

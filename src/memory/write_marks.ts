@@ -1,0 +1,186 @@
+/**
+ * Which pages this package itself has written: by the owner, by its Workers, by client processes.
+ *
+ * ```
+ *   pages    one byte each, 1 where written            16 MiB for 64 GiB, of which only what is used takes memory
+ *   blocks   one byte for 4,096 of them, 1 where       4 KiB for 64 GiB: what a look at nothing costs
+ *            there may be some
+ * ```
+ *
+ * Bytes and not bits, so that threads need no atomic operations: nobody changes what another one has stored. A mark is made
+ * before its write. That is early enough because nobody takes marks in between: the owner is one thread, and clients are
+ * held off meanwhile.
+ *
+ * The bytes lie in a memfd, which other threads reach by address and other processes by descriptor.
+ *
+ * @module
+ */
+
+import { FileMapping } from "../../ffi/os/address_space.ts";
+import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
+import { hostView } from "../../ffi/os/view.ts";
+import { Mappable } from "../../ffi/files/mappable.ts";
+import { PAGE_SIZE } from "../core/memory_range.ts";
+
+/** Pages per block: their bytes are one page themselves. */
+const BLOCK = 4096;
+const PAGE_SHIFT = 12;
+
+/** The marks of a part of guest memory whose offsets are small integers. */
+export class WindowMarks {
+  readonly #pages: Uint8Array;
+  readonly #blocks: Uint8Array;
+
+  /** The window begins with the page `first` and has `count` pages. */
+  constructor(pages: Uint8Array, blocks: Uint8Array, first: number, count: number) {
+    this.#pages = pages.subarray(first, first + count);
+    this.#blocks = blocks.subarray(Math.floor(first / BLOCK), Math.ceil((first + count) / BLOCK));
+  }
+
+  /**
+   * Says that there may be marks anywhere in the window from now on, until marks are taken. Before that a mark is lost.
+   *
+   * @returns A byte for each page, to be set to 1 where the page is written.
+   */
+  arm(): Uint8Array {
+    this.#blocks.fill(1);
+    return this.#pages;
+  }
+
+  /** Marks the pages of the bytes `[from, to)`, offsets into the window, which is armed. */
+  mark(from: number, to: number): void {
+    if (to <= from) return;
+    const last = (to - 1) >>> PAGE_SHIFT;
+    for (let page = from >>> PAGE_SHIFT; page <= last; page++) this.#pages[page] = 1;
+  }
+}
+
+/** What the marks are in, where that is the object's own to give up. */
+interface Own {
+  readonly file: Mappable;
+  readonly mapping: FileMapping;
+}
+
+/** The marks of all guest memory. */
+export class WriteMarks implements Disposable {
+  /** One past the last GPA that can be marked, in bytes. */
+  readonly length: number;
+  /** The host address of the marks, for other threads of this process. */
+  readonly address: number;
+  readonly #pages: Uint8Array<ArrayBuffer>;
+  readonly #blocks: Uint8Array<ArrayBuffer>;
+  readonly #own: Own | null;
+
+  private constructor(length: number, address: number, bytes: ArrayBuffer, own: Own | null) {
+    this.length = length;
+    this.address = address;
+    this.#own = own;
+    const pages = pagesOf(length);
+    this.#pages = new Uint8Array(bytes, 0, pages);
+    this.#blocks = new Uint8Array(bytes, pages, roundUp(pages / BLOCK, 8));
+  }
+
+  /**
+   * Makes marks for guest memory of `length` bytes.
+   *
+   * @throws {OsError} If there is no address space or no descriptor left for them.
+   */
+  static create(length: number): WriteMarks {
+    using undo = new DisposableStack();
+    const file = undo.use(Mappable.memfd("write-marks", sizeOf(length)));
+    const mapping = undo.use(new FileMapping(file.fd, 0, file.size, PROT_READ | PROT_WRITE));
+    const marks = new WriteMarks(length, mapping.address, mapping.bytes, { file, mapping });
+    undo.move();
+    return marks;
+  }
+
+  /** The marks of guest memory of `length` bytes that another thread of this process has at `address`, and keeps there. */
+  static at(address: number, length: number): WriteMarks {
+    return new WriteMarks(length, address, hostView(address, sizeOf(length)), null);
+  }
+
+  /**
+   * The marks of guest memory of `length` bytes that another process has in the file `fd`.
+   *
+   * @throws {OsError} If it cannot be mapped.
+   */
+  static inFile(fd: number, length: number): WriteMarks {
+    using undo = new DisposableStack();
+    const file = undo.use(Mappable.fromFd(fd));
+    const mapping = undo.use(new FileMapping(file.fd, 0, sizeOf(length), PROT_READ | PROT_WRITE));
+    const marks = new WriteMarks(length, mapping.address, mapping.bytes, { file, mapping });
+    undo.move();
+    return marks;
+  }
+
+  /** The file the marks are in, for other processes; -1 for those of another thread. */
+  get fd(): number {
+    return this.#own?.file.fd ?? -1;
+  }
+
+  /** Marks the pages of the bytes `[start, end)`. */
+  mark(start: number, end: number): void {
+    if (end <= start) return;
+    const first = Math.floor(start / PAGE_SIZE);
+    const last = Math.ceil(end / PAGE_SIZE);
+    this.#pages.fill(1, first, last);
+    this.#blocks.fill(1, Math.floor(first / BLOCK), Math.ceil(last / BLOCK));
+  }
+
+  /** The marks of `[start, end)`, which are multiples of the page size at most 2^30 bytes apart. */
+  window(start: number, end: number): WindowMarks {
+    return new WindowMarks(this.#pages, this.#blocks, start / PAGE_SIZE, (end - start) / PAGE_SIZE);
+  }
+
+  /** Tells `visit` the first GPA and the end of each run of marked pages, in order, and clears the marks. */
+  take(visit: (start: number, end: number) => void): void {
+    const blocks = this.#blocks;
+    const groups = new Float64Array(blocks.buffer, blocks.byteOffset, blocks.length / 8);
+    for (let group = 0; group < groups.length; group++) {
+      // Eight at a time: all of them zero is the number zero.
+      if (groups[group] === 0) continue;
+      for (let block = 8 * group; block < 8 * group + 8; block++) {
+        if (blocks[block] === 0) continue;
+        blocks[block] = 0;
+        this.#takeBlock(block * BLOCK, visit);
+      }
+    }
+  }
+
+  /** Forgets all marks. */
+  clear(): void {
+    this.take(() => {});
+  }
+
+  /** Unmaps what is this object's own. */
+  [Symbol.dispose](): void {
+    this.#own?.mapping[Symbol.dispose]();
+    this.#own?.file[Symbol.dispose]();
+  }
+
+  #takeBlock(first: number, visit: (start: number, end: number) => void): void {
+    const bytes = this.#pages.subarray(first, first + BLOCK);
+    if (!bytes.includes(1)) return;
+    for (let at = bytes.indexOf(1); at !== -1;) {
+      const end = bytes.indexOf(0, at);
+      const stop = end === -1 ? BLOCK : end;
+      visit((first + at) * PAGE_SIZE, (first + stop) * PAGE_SIZE);
+      at = end === -1 ? -1 : bytes.indexOf(1, stop);
+    }
+    bytes.fill(0);
+  }
+}
+
+/** How many pages have a mark: whole blocks. */
+function pagesOf(length: number): number {
+  return roundUp(length / PAGE_SIZE, BLOCK);
+}
+
+function sizeOf(length: number): number {
+  const pages = pagesOf(length);
+  return pages + roundUp(pages / BLOCK, PAGE_SIZE);
+}
+
+function roundUp(value: number, multiple: number): number {
+  return Math.ceil(value / multiple) * multiple;
+}

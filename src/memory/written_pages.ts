@@ -1,0 +1,229 @@
+/**
+ * Who has written what since whom looked: the account of written pages, kept while somebody tracks them.
+ *
+ * ```
+ *   partitions, DMA targets   takeDirty          \
+ *   accessors, clients        WriteMarks          >  found  ->  each tracker's own set, until it takes it
+ *   locks that may write      as long as held    /
+ *   requests                  what steps touched
+ * ```
+ *
+ * The promise is a superset and never less. So what cannot be known counts as written: all that a target without
+ * `takeDirty` may write, and all that one may write that fails to answer when it is asked for the last time.
+ *
+ * @module
+ */
+
+import { MembackingError } from "../core/errors.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import { PageMarks } from "../core/page_marks.ts";
+import { PageSet } from "../core/page_set.ts";
+import type { DmaState, PartitionState, State } from "../core/map/state.ts";
+import type { Step } from "../core/plan/steps.ts";
+import type { DmaTarget } from "../targets/targets.ts";
+import { WriteMarks } from "./write_marks.ts";
+
+/** One who tracks written pages. */
+export interface Consumer {
+  /** What was found and not taken yet. */
+  pending: PageSet;
+}
+
+/** What the account asks of those around it. */
+export interface WrittenSources {
+  /** Where guest memory ends, in bytes. */
+  readonly length: number;
+  /** Who holds locks that may write, all those in other threads included, at this moment. */
+  writers(): Iterable<{ readonly start: number; readonly end: number }>;
+  /** Has accessors mark what they write from now on, or no more with `null`. */
+  markIn(marks: WriteMarks | null): void;
+  /** Calls `look` while no client writes guest memory. */
+  alone(look: () => void): void;
+}
+
+/** The account of written pages of one region manager. */
+export class WrittenPages {
+  readonly #sources: WrittenSources;
+  readonly #consumers = new Set<Consumer>();
+  /** What was found and not given to consumers yet. */
+  readonly #found = new PageMarks();
+  #marks: WriteMarks | null = null;
+
+  constructor(sources: WrittenSources) {
+    this.#sources = sources;
+  }
+
+  /** Whether anybody tracks. */
+  get isOn(): boolean {
+    return this.#consumers.size > 0;
+  }
+
+  /** The marks of those who write by this package, made at the first use. */
+  get marks(): WriteMarks {
+    return this.#marks ??= WriteMarks.create(this.#sources.length);
+  }
+
+  /** Begins an account for `consumer`: of what is written from now on. */
+  add(consumer: Consumer, state: State): void {
+    if (this.isOn) {
+      // What was written before is the others' alone.
+      this.#harvestAll(state);
+      this.#share();
+    } else {
+      this.#sources.markIn(this.marks);
+      this.#harvestAll(state);
+      this.#found.take();
+    }
+    this.#consumers.add(consumer);
+  }
+
+  /** Ends it. */
+  remove(consumer: Consumer): void {
+    if (!this.#consumers.delete(consumer) || this.isOn) return;
+    this.#sources.markIn(null);
+    this.#marks?.clear();
+    this.#found.take();
+  }
+
+  /** Ends all of them, and gives up what they took. */
+  close(): void {
+    for (const consumer of [...this.#consumers]) this.remove(consumer);
+    this.#marks?.[Symbol.dispose]();
+    this.#marks = null;
+  }
+
+  /**
+   * What was written since `consumer` took last.
+   *
+   * @throws {MembackingError} If a target fails to say what it has written. What is known by then is kept for next time.
+   */
+  take(consumer: Consumer, state: State): PageSet {
+    const failures = this.#harvestAll(state);
+    this.#share();
+    if (failures.length > 0) {
+      throw new MembackingError(
+        "Not every target could say what it has written; nothing is lost, take again",
+        { cause: failures.length === 1 ? failures[0] : new AggregateError(failures) },
+      );
+    }
+    const { pending } = consumer;
+    consumer.pending = PageSet.EMPTY;
+    return pending;
+  }
+
+  /** Counts `[start, end)` as written: something else shows there now, or its contents are gone. */
+  mark(start: number, end: number): void {
+    if (this.isOn) this.#found.add(start, end);
+  }
+
+  /** Asks those that were disposed by themselves for what they had, before they leave the state. */
+  beforeRequest({ partitions }: State): void {
+    if (!this.isOn) return;
+    for (const partition of partitions) {
+      if (partition.target.disposed ?? false) this.#harvestLast(() => this.#askPartition(partition), partition.book);
+    }
+  }
+
+  /** Asks a target for what it has written in a range that `step` is about to take away from it. */
+  beforeStep(step: Step): void {
+    if (!this.isOn) return;
+    if (step.kind === "partition" && step.to === null && !step.uncertain) {
+      if (step.from?.writable === false) return;
+      const { partition, start, end } = step;
+      this.#harvestLast(() => this.#askPartition(partition, step), [{ start, end, value: { writable: true } }]);
+    } else if (step.kind === "dma" && step.to === null && !step.uncertain) {
+      if (step.from?.writable === false) return;
+      const { dma, start, end } = step;
+      this.#harvestLast(() => this.#askDma(dma, step), [{ start, end, value: { writable: true } }]);
+    }
+  }
+
+  /**
+   * Counts as written what `steps` have touched, once they are done or undone: `undone` of them. Without `held` vCPUs a
+   * guest may have written between the last look and the end of a range.
+   */
+  afterSteps(steps: readonly Step[], held: boolean, undone: boolean): void {
+    if (!this.isOn) return;
+    for (const step of steps) {
+      const { start, end } = step;
+      if (step.kind === "va") this.#found.add(start, end);
+      else if (step.kind === "partition") {
+        const had = step.from?.writable === true || (undone && step.to?.writable === true);
+        if (!held && had) this.#found.add(start, end);
+      }
+    }
+  }
+
+  /** Gives what was found to every consumer. */
+  #share(): void {
+    const found = this.#found.take();
+    if (found.count === 0) return;
+    for (const consumer of this.#consumers) consumer.pending = consumer.pending.union(found);
+  }
+
+  /** Asks everybody. What one finds is kept, whatever becomes of the next. */
+  #harvestAll({ partitions, dmaTargets }: State): unknown[] {
+    const found = this.#found;
+    this.#sources.alone(() => {
+      this.#marks?.take((start, end) => found.add(start, end));
+      for (const { start, end } of this.#sources.writers()) found.add(start, end);
+    });
+    const failures: unknown[] = [];
+    const attempt = (ask: () => void) => {
+      try {
+        ask();
+      } catch (error) {
+        failures.push(error);
+      }
+    };
+    for (const partition of partitions) {
+      if (partition.target.disposed ?? false) {
+        this.#harvestLast(() => this.#askPartition(partition), partition.book);
+      } else attempt(() => this.#askPartition(partition));
+    }
+    for (const dma of dmaTargets) attempt(() => this.#askDma(dma));
+    return failures;
+  }
+
+  /** Asks a target that cannot be asked again; if it fails, all of `book` that it may write counts as written. */
+  #harvestLast(
+    ask: () => void,
+    book: Iterable<{ readonly start: number; readonly end: number; readonly value: { readonly writable: boolean } }>,
+  ): void {
+    try {
+      ask();
+    } catch {
+      this.#addWritable(book);
+    }
+  }
+
+  #askPartition({ target, offset, book }: PartitionState, within?: { start: number; end: number }): void {
+    if (target.takeDirty === undefined) return this.#addWritable(book, within);
+    const { start, end } = within ?? { start: 0, end: this.#sources.length };
+    target.takeDirty(new MemoryRange(start + offset, end + offset), (first, last) => {
+      this.#addSafe(first - offset, last - offset, start, end);
+    });
+  }
+
+  #askDma({ target, book }: DmaState, within?: { start: number; end: number }): void {
+    // SAFETY: the manager puts nothing but DmaTargets into a state.
+    const dma = target as DmaTarget;
+    if (dma.takeDirty === undefined) return this.#addWritable(book, within);
+    dma.takeDirty((first, last) => this.#addSafe(first, last, 0, this.#sources.length));
+  }
+
+  #addWritable(
+    book: Iterable<{ readonly start: number; readonly end: number; readonly value: { readonly writable: boolean } }>,
+    within?: { start: number; end: number },
+  ): void {
+    if (within !== undefined) return this.#found.add(within.start, within.end);
+    for (const { start, end, value } of book) if (value.writable) this.#found.add(start, end);
+  }
+
+  /** What targets say is input: it is cut to `[low, high)`, and what are no numbers counts as all of it. */
+  #addSafe(start: number, end: number, low: number, high: number): void {
+    const from = start >= low ? start : low;
+    const to = end <= high ? end : high;
+    this.#found.add(from, to);
+  }
+}
