@@ -24,6 +24,8 @@ import {
   MADV_POPULATE_WRITE,
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
   MAP_SHARED,
   MREMAP_FIXED,
   MREMAP_MAYMOVE,
@@ -44,6 +46,7 @@ const LARGE_PAGE = 2 ** 21;
 const READ_WRITE = PROT_READ | PROT_WRITE;
 const READ_ONLY = PROT_READ;
 const SHARED_HERE = MAP_SHARED | MAP_FIXED;
+const COPY_HERE = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED;
 const NOTHING_HERE = RESERVE_FLAGS | MAP_FIXED;
 
 /** How a reservation is made. */
@@ -141,7 +144,8 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   }
 
   /**
-   * Replaces `[start, end)` by a part of `mappable` from `fileOffset` on, or by fresh private memory for `null`.
+   * Replaces `[start, end)` by a part of `mappable` from `fileOffset` on, or by fresh private memory for `null`. With
+   * `copyOnWrite`, what is written is the mapping's own and the file, which must stay as long as it is, stays as it is.
    *
    * @throws {OsError} If the kernel refuses; the range may then hold the old mapping, the new one or nothing.
    * @throws {ReservationLostError} If the range is lost for good.
@@ -153,6 +157,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     fileOffset: number,
     writable: boolean,
     policy: MemoryPolicy | undefined,
+    copyOnWrite: boolean = false,
   ): void {
     this.#check(start, end);
     const prot = writable ? READ_WRITE : READ_ONLY;
@@ -160,8 +165,8 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     let fd = -1;
     if (mappable !== null) {
       const { file } = mappable;
-      if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy);
-      flags = SHARED_HERE;
+      flags = copyOnWrite ? COPY_HERE : SHARED_HERE;
+      if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy, flags);
       fd = file.fd;
     }
     checkNumber(fileOffset, "File offset");
@@ -182,6 +187,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     fileOffset: number,
     prot: number,
     policy: MemoryPolicy | undefined,
+    flags: number,
   ): void {
     const { pageSize } = mappable;
     const length = end - start;
@@ -192,7 +198,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
           `${hex(pageSize)}; align the reservation, the range and the offset to that`,
       );
     }
-    using aside = mapAlone(mappable, fileOffset, length, prot, policy);
+    using aside = mapAlone(mappable, fileOffset, length, prot, policy, flags);
     const { sys, errno } = libc();
     const size = BigInt(length);
     const to = BigInt(this.base + start);
@@ -374,10 +380,11 @@ function mapAlone(
   length: number,
   prot: number,
   policy: MemoryPolicy | undefined,
+  flags: number,
 ): FileMapping {
   try {
     using stack = new DisposableStack();
-    const aside = stack.use(new FileMapping(mappable.file.fd, fileOffset, length, prot, mappable.pageSize));
+    const aside = stack.use(new FileMapping(mappable.file.fd, fileOffset, length, prot, mappable.pageSize, flags));
     if (policy !== undefined) applyPolicy(aside.address, length, policy);
     stack.move();
     return aside;

@@ -91,20 +91,27 @@ export class FileMapping implements Disposable {
   #gone = false;
 
   /**
-   * Maps `length` bytes of `fd` from `offset` on, shared, with the protection `prot`.
+   * Maps `length` bytes of `fd` from `offset` on, with the protection `prot`: shared, unless `flags` say otherwise.
    *
    * The length and the offset are multiples of `pageSize`, the page size of the file.
    *
    * @throws {OsError} If the file cannot be mapped so.
    */
-  constructor(fd: number, offset: number, length: number, prot: number, pageSize: number = PAGE_SIZE) {
+  constructor(
+    fd: number,
+    offset: number,
+    length: number,
+    prot: number,
+    pageSize: number = PAGE_SIZE,
+    flags: number = MAP_SHARED,
+  ) {
     this.address = reserveAddresses(length, pageSize);
     this.length = length;
     const { sys, errno } = libc();
     try {
       unwrap(
         // SAFETY: replaces the range reserved just above, which nobody else knows of.
-        sys.mmap(BigInt(this.address), BigInt(length), prot, MAP_SHARED | MAP_FIXED, fd, BigInt(offset)),
+        sys.mmap(BigInt(this.address), BigInt(length), prot, flags | MAP_FIXED, fd, BigInt(offset)),
         errno[0],
         "mmap",
       );

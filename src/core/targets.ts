@@ -78,7 +78,10 @@ export interface VaTarget<M> {
   readonly base: number;
   /** The length of the reservation in bytes. */
   readonly length: number;
-  /** Replaces `[start, end)` by a part of `mappable` from `fileOffset` on, or by fresh private memory for `null`. */
+  /**
+   * Replaces `[start, end)` by a part of `mappable` from `fileOffset` on, or by fresh private memory for `null`. With
+   * `copyOnWrite`, what is written is the mapping's own and the file stays as it is.
+   */
   map(
     start: number,
     end: number,
@@ -86,6 +89,7 @@ export interface VaTarget<M> {
     fileOffset: number,
     writable: boolean,
     policy: MemoryPolicy | undefined,
+    copyOnWrite: boolean,
   ): void;
   /** Changes the protection of what is mapped at `[start, end)`. */
   protect(start: number, end: number, writable: boolean): void;

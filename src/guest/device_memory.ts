@@ -163,7 +163,8 @@ export class DeviceMemory implements Disposable {
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
       const backing = new FileBacking(mappable);
-      this.#edit(range, { backing, delta: fileOffset - offset, writable, policy: undefined });
+      const delta = fileOffset - offset;
+      this.#edit(range, { kind: "shared", backing, own: null, delta, writable, policy: undefined });
     });
   }
 

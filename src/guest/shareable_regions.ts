@@ -2,7 +2,7 @@ import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { Span } from "../core/span.ts";
 import type { View } from "../core/map/overlap.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import { mappableOf } from "../memory/file_backing.ts";
+import { sharedFileOf } from "../memory/file_backing.ts";
 import type { RegionManager } from "../regions/region_manager.ts";
 import type { Report } from "../targets/report.ts";
 
@@ -69,7 +69,7 @@ export class ShareableRegions {
   #find(): Shared[] {
     const found: Shared[] = [];
     for (const { start, end, value } of this.#regions.pieces(0, Number.MAX_SAFE_INTEGER)) {
-      const mappable = mappableOf(value.mapping);
+      const mappable = sharedFileOf(value.mapping);
       if (mappable === null || value.region.type !== "ram" || !value.writable) continue;
       const fileOffset = start + value.mapping.delta;
       const last = found.at(-1);

@@ -31,6 +31,11 @@ export function mappableOf(mapping: Mapping): Mappable | null {
   return mapping.backing === null ? null : (mapping.backing as FileBacking).mappable;
 }
 
+/** The file that holds the memory of a mapping, `null` where the mapping itself does. */
+export function sharedFileOf(mapping: Mapping): Mappable | null {
+  return mapping.kind === "shared" ? mappableOf(mapping) : null;
+}
+
 /**
  * Counts the pieces that a request made of mappings and took away, and closes the files whose last piece went: `gone`
  * are the mappings that lost one, `split` those of which one became two.

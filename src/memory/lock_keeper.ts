@@ -12,7 +12,7 @@ import type { State } from "../core/map/state.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { pieceAt, piecesIn } from "../core/map/view.ts";
 import type { Report } from "../targets/report.ts";
-import { mappableOf } from "./file_backing.ts";
+import { mappableOf, sharedFileOf } from "./file_backing.ts";
 import type { AccessMap, Backed } from "./access_map.ts";
 import { HeldLocks, type Lock } from "./held_locks.ts";
 import type { LockedMemory } from "./locked_memory.ts";
@@ -65,7 +65,7 @@ export class LockKeeper implements AccessMap {
     const entry = this.#entryAt(gpa);
     if (entry === undefined) return undefined;
     const { start, end, value: { mapping, writable } } = entry;
-    const mappable = mappableOf(mapping);
+    const mappable = sharedFileOf(mapping);
     const file = mappable !== null && mappable.truncatable ? { mappable, offset: start + mapping.delta } : null;
     return { start, end, writable, file };
   }
@@ -282,5 +282,5 @@ export class LockKeeper implements AccessMap {
 const NO_MEMORY = "This VA target has no memory to look at";
 
 function viewPart({ start, end, value: { mapping, writable } }: Entry<Piece>): ViewPart {
-  return { start, end, mappable: mappableOf(mapping), fileOffset: start + mapping.delta, writable };
+  return { start, end, mappable: sharedFileOf(mapping), fileOffset: start + mapping.delta, writable };
 }

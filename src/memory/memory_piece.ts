@@ -5,7 +5,7 @@ import type { Entry } from "../core/range_map.ts";
 import { mappableOf } from "./file_backing.ts";
 
 /** What memory is: a file others may share, memory of this process, or a file whose changes stay here. */
-export type MemoryKind = "shared" | "private" | "copy-on-write";
+export type MemoryKind = Mapping["kind"];
 
 /** Which region shows somewhere. */
 export interface PieceRegion {
@@ -48,11 +48,6 @@ function regionOf(region: Region): PieceRegion {
   return made;
 }
 
-/** What `mapping` is. */
-export function kindOf({ backing }: Mapping): MemoryKind {
-  return backing === null ? "private" : "shared";
-}
-
 /** What a user is told of a piece; `base` is the host address of GPA 0. */
 export function memoryPiece({ start, end, value }: Entry<Piece>, base: number): MemoryPiece {
   const { mapping, region, writable } = value;
@@ -61,7 +56,7 @@ export function memoryPiece({ start, end, value }: Entry<Piece>, base: number): 
     range: new MemoryRange(start, end),
     region: regionOf(region),
     writable,
-    kind: kindOf(mapping),
+    kind: mapping.kind,
     hva: base + start,
     mappable,
     fileOffset: mappable === null ? 0 : start + mapping.delta,

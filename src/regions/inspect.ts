@@ -17,6 +17,8 @@ export interface InspectMapping {
   readonly fileOffset: number | null;
   /** What backs it: `"private"`, or the file. */
   readonly backing: string;
+  /** Whether what is written is the mapping's own, and the file stays as it is. */
+  readonly copyOnWrite: boolean;
 }
 
 /** One region as it was when inspected. */
@@ -88,6 +90,7 @@ function inspectMappings(mappings: RangeMap<Mapping>, region: Region): InspectMa
       writable: mapping.writable,
       fileOffset: mapping.backing === null ? null : entry.start + mapping.delta,
       backing: mappableOf(mapping)?.file.label ?? "private",
+      copyOnWrite: mapping.kind === "copy-on-write",
     };
   });
 }

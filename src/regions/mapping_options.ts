@@ -25,21 +25,48 @@ export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
  * file handle of its own.
  */
 export function mappingOf(options: MappingOptions, start: number, end: number, va: VaTarget<Mappable>): Mapping {
-  const { mappable, fileOffset = 0, writable = true } = options;
+  const { mappable, fileOffset = 0, writable = true, copyOnWrite = false } = options;
   const given = options.policy;
   checkAligned(fileOffset, "File offset");
   checkBoolean(writable, "writable");
+  checkBoolean(copyOnWrite, "copyOnWrite");
   const policy = given === undefined ? undefined : ownPolicy(given);
   if (mappable === "private") {
     if (fileOffset !== 0) throw new RangeError(`Private memory has no file offset, got ${hex(fileOffset)}`);
-    return { backing: null, delta: 0, writable, policy };
+    return { kind: "private", backing: null, own: { start, end }, delta: 0, writable, policy };
   }
   if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
   const { file } = mappable;
-  checkFile(file, fileOffset, start, end, writable);
+  checkFile(file, fileOffset, start, end, writable && !copyOnWrite);
+  if (copyOnWrite) checkCopyOnWrite(file, start, end);
   if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
   const backing = new FileBacking(mappable);
-  return { backing, delta: fileOffset - start, writable, policy };
+  const delta = fileOffset - start;
+  if (!copyOnWrite) return { kind: "shared", backing, own: null, delta, writable, policy };
+  const own = { start: fileOffset, end: fileOffset + end - start };
+  return { kind: "copy-on-write", backing, own, delta, writable, policy };
+}
+
+/**
+ * Throws unless `file` can be shown copy-on-write: it is looked at through its mapping alone, so it must stay as long as
+ * it is.
+ *
+ * @throws {MappingError} If someone may truncate it, or if it has huge pages, of which copies may not be had.
+ */
+export function checkCopyOnWrite(file: OpenFile, start: number, end: number): void {
+  if (file.truncatable) {
+    throw new MappingError(
+      "A file that someone may truncate cannot be mapped copy-on-write, seal it with F_SEAL_SHRINK or open it with " +
+        "fixedSize: true",
+      new MemoryRange(start, end),
+    );
+  }
+  if (file.pageSize > PAGE_SIZE) {
+    throw new MappingError(
+      `A file of huge pages of ${hex(file.pageSize)} cannot be mapped copy-on-write`,
+      new MemoryRange(start, end),
+    );
+  }
 }
 
 /**

@@ -15,6 +15,11 @@ export interface MappingOptions {
   readonly writable?: boolean;
   /** Where the host should take the pages from. */
   readonly policy?: MemoryPolicy;
+  /**
+   * Whether the file is shown as it is until it is written: written pages are the mapping's own, and the file stays as it
+   * is and may be read-only. Needs a file of ordinary pages that nobody can truncate. `false` by default.
+   */
+  readonly copyOnWrite?: boolean;
 }
 
 /** What a region handle asks of the manager that made it. */

@@ -10,7 +10,7 @@ import type { Span } from "../core/span.ts";
 import type { Piece } from "../core/map/region.ts";
 import type { HostStep, Step } from "../core/plan/steps.ts";
 import type { VaTarget } from "../core/targets.ts";
-import { mappableOf } from "../memory/file_backing.ts";
+import { mappableOf, sharedFileOf } from "../memory/file_backing.ts";
 import type { DmaRequest, DmaTarget, Logger } from "../targets/targets.ts";
 
 /** What steps act through, besides the partitions and DMA targets in them. */
@@ -69,12 +69,13 @@ export function changeHostMemory({ action, start, end, mapping, writable }: Host
   else if (action === "protect") va.protect(start, end, writable);
   else {
     const mappable = mappableOf(mapping);
-    va.map(start, end, mappable, mappable === null ? 0 : start + mapping.delta, writable, mapping.policy);
+    const offset = mappable === null ? 0 : start + mapping.delta;
+    va.map(start, end, mappable, offset, writable, mapping.policy, mapping.kind === "copy-on-write");
   }
 }
 
 function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): DmaRequest {
-  const mappable = mappableOf(piece.mapping);
+  const mappable = sharedFileOf(piece.mapping);
   return {
     range,
     hva: va.base + range.start,

@@ -3,7 +3,7 @@ import { normalize, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import type { Piece, Region } from "../core/map/region.ts";
 import { piecesIn } from "../core/map/view.ts";
-import { mappableOf } from "../memory/file_backing.ts";
+import { sharedFileOf } from "../memory/file_backing.ts";
 import { CODE } from "./page_codes.ts";
 import type { PageSink } from "./page_sinks.ts";
 import { type FileRows, type MapFile, PageWriter, type Paint } from "./page_writer.ts";
@@ -89,7 +89,7 @@ export class MapPublisher implements FileRows {
   }
 
   #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
-    const mappable = mappableOf(mapping);
+    const mappable = sharedFileOf(mapping);
     const access = (writable ? CODE.writable : 0) | (mappable?.truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);
     if (mappable === null) return { key: null, file: null, delta: 0, access };

@@ -16,6 +16,8 @@ export interface RecordedBacking<M> {
   readonly writable: boolean;
   /** The policy it was mapped with. */
   readonly policy: MemoryPolicy | undefined;
+  /** Whether what is written is the mapping's own. */
+  readonly copyOnWrite: boolean;
   /** Which `map` call made it: 1 for the first. Private memory keeps its contents as long as this stays the same. */
   readonly generation: number;
 }
@@ -106,6 +108,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
     fileOffset: number,
     writable: boolean,
     policy: MemoryPolicy | undefined,
+    copyOnWrite: boolean = false,
   ): void {
     const range = this.#range(start, end);
     this.#run("map", range, {
@@ -119,7 +122,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
         this.#replace(range, [{
           start,
           end,
-          value: { mappable, fileOffset: offset, writable, policy, generation },
+          value: { mappable, fileOffset: offset, writable, policy, copyOnWrite, generation },
         }]);
       },
       destroy: () => this.#replace(range, []),

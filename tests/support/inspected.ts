@@ -51,7 +51,7 @@ export function mapping(
   writable = true,
   fileOffset: number | null = 0,
 ): InspectMapping {
-  return { range, rangeInRegion: range, writable, fileOffset, backing };
+  return { range, rangeInRegion: range, writable, fileOffset, backing, copyOnWrite: false };
 }
 
 /** Something of everything. */

@@ -68,11 +68,29 @@ export interface Backing {
   readonly mayFailLate: boolean;
 }
 
+/**
+ * Memory that is in no file, or is no longer what its file says: it lives in its mapping alone. Compared by identity;
+ * offsets count in it as in a file.
+ */
+export interface OwnMemory {
+  /** The first offset that was mapped, in bytes. */
+  readonly start: number;
+  /** One past the last. */
+  readonly end: number;
+}
+
 /** What backs a part of a region. Values do not move when an entry is cut: offsets are relative to the GPA. */
 export interface Mapping {
-  /** The file, or `null` for private anonymous memory. */
+  /**
+   * `"shared"`: the file itself. `"private"`: anonymous memory. `"copy-on-write"`: what the file has, until it is
+   * written; written pages are the mapping's own.
+   */
+  readonly kind: "shared" | "private" | "copy-on-write";
+  /** The file, `null` for anonymous memory. */
   readonly backing: Backing | null;
-  /** File offset minus GPA, in bytes. */
+  /** The memory that is in no file, `null` where all of it is. */
+  readonly own: OwnMemory | null;
+  /** Offset in the file, or in the memory that is in none, minus GPA, in bytes. */
   readonly delta: number;
   /** Whether the mapping may be written, where the region allows it too. */
   readonly writable: boolean;
@@ -92,9 +110,9 @@ export interface Piece {
   readonly writable: boolean;
 }
 
-/** Whether two mappings are the same memory, whatever their protection. Private memory is the same only as itself. */
+/** Whether two mappings are the same memory, whatever their protection. Memory in no file is the same only as itself. */
 export function isSameMemory(a: Mapping, b: Mapping): boolean {
   // First what tells most pairs apart.
-  return a === b ||
-    (a.delta === b.delta && a.policy === b.policy && a.backing !== null && a.backing.file === b.backing?.file);
+  return a === b || (a.delta === b.delta && a.own === b.own && a.policy === b.policy &&
+    (a.own !== null || a.backing?.file === b.backing?.file));
 }

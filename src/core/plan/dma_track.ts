@@ -21,9 +21,9 @@ export class DmaTrack extends BookTrack<Piece> {
   /** @throws {MappingError} If the target needs a file where there is none. */
   override segment(start: number, end: number, before: Sight, after: Sight): void {
     const { mapping } = after;
-    if (mapping !== null && mapping.backing === null && this.#dma.needsFd) {
+    if (mapping !== null && mapping.own !== null && this.#dma.needsFd) {
       throw new MappingError(
-        `A DMA target needs file descriptors and the memory at ${hex(start)} is private, back it by a memfd`,
+        `A DMA target needs file descriptors and the memory at ${hex(start)} is ${mapping.kind}, back it by a memfd`,
         new MemoryRange(start, end),
       );
     }
@@ -42,7 +42,7 @@ export class DmaTrack extends BookTrack<Piece> {
     if (a.writable !== b.writable || a.region.type !== b.region.type) return false;
     const [x, y] = [a.mapping, b.mapping];
     return x === y ||
-      (x.backing !== null && y.backing !== null && x.backing.file === y.backing.file && x.delta === y.delta);
+      (x.delta === y.delta && x.own === y.own && (x.own !== null || x.backing?.file === y.backing?.file));
   }
 
   protected step(start: number, end: number, from: Piece | null, to: Piece | null, uncertain: boolean): DmaStep {

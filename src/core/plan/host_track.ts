@@ -87,7 +87,7 @@ export class HostTrack implements Track {
     if (to === null) {
       if (from === null) return;
       checkHugePages(start, end, from, before.region);
-      if (from.backing === null) this.#discard(start, end, from, before.region);
+      if (from.own !== null) this.#discard(start, end, from, before.region);
       else this.#add("remove", start, end, null, false);
       return;
     }
@@ -98,7 +98,7 @@ export class HostTrack implements Track {
         return;
       }
       checkHugePages(start, end, from, before.region);
-      if (from.backing === null) this.#refuse(start, end, from, before.region);
+      if (from.own !== null) this.#refuse(start, end, from, before.region);
     }
     checkHugePages(start, end, to, after.region);
     this.#add("map", start, end, to, after.writable);

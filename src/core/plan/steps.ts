@@ -105,7 +105,7 @@ function earlierHostMemory({ start, end }: HostStep, old: State): HostStep[] {
     // Mapping a file again over itself is harmless and mends what a failed call may have destroyed; private memory
     // must stay the mapping it is.
     else {
-      const action = mapping === null ? "remove" : mapping.backing === null ? "protect" : "map";
+      const action = mapping === null ? "remove" : mapping.own !== null ? "protect" : "map";
       steps.push({ kind: "host", action, start: at, end: stop, mapping, writable: mapping !== null && sight.writable });
     }
     at = stop;
