@@ -303,7 +303,7 @@ export class World implements Disposable {
         files.indexOf(there.mappable),
         there.fileOffset / PAGE,
         there.writable,
-        POLICIES.indexOf(there.policy),
+        POLICIES.findIndex((policy) => policy?.transparentHugepages === there.policy?.transparentHugepages),
       ];
       const backing = model.backing(page);
       yield* different(
