@@ -120,14 +120,14 @@ export class WrittenPages {
   beforeRequest({ partitions }: State): void {
     if (!this.isOn) return;
     for (const partition of partitions) {
-      if (partition.target.disposed ?? false) this.#harvestLast(() => this.#askPartition(partition), partition.book);
+      if (partition.target.disposed ?? false) this.#harvestLast(() => this.#askPartition(partition), partition.slots.held);
     }
   }
 
   /** Asks a target for what it has written in a range that `step` is about to take away from it. */
   beforeStep(step: Step): void {
     if (!this.isOn) return;
-    if (step.kind === "partition" && step.to === null && !step.uncertain) {
+    if (step.kind === "slot" && step.to === null && !step.uncertain) {
       if (step.from?.writable === false) return;
       const { partition, start, end } = step;
       this.#harvestLast(() => this.#askPartition(partition, step), [{ start, end, value: { writable: true } }]);
@@ -146,8 +146,8 @@ export class WrittenPages {
     if (!this.isOn) return;
     for (const step of steps) {
       const { start, end } = step;
-      if (step.kind === "va") this.#found.add(start, end);
-      else if (step.kind === "partition") {
+      if (step.kind === "host") this.#found.add(start, end);
+      else if (step.kind === "slot") {
         const had = step.from?.writable === true || (undone && step.to?.writable === true);
         if (!held && had) this.#found.add(start, end);
       }
@@ -178,7 +178,7 @@ export class WrittenPages {
     };
     for (const partition of partitions) {
       if (partition.target.disposed ?? false) {
-        this.#harvestLast(() => this.#askPartition(partition), partition.book);
+        this.#harvestLast(() => this.#askPartition(partition), partition.slots.held);
       } else attempt(() => this.#askPartition(partition));
     }
     for (const dma of dmaTargets) attempt(() => this.#askDma(dma));
@@ -197,18 +197,18 @@ export class WrittenPages {
     }
   }
 
-  #askPartition({ target, offset, book }: PartitionState, within?: { start: number; end: number }): void {
-    if (target.takeDirty === undefined) return this.#addWritable(book, within);
+  #askPartition({ target, offset, slots }: PartitionState, within?: { start: number; end: number }): void {
+    if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
     target.takeDirty(new MemoryRange(start + offset, end + offset), (first, last) => {
       this.#addSafe(first - offset, last - offset, start, end);
     });
   }
 
-  #askDma({ target, book }: DmaState, within?: { start: number; end: number }): void {
+  #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {
     // SAFETY: the manager puts nothing but DmaTargets into a state.
     const dma = target as DmaTarget;
-    if (dma.takeDirty === undefined) return this.#addWritable(book, within);
+    if (dma.takeDirty === undefined) return this.#addWritable(mappings.held, within);
     dma.takeDirty((first, last) => this.#addSafe(first, last, 0, this.#sources.length));
   }
 
