@@ -9,9 +9,6 @@
 export const READY = "membacking: ready";
 /** What it says in front of the status of a command. */
 export const STATUS = "membacking: status ";
-/** The folder with the modules. */
-export const MODULES = "/modules";
-
 /** The program. */
 export const INIT = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -19,7 +16,8 @@ export PATH=/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-unxz ${MODULES}/*.xz 2>/dev/null
+unxz /lib/modules/*/*.xz 2>/dev/null
+depmod
 stty -F /dev/ttyS0 raw -echo
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 echo "${READY}"

@@ -67,10 +67,12 @@ export class GuestShell {
   /** Runs a command. One at a time. */
   async run(command: string): Promise<CommandResult> {
     this.#lines = [];
-    const result = this.#until((line) => line.startsWith(STATUS));
+    const result = this.#until((line) => line.includes(STATUS));
     this.#type(`${command}\n`);
     const lines = await result;
-    return { status: Number(lines.at(-1)?.slice(STATUS.length)), lines: lines.slice(0, -1) };
+    // What a command printed last may have no end of line.
+    const [unfinished = "", status] = (lines.pop() ?? "").split(STATUS);
+    return { status: Number(status), lines: unfinished === "" ? lines : [...lines, unfinished] };
   }
 
   /** What a command prints; it has to succeed. */

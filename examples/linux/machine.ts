@@ -12,11 +12,16 @@ import { Board } from "./board.ts";
 import { loadLinux } from "./boot_protocol.ts";
 import { cpuidOf } from "./cpuid.ts";
 import { readElf } from "./elf.ts";
-import { LinuxMemory, ROM } from "./memory.ts";
+import { LinuxMemory, ROM, VIRTIO_WINDOW } from "./memory.ts";
 import type { ExitCounts } from "./protocol.ts";
 import { VcpuThread } from "./vcpu_thread.ts";
+import type { VirtioDevice } from "./virtio/device.ts";
+import { VirtioMmio } from "./virtio/mmio_transport.ts";
 
 const MIB = 0x10_0000;
+/** Interrupts that no device of a PC has: the upper pins of the I/O APIC. */
+const FIRST_VIRTIO_IRQ = 16;
+const VIRTIO_STRIDE = 0x1000;
 
 /**
  * The console, and no waiting: for a keyboard, PCI or a clock that are not there, or at a panic. The memory that is
@@ -35,6 +40,10 @@ export interface LinuxOptions {
   readonly below?: number;
   /** The RAM above 4 GiB, in bytes; 64 MiB when left out. */
   readonly above?: number;
+  /** Its virtio devices, by the memory they are for; at most eight, none when left out. */
+  readonly devices?: (memory: LinuxMemory) => readonly VirtioDevice[];
+  /** Is told what a driver of a virtio device did wrong. */
+  readonly onBroken?: (error: unknown) => void;
   /** Is told each byte that Linux writes to its console. */
   readonly onByte: (byte: number) => void;
 }
@@ -59,6 +68,7 @@ export class LinuxMachine implements Disposable {
   readonly vm: KvmVm;
   readonly #kvm: Kvm;
   readonly #board: Board;
+  readonly #virtio: readonly VirtioMmio[];
   readonly #controls = new Set<VcpuControl>();
   readonly #threads: VcpuThread[] = [];
   readonly #slots: SlotLog;
@@ -85,12 +95,23 @@ export class LinuxMachine implements Disposable {
     this.memory = stack.use(new LinuxMemory({ below, above, quiesce: quiesceVcpus(this.#controls) }));
     this.#slots = new SlotLog(this.vm, () => 0);
     this.memory.guest.attachPartition(this.#slots);
+    const setIrq = (irq: number, level: boolean) => this.vm.irqLine(irq, level);
+    this.#virtio = (setup.devices?.(this.memory) ?? []).map((device, i) => {
+      const irq = FIRST_VIRTIO_IRQ + i;
+      return new VirtioMmio(device, {
+        gpa: VIRTIO_WINDOW.start + i * VIRTIO_STRIDE,
+        irq,
+        memory: this.memory.guest.memory,
+        setIrq: (level) => setIrq(irq, level),
+        onBroken: setup.onBroken ?? (() => {}),
+      });
+    });
     this.#board = new Board({
       ram: below,
       onByte,
-      setIrq: (irq, level) => this.vm.irqLine(irq, level),
+      setIrq,
       onOff: (why) => this.#end(why),
-      devices: [],
+      devices: this.#virtio,
     });
     this.#resources = stack.move();
   }
@@ -150,7 +171,7 @@ export class LinuxMachine implements Disposable {
 
   #load(vcpus: number): ReturnType<typeof loadLinux> {
     const { folder, below = 192 * MIB } = this.#setup;
-    const { rsdp, bytes } = acpiTables({ gpa: ROM.start, vcpus, devices: [] });
+    const { rsdp, bytes } = acpiTables({ gpa: ROM.start, vcpus, devices: this.#virtio });
     this.memory.burn(bytes);
     return loadLinux(this.memory.guest.memory, {
       kernel: readElf(Deno.readFileSync(`${folder}/vmlinux`)),

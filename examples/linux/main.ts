@@ -1,10 +1,11 @@
 /**
  * Boots Debian's unmodified cloud kernel to a program in user space, with its memory run by membacking.
  *
- * `deno task linux`
+ * `deno task linux [--prepare]`
  *
  * Shows the console as it is written, then the memory map, the exits, the slot changes and the times. Where the KVM of
- * this machine cannot run an ordinary kernel, it says so and does all of it inside a second one.
+ * this machine cannot run an ordinary kernel, it says so and does all of it inside a second one. `--prepare` only makes
+ * what is needed, and prints the folder with it.
  *
  * @module
  */
@@ -60,12 +61,21 @@ async function bootNested(folder: string): Promise<boolean> {
   return success;
 }
 
-try {
+/** Returns whether all went well. */
+async function main(args: readonly string[]): Promise<boolean> {
   const folder = prepareLinux();
+  if (args[0] === "--prepare") {
+    console.log(folder);
+    return true;
+  }
   const why = whyNoLinux();
-  if (why !== null) console.log(`It runs in a machine with a second KVM, since ${why}`);
-  const isGood = why === null ? await boot(folder) : await bootNested(folder);
-  if (!isGood) Deno.exitCode = 1;
+  if (why === null) return await boot(folder);
+  console.log(`It runs in a machine with a second KVM, since ${why}`);
+  return await bootNested(folder);
+}
+
+try {
+  if (!await main(Deno.args)) Deno.exitCode = 1;
 } catch (error) {
   // What a user can do something about is said without a stack.
   const known = error instanceof SetupError || error instanceof PackageError || error instanceof OsError;

@@ -5,13 +5,14 @@
  * @module
  */
 
+import { basename } from "node:path";
 import { cached } from "../debian/cache.ts";
 import { CpioWriter } from "../debian/cpio.ts";
 import { cloudKernelPackage, findFile, unpackPackages, updateLists } from "../debian/packages.ts";
-import { INIT, MODULES } from "./guest_init.ts";
+import { INIT } from "./guest_init.ts";
 import { readKernelImage } from "./kernel_image.ts";
 
-/** Modules that Debian has outside the kernel, in the order in which they are loaded. */
+/** Modules that Debian has outside the kernel, for `modprobe`. */
 const KERNEL_MODULES = [
   ...["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "virtio_balloon", "virtio_mem"],
 ] as const;
@@ -48,7 +49,8 @@ function initramfs(packages: string): Uint8Array<ArrayBuffer> {
   cpio.file("bin/busybox", Deno.readFileSync(`${packages}/bin/busybox`), 0o755);
   for (const name of KERNEL_MODULES) {
     const file = findFile(`${packages}/lib/modules`, new RegExp(`^${name}\\.ko(\\.xz)?$`));
-    cpio.file(`${MODULES}/${file.slice(file.lastIndexOf("/") + 1)}`, Deno.readFileSync(file));
+    const [release = ""] = file.slice(`${packages}/lib/modules/`.length).split("/");
+    cpio.file(`lib/modules/${release}/${basename(file)}`, Deno.readFileSync(file));
   }
   cpio.end();
   const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));

@@ -1,0 +1,75 @@
+/**
+ * Debian's Linux as a guest of tests: booted, and told commands by its serial port.
+ *
+ * @module
+ */
+
+import { cacheFolder, exists } from "../../examples/debian/cache.ts";
+import { GuestShell } from "../../examples/linux/guest_shell.ts";
+import { whyNoLinux } from "../../examples/linux/host.ts";
+import { type LinuxEnd, LinuxMachine, type LinuxOptions } from "../../examples/linux/machine.ts";
+import { LINUX_FOLDER } from "../../examples/linux/prepare.ts";
+import { testUnless } from "../support/require.ts";
+
+const FOLDER = `${cacheFolder()}/${LINUX_FOLDER}`;
+
+/** Why Linux cannot be booted here, and where it can. */
+const noLinux: string | undefined = (() => {
+  const hint =
+    `"deno task nested --with $(deno task linux --prepare) -- deno test -A --no-check tests/linux" can run it`;
+  const why = whyNoLinux() ?? (exists(FOLDER) ? null : `there is no ${FOLDER}`);
+  return why === null ? undefined : `${why}; ${hint}`;
+})();
+
+/** Registers a test that boots Linux. */
+export function linuxTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
+  testUnless(noLinux, name, fn);
+}
+
+/** A Linux that is running. */
+export class Linux implements AsyncDisposable {
+  /** What it runs in. */
+  readonly machine: LinuxMachine;
+  /** What takes commands in it. */
+  readonly shell: GuestShell;
+  /** What its drivers did wrong. */
+  readonly broken: unknown[] = [];
+  readonly #running: Promise<LinuxEnd>;
+
+  private constructor(options: Partial<LinuxOptions>) {
+    this.shell = new GuestShell((text) => this.machine.type(text));
+    this.machine = new LinuxMachine({
+      folder: FOLDER,
+      onBroken: (error) => this.broken.push(error),
+      ...options,
+      onByte: (byte) => this.shell.take(byte),
+    });
+    this.#running = this.machine.run().finally(() => this.shell.close());
+    this.#running.catch(() => {}); // whoever waits for the end sees it
+  }
+
+  /** Boots one to user space. */
+  static async boot(options: Partial<LinuxOptions> = {}): Promise<Linux> {
+    const linux = new Linux(options);
+    try {
+      await linux.shell.ready();
+    } catch (error) {
+      linux.machine[Symbol.dispose]();
+      throw error;
+    }
+    return linux;
+  }
+
+  /** Lets Linux switch itself off. */
+  async powerOff(): Promise<LinuxEnd> {
+    this.shell.send("poweroff -f");
+    return await this.#running;
+  }
+
+  /** Switches it off, wherever it is. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.machine.stop();
+    await this.#running.catch(() => {});
+    this.machine[Symbol.dispose]();
+  }
+}
