@@ -66,16 +66,12 @@ export class VirtioBlk implements VirtioDevice {
     switch (view.getUint32(0, true)) {
       case REQUEST.read:
         if (offset + room > this.#image.size) return answer(FAILED, 0);
-        transfer(skip(writable, 0, room), offset, (gpa, at, length) => {
-          const bytes = new Uint8Array(length);
-          this.#image.read(at, bytes);
-          memory.write(gpa, bytes);
-        });
+        transfer(skip(writable, 0, room), offset, (gpa, at, length) => memory.readFrom(this.#image, at, gpa, length));
         return answer(DONE, room);
       case REQUEST.write: {
         const data = skip(readable, HEADER);
         if (offset + lengthOf(data) > this.#image.size || !this.#image.writable) return answer(FAILED, 0);
-        transfer(data, offset, (gpa, at, length) => this.#image.write(at, memory.read(gpa, length)));
+        transfer(data, offset, (gpa, at, length) => memory.writeTo(this.#image, at, gpa, length));
         return answer(DONE, 0);
       }
       case REQUEST.flush:

@@ -2,7 +2,8 @@
  * A split virtqueue, as the device sees it: descriptors that the driver hands over and takes back.
  *
  * Specified in section 2.7 of the virtio specification. The rings are in guest memory and are read and written by the
- * package's accessors; what a driver says in them is looked at before it is believed.
+ * package's accessors, the indices atomically, so that neither side misses what the other has said last. What a driver
+ * says is looked at before it is believed.
  *
  * @module
  */
@@ -69,7 +70,7 @@ export class VirtQueue {
    */
   pop(): Chain | null {
     const { size, available } = this.#place;
-    const waiting = (this.#memory.readUint16(available + 2) - this.#taken) & 0xffff;
+    const waiting = (this.#memory.loadUint16(available + 2) - this.#taken) & 0xffff;
     if (waiting === 0) return null;
     if (waiting > size) throw new VirtioError(`The driver hands over ${waiting} requests by a queue of ${size}`);
     const head = this.#memory.readUint16(available + 4 + 2 * (this.#taken % size));
@@ -89,12 +90,12 @@ export class VirtQueue {
     this.#memory.writeUint32(element, head);
     this.#memory.writeUint32(element + 4, written);
     this.#given = (this.#given + 1) & 0xffff;
-    this.#memory.writeUint16(used + 2, this.#given);
+    this.#memory.storeUint16(used + 2, this.#given);
   }
 
   /** Whether the driver wants to be told that something came back. */
   get wantsInterrupt(): boolean {
-    return (this.#memory.readUint16(this.#place.available) & NO_INTERRUPT) === 0;
+    return (this.#memory.loadUint16(this.#place.available) & NO_INTERRUPT) === 0;
   }
 
   #chain(head: number): Chain {
