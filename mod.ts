@@ -88,6 +88,7 @@ export { MappedMemory } from "./src/memory/mapped_memory.ts";
 export type { MemoryKind, MemoryPiece, PieceRegion } from "./src/memory/memory_piece.ts";
 export { FileTransferError } from "./src/memory/transfers.ts";
 export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_manager_client.ts";
+export { ProcessClient } from "./src/clients/process_client.ts";
 export { RegionClient, type SynchronousOnly } from "./src/clients/region_client.ts";
 export type { ServeOptions } from "./src/serving/server.ts";
 export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";

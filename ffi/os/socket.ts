@@ -95,15 +95,12 @@ export class UnixSocket implements Disposable {
   }
 
   /**
-   * A socket that an inherited descriptor stands for. The descriptor is duplicated, close-on-exec, and closed.
+   * A socket for a descriptor that somebody else has, such as an inherited one: it is duplicated, close-on-exec.
    *
    * @throws {OsError} If it is not open (EBADF).
    */
   static inherit(fd: number): UnixSocket {
-    const { sys, errno } = libc();
-    const own = unwrap(sys.fcntl(fd, F_DUPFD_CLOEXEC, 3), errno[0], "fcntl", () => `file descriptor ${fd}`);
-    sys.close(fd);
-    return new UnixSocket(own);
+    return new UnixSocket(duplicateFd(fd));
   }
 
   /**
@@ -277,6 +274,16 @@ export class UnixSocket implements Disposable {
     }
     return { fds, credentials };
   }
+}
+
+/**
+ * Another descriptor of the same open file, close-on-exec.
+ *
+ * @throws {OsError} If `fd` is not open, or the process has too many open files.
+ */
+export function duplicateFd(fd: number): number {
+  const { sys, errno } = libc();
+  return unwrap(sys.fcntl(fd, F_DUPFD_CLOEXEC, 3), errno[0], "fcntl", () => `file descriptor ${fd}`);
 }
 
 /** Closes descriptors that arrived and are not wanted. */

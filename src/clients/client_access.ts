@@ -118,6 +118,17 @@ export class ClientAccess implements AccessMap {
     }
   }
 
+  /** Whether nothing is locked. */
+  get isUnlocked(): boolean {
+    return this.#locks.size === 0;
+  }
+
+  /** Whether a part of `[start, end)` is locked. */
+  isLocked(start: number, end: number): boolean {
+    for (const { range } of this.#locks) if (range.start < end && start < range.end) return true;
+    return false;
+  }
+
   /** Disposes every lock. Returns what failed: bytes that were transferred away stay locked. */
   revokeAll(): unknown[] {
     const failures: unknown[] = [];

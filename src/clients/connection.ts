@@ -11,12 +11,15 @@ import type { Hold } from "./hold.ts";
 /** A file that the owner lends: what the client needs to use it. */
 export type LentFile = { readonly key: number; readonly fd: number; readonly label: string };
 
+/** What goes with a message. */
+export type Attached = MessagePort | number;
+
 /** How a client and its owner exchange messages, and files. */
 export interface OwnerLink {
   /** Is handed the messages that come after the welcome. Must not throw. */
   receive: (message: OwnerMessage) => void;
-  /** Sends a message. Does nothing once it is closed. */
-  post(message: ClientMessage, transfer?: Transferable[]): void;
+  /** Sends a message, and what goes with it: ports in this process, descriptors to another. Nothing once it is closed. */
+  post(message: ClientMessage, attached?: readonly Attached[]): void;
   /** What a request names a file by; sees to it that the owner has the file when it gets the request. */
   reference(key: number, file: OpenFile): FileReference;
   /** A handle of a file that the owner lends. */
@@ -85,8 +88,8 @@ export class Connection {
   }
 
   /** Sends a message. */
-  post(message: ClientMessage, transfer: Transferable[] = []): void {
-    if (!this.#closed) this.#link.post(message, transfer);
+  post(message: ClientMessage, attached: readonly Attached[] = []): void {
+    if (!this.#closed) this.#link.post(message, attached);
   }
 
   /** How the owner finds the file of `mappable`, which has to stay open until the request is answered. */

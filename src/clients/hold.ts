@@ -19,7 +19,7 @@ const WHY: Readonly<Record<number, readonly [what: string, how: string]>> = {
 /** Holds changes of the memory map off during an access: the client's half of the lock that `Gate` describes. */
 export class Hold {
   readonly #line: SharedWords;
-  readonly #words: Int32Array;
+  #words: Int32Array;
   readonly #isOwnerAlive: () => boolean;
   readonly #isOwnThread: boolean;
   /** The state of the gate that was seen last; -1 is none. */
@@ -39,6 +39,8 @@ export class Hold {
   close(what: string, how: string): void {
     this.#closed ??= this.#closedByOwner() ?? [what, how];
     this.#sequence = -1;
+    // The words themselves may be gone next; in these, no sequence is the one that was seen last.
+    this.#words = new Int32Array(LINE.words);
   }
 
   /** Why it cannot be entered any more; `null` while it can. */

@@ -24,15 +24,17 @@ export interface Row {
   readonly file: number;
 }
 
-/** Memory that threads share, which may grow, or that processes share, which has its full size. */
-export type PageBuffer = SharedArrayBuffer | ArrayBuffer;
+/** Nodes: memory that threads share, which may grow, or words that processes share, all there will be. */
+export type PageNodes = SharedArrayBuffer | Int32Array;
+/** Rows, in the same way. */
+export type PageRows = SharedArrayBuffer | Float64Array;
 
 /** A client's side of the shared memory map. Read only while the gate is held. */
 export class PageReader {
   readonly #length: number;
   readonly #level: number;
-  readonly #nodes: PageBuffer;
-  readonly #rows: PageBuffer;
+  readonly #nodes: PageNodes;
+  readonly #rows: PageRows;
   #words: Int32Array;
   #numbers: Float64Array;
   // Where `#descend` has come to: the first word of the node, the first GPA of the node, the entry and what it spans.
@@ -42,13 +44,13 @@ export class PageReader {
   #span = 0;
 
   /** For `length` bytes of guest memory. */
-  constructor(length: number, nodes: PageBuffer, rows: PageBuffer) {
+  constructor(length: number, nodes: PageNodes, rows: PageRows) {
     this.#length = length;
     this.#level = rootLevel(length);
     this.#nodes = nodes;
     this.#rows = rows;
-    this.#words = new Int32Array(nodes, 0, nodes.byteLength >>> 2);
-    this.#numbers = new Float64Array(rows, 0, rows.byteLength >>> 3);
+    this.#words = wordsOf(nodes);
+    this.#numbers = numbersOf(rows);
   }
 
   /**
@@ -73,12 +75,18 @@ export class PageReader {
     return { start, end: Math.min(end, this.#length), code };
   }
 
+  /** Up to where what holds at `gpa` holds at least. */
+  entryEnd(gpa: number): number {
+    this.#descend(gpa);
+    return this.#base + (this.#index + 1) * this.#span;
+  }
+
   /** The row of a code, `undefined` for private memory. */
   row(code: number): Row | undefined {
     const row = code >> ROW_SHIFT;
     if (row === 0) return undefined;
     if ((row + 1) * ROW.length > this.#numbers.length) {
-      this.#numbers = new Float64Array(this.#rows, 0, this.#rows.byteLength >>> 3);
+      this.#numbers = numbersOf(this.#rows);
     }
     const at = row * ROW.length;
     return {
@@ -121,11 +129,19 @@ export class PageReader {
 
   #entry(at: number): number {
     // Views of a fixed length are read faster, so a new one is made when the owner has added nodes.
-    if (at >= this.#words.length) this.#words = new Int32Array(this.#nodes, 0, this.#nodes.byteLength >>> 2);
+    if (at >= this.#words.length) this.#words = wordsOf(this.#nodes);
     return this.#words[at] ?? 0;
   }
 }
 
 function isSame(entry: number, code: number, mask: number): boolean {
   return entry > 0 && ((entry ^ code) & mask) === 0;
+}
+
+function wordsOf(nodes: PageNodes): Int32Array {
+  return nodes instanceof SharedArrayBuffer ? new Int32Array(nodes, 0, nodes.byteLength >>> 2) : nodes;
+}
+
+function numbersOf(rows: PageRows): Float64Array {
+  return rows instanceof SharedArrayBuffer ? new Float64Array(rows, 0, rows.byteLength >>> 3) : rows;
 }

@@ -10,8 +10,9 @@ import type { ClientMessage, FileReference, Mail, OwnerMessage, Welcome } from "
 import { LINE, ThreadWords } from "../serving/shared_words.ts";
 import { ClientAccess, type MemoryHost } from "./client_access.ts";
 import { ClientMemory } from "./client_memory.ts";
-import { type ClientView, Connection, type LentFile, type OwnerLink } from "./connection.ts";
+import { type Attached, type ClientView, Connection, type LentFile, type OwnerLink } from "./connection.ts";
 import { Hold } from "./hold.ts";
+import { readOwnerMessage } from "./owner_messages.ts";
 import { PageReader, type Row } from "./page_reader.ts";
 
 /** A connection to an owner in another thread of this process, or in this one. */
@@ -70,16 +71,6 @@ export function forkPort(connection: Connection): MessagePort {
   return port2;
 }
 
-/** A message of the owner's, `undefined` for anything else: whoever has the other end of a port can send anything. */
-export function readOwnerMessage(data: unknown): OwnerMessage | undefined {
-  if (typeof data !== "object" || data === null) return undefined;
-  const { kind, id, answer } = data as { kind?: unknown; id?: unknown; answer?: unknown };
-  const isRight = typeof kind === "string" &&
-    (kind !== "answer" || (typeof id === "number" && typeof answer === "object" && answer !== null));
-  // SAFETY: a client trusts its owner in what the owner says; it must not fall over what is none of that.
-  return isRight ? data as OwnerMessage : undefined;
-}
-
 /** How many borrowed files are remembered; each costs some system calls to get to know. */
 const REMEMBERED = 64;
 
@@ -124,8 +115,8 @@ class PortLink implements OwnerLink {
     port.addEventListener("close", () => this.#closed || this.receive({ kind: "closed" }));
   }
 
-  post(message: ClientMessage, transfer: Transferable[] = []): void {
-    if (!this.#closed) this.#port.postMessage(message, transfer);
+  post(message: ClientMessage, attached: readonly Attached[] = []): void {
+    if (!this.#closed) this.#port.postMessage(message, attached.filter((each) => each instanceof MessagePort));
   }
 
   reference(key: number, { fd }: OpenFile): FileReference {

@@ -4,6 +4,7 @@ import { decodeAnswer, encodeRequest, numbersOf } from "../serving/mail_codes.ts
 import type { Answer, Mail, Request } from "../serving/protocol.ts";
 import { growable, MAIL, TEXT } from "../serving/shared_words.ts";
 import { OWNER_ENDED } from "./hold.ts";
+import { plain } from "./plain.ts";
 import type { PortConnection } from "./port_link.ts";
 import { RequestTimeoutError } from "./request_timeout_error.ts";
 
@@ -106,20 +107,5 @@ export class SyncCaller {
   #result(answer: Answer): Json {
     if ("error" in answer) throw buildError(answer.error);
     return answer.value;
-  }
-}
-
-/** What JSON would change silently is refused, or kept apart from what it would become. */
-export function plain(key: string, value: unknown): unknown {
-  switch (typeof value) {
-    case "bigint":
-    case "symbol":
-    case "function":
-      throw new TypeError(`"${key}" is a ${typeof value}, which a request cannot carry`);
-    case "number":
-      // JSON has no others: as text they are refused by whoever expects a number, and named as what they are.
-      return Number.isFinite(value) ? value : String(value);
-    default:
-      return value;
   }
 }

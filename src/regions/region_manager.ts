@@ -251,6 +251,33 @@ export class RegionManager implements Disposable {
   }
 
   /**
+   * Serves a client in another process, which `spawn` starts: whoever calls `ProcessClient.connect` there with the
+   * descriptor that `spawn` is handed, one end of a socket that a process can inherit while `spawn` runs.
+   *
+   * A change of the memory map waits for the process to come out of an access for as long as `deadline` says, 1000 ms
+   * when left out; a process that does not is cut off. The client's regions and locks are gone when it is disposed, when
+   * the result of this is, or soon after the process has ended. The process itself is the caller's, as `child`.
+   *
+   * @example Usage
+   * ```ts ignore
+   * using served = regions.serveProcess((fd) =>
+   *   new Deno.Command(Deno.execPath(), { args: ["run", "--allow-ffi", "device.ts", String(fd)] }).spawn()
+   * );
+   * await served.child.status;
+   * ```
+   *
+   * @throws {TypeError} If `spawn` returns a promise.
+   * @throws {OsError} If the process has too many open files.
+   * @throws {DisposedError} If the manager has been disposed.
+   */
+  serveProcess<T>(spawn: (fd: number) => T, options: ServeOptions = {}): { readonly child: T } & Disposable {
+    this.#map.check();
+    if (typeof spawn !== "function") throw new TypeError("A process is started by a function");
+    this.#clients ??= this.#newServer();
+    return this.#clients.serveProcess(spawn, options);
+  }
+
+  /**
    * Serves what clients have asked for by now, without a turn of the event loop: for a thread that does not come back to
    * it for long, such as one that runs a vCPU, to call between two exits.
    *

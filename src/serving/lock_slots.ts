@@ -26,27 +26,31 @@ export function newLockTable(): SharedArrayBuffer {
 /** How many bytes a slot takes. */
 const SLOT_BYTES = 16;
 
-/** A table of locks: memory that threads share, which can grow, or that processes share, which has its full size. */
-export type LockBuffer = SharedArrayBuffer | ArrayBuffer;
+/** A table of locks: memory that threads share, which can grow, or numbers that processes share, all there will be. */
+export type LockTableMemory = SharedArrayBuffer | Float64Array;
+
+function numbersOf(table: LockTableMemory): Float64Array {
+  return table instanceof SharedArrayBuffer ? new Float64Array(table) : table;
+}
 
 /** The client's side. Used while changes are held off, unless the manager is gone. */
 export class LockSlots {
   readonly #line: Int32Array;
-  readonly #table: LockBuffer;
+  readonly #table: LockTableMemory;
   #numbers: Float64Array;
   #free: number[] = [];
   #next = 0;
 
-  constructor(line: Int32Array, table: LockBuffer) {
+  constructor(line: Int32Array, table: LockTableMemory) {
     this.#line = line;
     this.#table = table;
-    this.#numbers = new Float64Array(table);
+    this.#numbers = numbersOf(table);
   }
 
   /**
    * Enters a lock. Returns its slot.
    *
-   * @throws {RangeError} If there are a million.
+   * @throws {RangeError} If there are as many as the table has room for.
    */
   claim(start: number, end: number, write: boolean = false): number {
     const slot = this.#free.pop() ?? this.#add();
@@ -66,12 +70,12 @@ export class LockSlots {
   #add(): number {
     const slot = this.#next;
     const table = this.#table;
-    if ((slot + 1) * SLOT_BYTES > table.byteLength) {
+    if ((slot + 1) * 2 > this.#numbers.length) {
       if (table.byteLength >= TABLE_LIMIT || !(table instanceof SharedArrayBuffer)) {
-        throw new RangeError("A client holds a million locks at most");
+        throw new RangeError(`A client holds ${table.byteLength / SLOT_BYTES} locks at most`);
       }
       table.grow(table.byteLength * 2);
-      this.#numbers = new Float64Array(table);
+      this.#numbers = numbersOf(table);
     }
     this.#next++;
     this.#line[LINE.slots] = this.#next;
@@ -96,19 +100,19 @@ export interface LockListener {
 /** The owner's side: tells a listener what a client has locked and released. Used while clients are held off. */
 export class LockMirror {
   readonly #line: Int32Array;
-  readonly #table: LockBuffer;
+  readonly #table: LockTableMemory;
   readonly #length: number;
   readonly #listener: LockListener;
   readonly #known = new Map<number, Lock>();
   #numbers: Float64Array;
 
   /** For a client of `length` bytes of guest memory. */
-  constructor(line: Int32Array, table: LockBuffer, length: number, listener: LockListener) {
+  constructor(line: Int32Array, table: LockTableMemory, length: number, listener: LockListener) {
     this.#line = line;
     this.#table = table;
     this.#length = length;
     this.#listener = listener;
-    this.#numbers = new Float64Array(table);
+    this.#numbers = numbersOf(table);
   }
 
   /** The locks, as of the last `update`. */
@@ -130,7 +134,7 @@ export class LockMirror {
     const noted = again ? JOURNAL_LENGTH + 1 : this.#line[LINE.noted] ?? 0;
     if (noted === 0) return true;
     this.#line[LINE.noted] = 0;
-    if (this.#numbers.byteLength < this.#table.byteLength) this.#numbers = new Float64Array(this.#table);
+    if (this.#numbers.byteLength < this.#table.byteLength) this.#numbers = numbersOf(this.#table);
     let isRight = true;
     if (noted > 0 && noted <= JOURNAL_LENGTH) {
       for (let i = 0; i < noted; i++) isRight = this.#look(this.#line[LINE.journal + i] ?? 0) && isRight;

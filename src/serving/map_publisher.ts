@@ -51,6 +51,11 @@ export class MapPublisher implements FileRows {
     this.#pages.addSink(sink);
   }
 
+  /** Writes no more to `sink`. */
+  removeSink(sink: PageSink): void {
+    this.#pages.removeSink(sink);
+  }
+
   /** For the pages: a row more of a file. */
   added(file: MapFile): number {
     const known = this.#byFile.get(file);

@@ -38,7 +38,9 @@ export function readMessage(data: unknown): ClientMessage {
     case "forget":
       return { kind: message.kind, key: whole(message.key, "key") };
     case "serve":
-      if (!(message.port instanceof MessagePort)) throw new ProtocolError("There is no port to be served at");
+      if (message.port !== null && !(message.port instanceof MessagePort)) {
+        throw new ProtocolError("There is no port to be served at");
+      }
       return { kind: "serve", port: message.port };
     case "released":
     case "let-go":
@@ -140,7 +142,8 @@ function readHello(message: Fields): Hello {
     throw new ProtocolError("A thread was started at no time");
   }
   const thread: ThreadIdentity = { tid: Number(tid), started };
-  return { kind: "hello", thread, ...(message.mail !== undefined && { mail: readMail(message.mail) }) };
+  const token = message.token === undefined ? 0 : whole(message.token, "token");
+  return { kind: "hello", thread, token, ...(message.mail !== undefined && { mail: readMail(message.mail) }) };
 }
 
 function readMail(data: unknown): Mail {

@@ -66,6 +66,12 @@ export class PageWriter {
     this.#sinks.push(sink);
   }
 
+  /** Writes no more to `sink`. */
+  removeSink(sink: PageSink): void {
+    const at = this.#sinks.indexOf(sink);
+    if (at >= 0) this.#sinks.splice(at, 1);
+  }
+
   /** How many nodes are in use, for tests. */
   get nodeCount(): number {
     return this.#used.length - this.#freeNodes.length;

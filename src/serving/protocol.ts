@@ -66,6 +66,8 @@ export interface Hello {
   readonly kind: "hello";
   /** The thread it runs on, in its own process. */
   readonly thread: ThreadIdentity;
+  /** From another process: a number that comes back with the welcome. */
+  readonly token?: number;
   /** For a client that waits for answers: the words and the texts of both sides, as `MAIL` says. */
   readonly mail?: Mail;
 }
@@ -93,8 +95,8 @@ export type ClientMessage =
   | { readonly kind: "forget"; readonly key: number }
   /** What had changed has been let go of. From another process alone. */
   | { readonly kind: "let-go" }
-  /** Another client wants to be served. */
-  | { readonly kind: "serve"; readonly port: MessagePort }
+  /** Another client wants to be served: at a port, or from another process, at the socket that comes along. */
+  | { readonly kind: "serve"; readonly port: MessagePort | null }
   /** The client is gone, its locks and its use of memory with it. */
   | { readonly kind: "bye" };
 
@@ -122,6 +124,8 @@ export interface Welcome {
 /** What a client in another process has to know. Two files come with it: its own, and the memory map. */
 export interface ProcessWelcome {
   readonly kind: "process-welcome";
+  /** The number that the client sent: a socket may still have what was meant for an earlier one. */
+  readonly token: number;
   /** Whether guest memory can be looked at. */
   readonly hasMemory: boolean;
   /** Where guest memory ends, in bytes. */

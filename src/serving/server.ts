@@ -1,6 +1,7 @@
 import { fragments } from "../core/map/overlap.ts";
 import type { Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
+import { UnixSocket } from "../../ffi/os/socket.ts";
 import type { Span } from "../core/span.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
@@ -10,10 +11,13 @@ import { Bell } from "./bell.ts";
 import { claimPort, PortChannel } from "./channel.ts";
 import { Gate, type Reader } from "./gate.ts";
 import { MapPublisher } from "./map_publisher.ts";
+import { isThenable } from "../requests/carry_out.ts";
 import { ProtocolError } from "./messages.ts";
+import { ProcessClients } from "./process_clients.ts";
 import type { ServedManager } from "./served.ts";
 import { type Admitted, Session, type SessionHost, spansOf } from "./session.ts";
 import { CLOSED, LINE } from "./shared_words.ts";
+import { SocketChannel } from "./socket_channel.ts";
 import { type ServedMemory, ThreadClients } from "./thread_clients.ts";
 
 /** What a server works with. */
@@ -30,14 +34,15 @@ export interface ServerOptions {
 export interface ServeOptions {
   /**
    * How long a change of the memory map waits for the client to come out of an access, in milliseconds. A client that
-   * does not is cut off. 5000 when left out.
+   * does not is cut off. 5000 when left out for a thread, 1000 for a process.
    */
   readonly deadline?: number;
 }
 
 /** How often to look whether the threads of clients still live, in milliseconds. */
 const ROUND = 100;
-const DEADLINE = 5000;
+const THREAD_DEADLINE = 5000;
+const PROCESS_DEADLINE = 1000;
 
 /** Serves the clients of one region manager, and keeps the memory map that they see in step with the real one. */
 export class ClientServer implements MapGate, SessionHost {
@@ -46,6 +51,7 @@ export class ClientServer implements MapGate, SessionHost {
   readonly #bell = new Bell();
   readonly #map: MapPublisher;
   readonly #threads: ThreadClients;
+  readonly #processes: ProcessClients;
   readonly #sessions = new Set<Session>();
   #rounds: ReturnType<typeof setInterval> | undefined;
   #closed = false;
@@ -62,6 +68,7 @@ export class ClientServer implements MapGate, SessionHost {
     this.#threads = new ThreadClients(memory, locks, this.#bell.buffer);
     this.#map = new MapPublisher(memory.length, options.state, (region) => locks.isClosing(region));
     this.#map.addSink(this.#threads.sink);
+    this.#processes = new ProcessClients(memory, locks, this.#map);
     this.#gate.onOverdue = (reader) => this.#overdue(reader);
     locks.onClosing = (region) => this.#closingChanged(region);
     void this.#bell.listen(() => this.#serveMail());
@@ -79,10 +86,7 @@ export class ClientServer implements MapGate, SessionHost {
 
   /** Serves whoever says hello at the other end of `port`, until the result is disposed. */
   serve(port: MessagePort, options: ServeOptions = {}): Disposable {
-    const { deadline = DEADLINE } = options;
-    if (typeof deadline !== "number" || !(deadline > 0)) {
-      throw new RangeError(`Deadline must be above 0, got ${deadline}`);
-    }
+    const deadline = checkDeadline(options.deadline ?? THREAD_DEADLINE);
     claimPort(port, "A client is served");
     const session = new Session(this, {
       channel: new PortChannel(port),
@@ -94,10 +98,51 @@ export class ClientServer implements MapGate, SessionHost {
     return { [Symbol.dispose]: () => session.stop() };
   }
 
+  /**
+   * Serves a client in a process that `spawn` starts, until the result is disposed.
+   *
+   * @throws {TypeError} If `spawn` returns a promise.
+   */
+  serveProcess<T>(spawn: (fd: number) => T, options: ServeOptions = {}): { readonly child: T } & Disposable {
+    const deadline = checkDeadline(options.deadline ?? PROCESS_DEADLINE);
+    const [mine, theirs] = UnixSocket.pair("seqpacket");
+    using stack = new DisposableStack();
+    stack.use(mine);
+    using _theirs = theirs;
+    theirs.inheritable = true;
+    const child = spawn(theirs.fd);
+    theirs.inheritable = false;
+    if (isThenable(child)) throw new TypeError("The function that starts the process must not return a promise");
+    stack.move();
+    return { child, ...this.#serveSocket(mine, deadline) };
+  }
+
+  serveSocket(fd: number): void {
+    this.#serveSocket(UnixSocket.inherit(fd), PROCESS_DEADLINE);
+  }
+
+  #serveSocket(socket: UnixSocket, deadline: number): Disposable {
+    const channel = new SocketChannel(socket);
+    let latest: Session;
+    const next = () => {
+      const session: Session = new Session(this, {
+        channel,
+        isSameProcess: false,
+        admit: (hello) => this.#processes.admit(hello, session, channel, deadline),
+        again: () => this.#closed ? channel.close() : next(),
+      });
+      latest = session;
+      this.#sessions.add(session);
+    };
+    next();
+    return { [Symbol.dispose]: () => latest.end() };
+  }
+
   /** Serves what clients have asked for by now. Returns how many requests and messages there were. */
   poll(): number {
     let count = 0;
     for (const session of [...this.#sessions]) count += session.poll();
+    this.#processes.tellAll();
     return count;
   }
 
@@ -178,7 +223,7 @@ export class ClientServer implements MapGate, SessionHost {
     this.#letGo();
   }
 
-  admitted(session: Session, { reader }: Admitted): void {
+  admitted({ reader }: Admitted): void {
     if (this.#isBehind) {
       this.#isBehind = false;
       this.#map.publish([{ start: 0, end: this.#options.memory.length }]);
@@ -187,7 +232,10 @@ export class ClientServer implements MapGate, SessionHost {
     this.#tellMarks(reader);
     this.#gate.add(reader);
     this.#rounds ??= this.#startRounds();
-    this.#sessions.add(session);
+  }
+
+  welcomed(session: Session): void {
+    if (!session.isSameProcess) this.#processes.welcome(session);
   }
 
   ended(session: Session): void {
@@ -257,6 +305,13 @@ export class ClientServer implements MapGate, SessionHost {
 
   #publish(spans: readonly Span[]): void {
     if (this.#gate.isEmpty) this.#isBehind = true;
-    if (!this.#isBehind) this.#map.publish(spans);
+    if (this.#isBehind) return;
+    this.#map.publish(spans);
+    this.#processes.changed(spans);
   }
+}
+
+function checkDeadline(deadline: number): number {
+  if (typeof deadline === "number" && deadline > 0) return deadline;
+  throw new RangeError(`Deadline must be above 0, got ${deadline}`);
 }

@@ -28,10 +28,14 @@ export interface SessionHost {
   readonly logger: Logger;
   /** Serves another client. */
   serve(port: MessagePort): void;
+  /** Serves another client in another process, at a descriptor that is the caller's to close. */
+  serveSocket(fd: number): void;
   /** Looks at the locks that clients hold. */
   updateLocks(): void;
   /** The client has been let in: it may look at guest memory. */
-  admitted(session: Session, admitted: Admitted): void;
+  admitted(admitted: Admitted): void;
+  /** It has been told so. */
+  welcomed(session: Session): void;
   /** The session is over, and nothing of it is left. */
   ended(session: Session): void;
 }
@@ -78,6 +82,11 @@ export class Session {
     this.#regions = new ClientRegions(host.manager, this.#files, host.logger);
     this.#channel.receive = (data, fds) => this.#receive(data, fds);
     this.#channel.hungUp = () => this.#hungUp();
+  }
+
+  /** Whether the client lives in this process. */
+  get isSameProcess(): boolean {
+    return this.#options.isSameProcess;
   }
 
   /** The client as the gate sees it; `null` until it has been let in. */
@@ -148,6 +157,7 @@ export class Session {
 
   /** The same, once the request that is under way is over. */
   cutOffSoon(error: unknown): void {
+    if (this.#stopped) return;
     const line = this.#admitted?.reader.line.words;
     if (line !== undefined) Atomics.store(line, LINE.closed, CLOSED.cutOff);
     setTimeout(() => this.cutOff(error), 0);
@@ -194,7 +204,7 @@ export class Session {
       case "forget":
         return this.#files.forget(message.key);
       case "serve":
-        return this.#host.serve(message.port);
+        return this.#serveAnother(message.port, fds[0]);
       case "let-go":
         return this.onLetGo();
       case "bye":
@@ -209,8 +219,15 @@ export class Session {
     if (this.#admitted !== null) throw new ProtocolError("A client connects once");
     if (hello.mail !== undefined) this.#mailbox = new Mailbox(hello.mail);
     this.#admitted = this.#options.admit(hello);
-    this.#host.admitted(this, this.#admitted);
+    this.#host.admitted(this.#admitted);
     this.post(this.#admitted.welcome, this.#admitted.fds);
+    this.#host.welcomed(this);
+  }
+
+  #serveAnother(port: MessagePort | null, fd: number | undefined): void {
+    if (port !== null) return this.#host.serve(port);
+    if (fd === undefined) throw new ProtocolError("There is no socket to be served at");
+    this.#host.serveSocket(fd);
   }
 
   #bye(): void {

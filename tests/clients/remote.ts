@@ -34,6 +34,19 @@ export interface RemoteErrorData {
   readonly cause?: RemoteErrorData;
 }
 
+/** An error as plain data; what is none, as `value`. */
+export function describe(error: unknown): unknown {
+  if (!(error instanceof Error)) return { value: error };
+  const { cause, ...fields } = error as Error & Record<string, unknown>;
+  return {
+    name: error.name,
+    className: error.constructor.name,
+    message: error.message,
+    fields: JSON.parse(JSON.stringify(fields)),
+    ...("cause" in error && { cause: describe(cause) }),
+  };
+}
+
 /** What `run` throws when the code did. */
 export class RemoteError extends Error {
   override name = "RemoteError";

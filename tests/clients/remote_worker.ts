@@ -6,7 +6,7 @@
 
 import * as membacking from "membacking";
 import { currentThread } from "../../ffi/os/thread.ts";
-import type { RemoteJob, RemoteReply, RemoteStart } from "./remote.ts";
+import { describe, type RemoteJob, type RemoteReply, type RemoteStart } from "./remote.ts";
 
 interface WorkerScope {
   onmessage: ((event: MessageEvent<RemoteStart | RemoteJob>) => void) | null;
@@ -18,18 +18,6 @@ const scope = globalThis as unknown as WorkerScope;
 /** What the jobs of one Worker keep from one to the next. */
 const kept: Record<string, unknown> = {};
 let client: membacking.RegionManagerClient | membacking.SyncRegionManagerClient | undefined;
-
-function describe(error: unknown): unknown {
-  if (!(error instanceof Error)) return { value: error };
-  const { cause, ...fields } = error as Error & Record<string, unknown>;
-  return {
-    name: error.name,
-    className: error.constructor.name,
-    message: error.message,
-    fields: JSON.parse(JSON.stringify(fields)),
-    ...("cause" in error && { cause: describe(cause) }),
-  };
-}
 
 async function run(message: RemoteStart | RemoteJob): Promise<RemoteReply> {
   try {

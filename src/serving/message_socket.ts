@@ -1,0 +1,206 @@
+import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
+import { closeFds, type Credentials, duplicateFd, MAX_FDS, type UnixSocket } from "../../ffi/os/socket.ts";
+
+/** How long a packet is at most, in bytes. A socket's buffer has room for several. */
+const PACKET = 1 << 15;
+/** How long a message may be that arrives, in bytes. */
+const LONGEST = 1 << 26;
+/** How many bytes may wait to be sent before the other side counts as gone. */
+const MOST_WAITING = 1 << 27;
+/** How many messages are handed on in one go before others on the event loop get their turn. */
+const TURN = 64;
+/** How long to wait before descriptors are sent again that the kernel has no room for, in milliseconds. */
+const RETRY = 10;
+
+/** The first byte of a packet: whether the message ends with it. */
+const MORE = 0;
+const LAST = 1;
+
+/** A packet that waits to be sent, with descriptors of its own. */
+interface Waiting {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly fds: readonly number[];
+}
+
+/** What is told of a socket. None of it must throw. */
+export interface SocketListener {
+  /** A message has arrived; the descriptors are closed when this returns. */
+  message(data: unknown, fds: readonly number[], credentials: Credentials | null): void;
+  /** Nothing will arrive any more, and nothing can be sent. */
+  closed(): void;
+}
+
+/**
+ * Messages in JSON, with descriptors, over a "seqpacket" socket. Sending never waits: what there is no room for is kept
+ * and sent when there is. What arrives is handed on by the event loop, or by `pump`, here and now.
+ */
+export class MessageSocket {
+  readonly #socket: UnixSocket;
+  readonly #listener: SocketListener;
+  readonly #watch: FdWatch;
+  readonly #buffer = new Uint8Array(PACKET + 1);
+  readonly #waiting: Waiting[] = [];
+  #waitingBytes = 0;
+  #parts: Uint8Array[] = [];
+  #partBytes = 0;
+  #fds: number[] = [];
+  #closed = false;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+
+  /** Over a socket that is this object's from now on. */
+  constructor(socket: UnixSocket, listener: SocketListener) {
+    this.#socket = socket;
+    this.#listener = listener;
+    this.#watch = watchFd(socket.fd, Poll.IN, (events) => {
+      if ((events & Poll.OUT) !== 0) this.#flush();
+      this.pump(TURN);
+    });
+  }
+
+  /** Whether it has been closed, by either side. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Sends a message, and duplicates of descriptors with it. Never waits, and throws nothing but what making JSON of the
+   * message throws, with `replacer` as for `JSON.stringify`.
+   */
+  post(
+    message: unknown,
+    fds: readonly number[] = [],
+    replacer?: (key: string, value: unknown) => unknown,
+  ): void {
+    if (this.#closed) return;
+    const text = new TextEncoder().encode(JSON.stringify(message, replacer));
+    for (let at = 0; at === 0 || at < text.length; at += PACKET) {
+      const part = text.subarray(at, at + PACKET);
+      const bytes = new Uint8Array(part.length + 1);
+      bytes[0] = at + PACKET < text.length ? MORE : LAST;
+      bytes.set(part, 1);
+      this.#send(bytes, at === 0 ? fds : []);
+    }
+  }
+
+  /** Hands on what has arrived by now. Returns how many messages there were. */
+  pump(most: number = Infinity): number {
+    let count = 0;
+    while (!this.#closed && count < most) {
+      let received;
+      try {
+        received = this.#socket.receive(this.#buffer);
+      } catch {
+        this.#end();
+        break;
+      }
+      if (received === null) break;
+      this.#fds.push(...received.fds);
+      if (received.length === 0 || received.truncated || this.#fds.length > MAX_FDS) {
+        this.#end();
+        break;
+      }
+      if (this.#take(received.length, received.credentials)) count++;
+    }
+    return count;
+  }
+
+  /** Waits until something has arrived. Returns whether it has. */
+  waitFor(timeout: number): boolean {
+    return !this.#closed && this.#socket.waitFor("receive", timeout);
+  }
+
+  /** Closes it, without telling the listener. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#flush(); // As much as goes at once: the last words.
+    clearTimeout(this.#retry);
+    this.#watch[Symbol.dispose]();
+    this.#socket[Symbol.dispose]();
+    closeFds(this.#fds.splice(0));
+    for (const { fds } of this.#waiting.splice(0)) closeFds(fds);
+  }
+
+  #end(): void {
+    if (this.#closed) return;
+    this.close();
+    this.#listener.closed();
+  }
+
+  /** Takes one packet in. Returns whether a message was complete with it. */
+  #take(length: number, credentials: Credentials | null): boolean {
+    this.#parts.push(this.#buffer.slice(1, length));
+    this.#partBytes += length;
+    if (this.#partBytes > LONGEST) {
+      this.#end();
+      return false;
+    }
+    if (this.#buffer[0] === MORE) return false;
+    const [parts, fds] = [this.#parts, this.#fds];
+    this.#parts = [];
+    this.#partBytes = 0;
+    this.#fds = [];
+    let data: unknown;
+    try {
+      const decoder = new TextDecoder();
+      let text = "";
+      for (const part of parts) text += decoder.decode(part, { stream: true });
+      data = JSON.parse(text + decoder.decode());
+    } catch {
+      data = undefined; // Which is no message to anybody.
+    }
+    try {
+      this.#listener.message(data, fds, credentials);
+    } finally {
+      closeFds(fds);
+    }
+    return true;
+  }
+
+  #send(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
+    if (this.#waiting.length === 0 && this.#trySend(bytes, fds)) return;
+    if (this.#closed) return;
+    this.#waitingBytes += bytes.length;
+    if (this.#waitingBytes > MOST_WAITING) return this.#endSoon();
+    try {
+      this.#waiting.push({ bytes, fds: fds.map(duplicateFd) });
+    } catch {
+      return this.#endSoon();
+    }
+    this.#watch.events = Poll.IN | Poll.OUT;
+  }
+
+  /** Whether there was room. */
+  #trySend(bytes: Uint8Array, fds: readonly number[]): boolean {
+    try {
+      return this.#socket.send(bytes, fds) !== null;
+    } catch (error) {
+      if (error instanceof OsError && error.code === "ETOOMANYREFS") {
+        this.#retry ??= setTimeout(() => {
+          this.#retry = undefined;
+          this.#flush();
+        }, RETRY);
+        return false;
+      }
+      this.#endSoon();
+      return false;
+    }
+  }
+
+  #flush(): void {
+    while (this.#waiting.length > 0) {
+      const [first] = this.#waiting;
+      if (first === undefined || !this.#trySend(first.bytes, first.fds)) return;
+      this.#waiting.shift();
+      this.#waitingBytes -= first.bytes.length;
+      closeFds(first.fds);
+    }
+    if (!this.#closed) this.#watch.events = Poll.IN;
+  }
+
+  /** Ends it on the next turn of the event loop: whoever sends does not expect to be called. */
+  #endSoon(): void {
+    setTimeout(() => this.#end(), 0);
+  }
+}

@@ -1,0 +1,198 @@
+import { FutexWords } from "../../ffi/os/futex.ts";
+import { Poll, watchFd } from "../../ffi/os/poll.ts";
+import { ProcessHandle } from "../../ffi/os/process.ts";
+import { SharedFile } from "../../ffi/files/shared_file.ts";
+import { MembackingError } from "../core/errors.ts";
+import { normalize, type Span } from "../core/span.ts";
+import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { Reader } from "./gate.ts";
+import { LockMirror } from "./lock_slots.ts";
+import type { FilesListener, MapPublisher } from "./map_publisher.ts";
+import { FixedSink } from "./page_sinks.ts";
+import { CLIENT_FILE, FILES_PER_MESSAGE, MAP_FILE } from "./process_layout.ts";
+import type { Hello, OwnerMessage } from "./protocol.ts";
+import type { Admitted, Session } from "./session.ts";
+import { LINE } from "./shared_words.ts";
+import type { SocketChannel } from "./socket_channel.ts";
+import type { ServedMemory } from "./thread_clients.ts";
+
+/** Pieces of a change that are told one by one; more than that, and all of memory may have changed. */
+const MOST_SPANS = 256;
+/** The largest page size there is: reservations are not aligned to more. */
+const LARGEST_PAGE = 2 ** 30;
+
+/** A client in another process, as far as it has to be told things. */
+interface Told {
+  readonly session: Session;
+  /** Where the map has changed since the client was told last. */
+  changed: Span[];
+  /** Whether the client has been told of a change and has not let go of everything yet. */
+  isBusy: boolean;
+}
+
+/** The memory map as other processes read it. */
+interface SharedMap {
+  readonly file: SharedFile;
+  readonly sink: FixedSink;
+}
+
+/** Lets in clients in other processes, and tells them which files there are and what has changed. */
+export class ProcessClients implements FilesListener {
+  readonly #memory: ServedMemory;
+  readonly #locks: LockKeeper;
+  readonly #map: MapPublisher;
+  readonly #told = new Map<Session, Told>();
+  readonly #clients = new Set<Session>();
+  #shared: SharedMap | null = null;
+  #isFull = false;
+  #isTelling = false;
+
+  constructor(memory: ServedMemory, locks: LockKeeper, map: MapPublisher) {
+    this.#memory = memory;
+    this.#locks = locks;
+    this.#map = map;
+  }
+
+  /**
+   * Makes what one client needs.
+   *
+   * @throws {OsError} If the process has too many open files.
+   * @throws {MembackingError} If the memory map is too fragmented for what processes share.
+   */
+  admit({ token = 0 }: Hello, session: Session, channel: SocketChannel, deadline: number): Admitted {
+    const { base, length } = this.#memory;
+    using stack = new DisposableStack();
+    this.#clients.add(session);
+    stack.defer(() => this.#left(session));
+    const map = this.#mapFile();
+    const file = stack.use(SharedFile.make("membacking client", CLIENT_FILE.size, { othersRead: false }));
+    const line = new FutexWords(file.bytes, LINE.words);
+    const process = stack.adopt(handleOf(channel), (handle) => handle?.[Symbol.dispose]());
+    // The end of the process may come before that of the socket, which others can have as well.
+    if (process !== null) stack.use(watchFd(process.fd, Poll.IN, () => session.end()));
+    const reader: Reader = {
+      line,
+      deadline,
+      isAlive: () => !channel.closed && (process === null || process.isAlive),
+      gone: false,
+    };
+    const table = new Float64Array(file.bytes, CLIENT_FILE.locks);
+    const owned = stack.move();
+    return {
+      reader,
+      mirror: new LockMirror(line.words, table, length, this.#locks),
+      welcome: {
+        kind: "process-welcome",
+        token,
+        hasMemory: base !== null,
+        length,
+        alignment: base === null ? 0 : alignmentOf(base),
+      },
+      fds: [file.fd, map.fd],
+      [Symbol.dispose]: () => owned.dispose(),
+    };
+  }
+
+  /** Tells a client that was let in what there is, and from now on what changes. */
+  welcome(session: Session): void {
+    const told: Told = { session, changed: [], isBusy: false };
+    this.#told.set(session, told);
+    session.onLetGo = () => {
+      told.isBusy = false;
+      this.#tell(told);
+    };
+    if (this.#memory.base === null) return;
+    const files = [...this.#map.files()];
+    for (let at = 0; at < files.length; at += FILES_PER_MESSAGE) {
+      const some = files.slice(at, at + FILES_PER_MESSAGE);
+      session.post({ kind: "files", files: some.map(({ number }) => number) }, some.map(({ fd }) => fd));
+    }
+  }
+
+  shown(file: number, fd: number): void {
+    this.#postAll({ kind: "files", files: [file] }, [fd]);
+  }
+
+  gone(file: number): void {
+    this.#postAll({ kind: "forget", files: [file] }, []);
+  }
+
+  /** Has everybody let go of what is no longer what it was in `spans`, once the owner comes back to its event loop. */
+  changed(spans: readonly Span[]): void {
+    if (this.#told.size === 0) return;
+    for (const told of this.#told.values()) {
+      told.changed.push(...spans);
+      if (told.changed.length > MOST_SPANS) told.changed = [{ start: 0, end: this.#memory.length }];
+    }
+    if (this.#isTelling) return;
+    this.#isTelling = true;
+    queueMicrotask(() => this.tellAll());
+  }
+
+  /** Tells everybody now. */
+  tellAll(): void {
+    this.#isTelling = false;
+    for (const told of this.#told.values()) this.#tell(told);
+  }
+
+  #tell(told: Told): void {
+    if (told.isBusy || told.changed.length === 0) return;
+    const spans = normalize(told.changed).map(({ start, end }) => [start, end] as const);
+    told.changed = [];
+    told.isBusy = true;
+    told.session.post({ kind: "changed", spans });
+  }
+
+  #postAll(message: OwnerMessage, fds: readonly number[]): void {
+    for (const { session } of this.#told.values()) session.post(message, fds);
+  }
+
+  /** The memory map's file, which there is as long as there are clients to read it. */
+  #mapFile(): SharedFile {
+    if (this.#isFull) throw tooManyPieces();
+    if (this.#shared !== null) return this.#shared.file;
+    const file = SharedFile.make("membacking map", MAP_FILE.size, { othersRead: true });
+    const words = new Int32Array(file.bytes, 0, MAP_FILE.words);
+    const numbers = new Float64Array(file.bytes, MAP_FILE.rows, MAP_FILE.numbers);
+    const sink = new FixedSink(words, numbers, () => this.#overflow());
+    this.#shared = { file, sink };
+    this.#map.addSink(sink);
+    this.#map.listener = this;
+    return file;
+  }
+
+  #left(session: Session): void {
+    this.#told.delete(session);
+    this.#clients.delete(session);
+    if (this.#clients.size > 0 || this.#shared === null) return;
+    this.#map.listener = null;
+    this.#map.removeSink(this.#shared.sink);
+    this.#shared.file[Symbol.dispose]();
+    this.#shared = null;
+    this.#isFull = false;
+  }
+
+  #overflow(): void {
+    this.#isFull = true;
+    for (const session of this.#clients) session.cutOffSoon(tooManyPieces());
+  }
+}
+
+function tooManyPieces(): MembackingError {
+  return new MembackingError("The memory map has too many pieces to be shared with other processes");
+}
+
+function handleOf({ sender }: SocketChannel): ProcessHandle | null {
+  if (sender === null || sender.pid <= 0) return null;
+  try {
+    return new ProcessHandle(sender.pid);
+  } catch {
+    return null; // Gone already, or not to be seen from here: then the end of its socket tells.
+  }
+}
+
+function alignmentOf(base: number): number {
+  let alignment = LARGEST_PAGE;
+  while (base % alignment !== 0) alignment /= 2;
+  return alignment;
+}

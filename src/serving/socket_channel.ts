@@ -1,0 +1,43 @@
+import type { Credentials, UnixSocket } from "../../ffi/os/socket.ts";
+import type { ClientChannel } from "./channel.ts";
+import { MessageSocket } from "./message_socket.ts";
+import type { OwnerMessage } from "./protocol.ts";
+
+/** A channel to a client in another process. */
+export class SocketChannel implements ClientChannel {
+  receive: (data: unknown, fds: readonly number[]) => void = () => {};
+  hungUp: () => void = () => {};
+  /** Who sent the message that is being handed on; `null` between two, and where the kernel does not say. */
+  sender: Credentials | null = null;
+  readonly #socket: MessageSocket;
+
+  /** Over a socket that is the channel's from now on. */
+  constructor(socket: UnixSocket) {
+    socket.passCredentials();
+    this.#socket = new MessageSocket(socket, {
+      message: (data, fds, credentials) => {
+        this.sender = credentials;
+        this.receive(data, fds);
+        this.sender = null;
+      },
+      closed: () => this.hungUp(),
+    });
+  }
+
+  /** Whether nothing will arrive any more. */
+  get closed(): boolean {
+    return this.#socket.closed;
+  }
+
+  post(message: OwnerMessage, fds: readonly number[] = []): void {
+    this.#socket.post(message, fds);
+  }
+
+  poll(): number {
+    return this.#socket.pump();
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+}
