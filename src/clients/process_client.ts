@@ -111,6 +111,7 @@ function viewOf(shared: SharedMemory, link: ProcessLink): ClientView {
     slots: new LockSlots(line.words, locks),
     hold,
     host,
+    marks: () => link.marks(length),
     released: () => {
       if (hold.isDraining) link.post({ kind: "released" });
     },

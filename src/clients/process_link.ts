@@ -7,6 +7,7 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
+import { WriteMarks } from "../memory/write_marks.ts";
 import { MessageSocket } from "../serving/message_socket.ts";
 import { CLIENT_FILE, MAP_FILE } from "../serving/process_layout.ts";
 import type { ClientMessage, FileReference, OwnerMessage, ProcessWelcome } from "../serving/protocol.ts";
@@ -41,6 +42,8 @@ export class ProcessLink implements OwnerLink, Disposable {
   readonly #sent = new Set<number>();
   readonly #token = Math.floor(Math.random() * 2 ** 48);
   readonly #welcomed = Promise.withResolvers<SharedMemory>();
+  #marksFile: Mappable | null = null;
+  #marks: WriteMarks | null = null;
   #owner: ProcessHandle | null = null;
   #shared: SharedMemory | null = null;
 
@@ -117,13 +120,24 @@ export class ProcessLink implements OwnerLink, Disposable {
 
   /** One of the owner's files by its number; waits for one that is on its way. */
   file(number: number): Mappable {
+    return this.#await(() => this.#files.get(number) ?? null);
+  }
+
+  /** What writes are marked in, for guest memory of `length` bytes; waits for it where it is on its way. */
+  marks(length: number): WriteMarks {
+    return this.#marks ??= WriteMarks.inFile(this.#await(() => this.#marksFile).fd, length);
+  }
+
+  #await<T>(arrived: () => T | null): T {
     const until = performance.now() + PATIENCE;
     while (true) {
-      const file = this.#files.get(number);
-      if (file !== undefined) return file;
+      const found = arrived();
+      if (found !== null) return found;
       const left = until - performance.now();
       if (this.#socket.closed) throw new DisposedError("The owner of the region manager", "has ended");
-      if (left <= 0) throw new MembackingError("The owner of the region manager has not sent the file of this memory");
+      if (left <= 0) {
+        throw new MembackingError("The owner of the region manager has not sent a file that this memory needs");
+      }
       this.#socket.waitFor(Math.min(left, 100));
       this.#socket.pump();
     }
@@ -141,6 +155,8 @@ export class ProcessLink implements OwnerLink, Disposable {
     this.onClose();
     connected.delete(this.#fd);
     for (const file of [...this.#files.values(), ...this.#lent.values()]) file[Symbol.dispose]();
+    this.#marksFile?.[Symbol.dispose]();
+    this.#marks?.[Symbol.dispose]();
     this.#files.clear();
     this.#lent.clear();
     this.#owner?.[Symbol.dispose]();
@@ -158,6 +174,10 @@ export class ProcessLink implements OwnerLink, Disposable {
     switch (message.kind) {
       case "files":
         return message.files.forEach((number, i) => this.#addFile(number, fds[i]));
+      case "marks":
+        // The manager has the same marks for as long as it lives.
+        if (fds[0] !== undefined && this.#marksFile === null) this.#marksFile = Mappable.fromFd(fds[0]);
+        return;
       case "forget":
         for (const number of message.files) {
           this.#files.get(number)?.[Symbol.dispose]();

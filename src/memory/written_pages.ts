@@ -120,7 +120,9 @@ export class WrittenPages {
   beforeRequest({ partitions }: State): void {
     if (!this.isOn) return;
     for (const partition of partitions) {
-      if (partition.target.disposed ?? false) this.#harvestLast(() => this.#askPartition(partition), partition.slots.held);
+      if (partition.target.disposed ?? false) {
+        this.#harvestLast(() => this.#askPartition(partition), partition.slots.held);
+      }
     }
   }
 

@@ -5,6 +5,7 @@ import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { MembackingError } from "../core/errors.ts";
 import { normalize, type Span } from "../core/span.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { WriteMarks } from "../memory/write_marks.ts";
 import type { Reader } from "./gate.ts";
 import { LockMirror } from "./lock_slots.ts";
 import type { FilesListener, MapPublisher } from "./map_publisher.ts";
@@ -44,6 +45,7 @@ export class ProcessClients implements FilesListener {
   readonly #told = new Map<Session, Told>();
   readonly #clients = new Set<Session>();
   #shared: SharedMap | null = null;
+  #marks: WriteMarks | null = null;
   #isFull = false;
   #isTelling = false;
 
@@ -102,11 +104,18 @@ export class ProcessClients implements FilesListener {
       this.#tell(told);
     };
     if (this.#memory.base === null) return;
+    this.#sendMarks(session);
     const files = [...this.#map.files()];
     for (let at = 0; at < files.length; at += FILES_PER_MESSAGE) {
       const some = files.slice(at, at + FILES_PER_MESSAGE);
       session.post({ kind: "files", files: some.map(({ number }) => number) }, some.map(({ fd }) => fd));
     }
+  }
+
+  /** Sends clients what they are to mark writes in, before they are asked to. */
+  markIn(marks: WriteMarks | null): void {
+    this.#marks = marks;
+    for (const session of this.#told.keys()) this.#sendMarks(session);
   }
 
   shown(file: number, fd: number): void {
@@ -133,6 +142,10 @@ export class ProcessClients implements FilesListener {
   tellAll(): void {
     this.#isTelling = false;
     for (const told of this.#told.values()) this.#tell(told);
+  }
+
+  #sendMarks(session: Session): void {
+    if (this.#marks !== null) session.post({ kind: "marks" }, [this.#marks.fd]);
   }
 
   #tell(told: Told): void {

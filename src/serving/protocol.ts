@@ -143,6 +143,8 @@ export type OwnerMessage =
   | { readonly kind: "files"; readonly files: readonly number[] }
   /** Files that nothing refers to any more. To other processes alone. */
   | { readonly kind: "forget"; readonly files: readonly number[] }
+  /** What writes are marked in, which comes along. To other processes alone. */
+  | { readonly kind: "marks" }
   /** Where the memory map has changed. To other processes alone. */
   | { readonly kind: "changed"; readonly spans: readonly Ends[] }
   /** The client is no longer served. */

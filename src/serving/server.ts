@@ -175,6 +175,7 @@ export class ClientServer implements MapGate, SessionHost {
   /** Has clients mark what they write from now on, or no more with `null`. */
   markIn(marks: WriteMarks | null): void {
     this.#marks = marks;
+    this.#processes.markIn(marks);
     this.alone(() => {
       for (const { reader } of this.#sessions) if (reader !== null) this.#tellMarks(reader);
     });
