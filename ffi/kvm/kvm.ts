@@ -11,8 +11,9 @@ import { DisposedError, MembackingError } from "../../src/core/errors.ts";
 import { cString, libc } from "../os/libc.ts";
 import { O_CLOEXEC, O_NONBLOCK, O_RDWR } from "../os/mman.ts";
 import { KVM_API_VERSION, KVM_X86_QUIRK_SLOT_ZAP_ALL, KvmCap } from "./constants.ts";
-import { decodeCpuid, emptyCpuid, type KvmCpuidEntry, MAX_ENTRIES } from "./cpuid_msrs.ts";
-import { ioctl, ioctlValue } from "./ioctl.ts";
+import type { KvmCpuidEntry } from "./cpuid_msrs.ts";
+import { hostFacts, supportedCpuid } from "./host_facts.ts";
+import { ioctlValue } from "./ioctl.ts";
 import { DirtyRings } from "./dirty_ring.ts";
 import type { DirtySource } from "./dirty_source.ts";
 import { KvmVm } from "./kvm_vm.ts";
@@ -42,26 +43,32 @@ export interface CreateVmOptions {
   dirtyRingEntries?: number;
 }
 
-/** The CPUID leaf that says how many bits an address has: EAX, bits 0 to 7. */
-const ADDRESS_SIZES = 0x8000_0008;
-const DEFAULT_ADDRESS_BITS = 36;
-
 /**
  * The Kernel-based Virtual Machine of the host.
  *
  * @example Usage
  * ```ts ignore
+ * import { GuestMemoryManager } from "membacking";
  * import { Kvm } from "membacking/kvm";
  *
+ * using guest = GuestMemoryManager.create({ maxAddress: 2 ** 32, ram: [{ size: 2 ** 24 }] });
  * using kvm = Kvm.open();
  * using vm = kvm.createVm();
+ * using _memory = guest.attachPartition(vm);
  * using vcpu = vm.createVcpu(0);
+ *
+ * // Real-mode code at 0x1000: mov al, 42; out 0x10, al; hlt
+ * guest.memory.write(0x1000, new Uint8Array([0xb0, 42, 0xe6, 0x10, 0xf4]));
+ * const { cs } = vcpu.getSregs();
+ * vcpu.setSregs({ cs: { ...cs, base: 0n, selector: 0 } });
+ * vcpu.setRegs({ rip: 0x1000n });
+ * const exit = vcpu.run();
+ * console.assert(exit.kind === "io" && exit.port === 0x10 && exit.value === 42);
  * ```
  */
 export class Kvm implements Disposable {
   #fd: number;
   #disposed = false;
-  #addressBits: number | undefined;
 
   private constructor(fd: number) {
     this.#fd = fd;
@@ -109,7 +116,7 @@ export class Kvm implements Disposable {
       throw new TypeError(`dirtyLog must be "bitmap" or "ring", got ${JSON.stringify(dirtyLog)}`);
     }
     if (dirtyRingEntries !== undefined) checkRingEntries(dirtyRingEntries);
-    const addressBits = this.#addressBits ??= this.#findAddressBits();
+    const { addressBits } = hostFacts(this.#checked());
     const capacity = this.checkExtension(KvmCap.NR_MEMSLOTS);
     const quirks = this.checkExtension(KvmCap.DISABLE_QUIRKS2);
     const fd = ioctlValue(this.#fd, "KVM_CREATE_VM", 0);
@@ -136,9 +143,7 @@ export class Kvm implements Disposable {
 
   /** The CPUID leaves a guest can be given here, for `KvmVcpu.setCpuid2`. */
   getSupportedCpuid(): KvmCpuidEntry[] {
-    const struct = emptyCpuid(MAX_ENTRIES.cpuid);
-    ioctl(this.#checked(), "KVM_GET_SUPPORTED_CPUID", struct);
-    return decodeCpuid(struct);
+    return supportedCpuid(this.#checked());
   }
 
   /** Closes it. Its virtual machines go on. */
@@ -146,11 +151,6 @@ export class Kvm implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     libc().sys.close(this.#fd);
-  }
-
-  #findAddressBits(): number {
-    const sizes = this.getSupportedCpuid().find((leaf) => leaf.function === ADDRESS_SIZES);
-    return sizes === undefined ? DEFAULT_ADDRESS_BITS : sizes.eax & 0xff;
   }
 
   #checked(): number {

@@ -14,36 +14,21 @@ import { libc } from "../os/libc.ts";
 import { F_DUPFD_CLOEXEC } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
 import { abandon, Attachments, fileName, type Held } from "./attachments.ts";
-import {
-  checkCpuid,
-  checkMsrs,
-  decodeMsrs,
-  encodeCpuid,
-  encodeMsrs,
-  type KvmCpuidEntry,
-  type KvmMsr,
-  msrsToRead,
-} from "./cpuid_msrs.ts";
+import type { KvmCpuidEntry, KvmMsr } from "./cpuid_msrs.ts";
 import type { KvmExit } from "./exits.ts";
 import { ioctl, REQUEST } from "./ioctl.ts";
-import { FPU, INTERRUPT, MP_STATE, REGS, SREGS } from "./layout.ts";
+import { MP_STATE } from "./layout.ts";
 import { unsigned } from "./numbers.ts";
-import {
-  allRegs,
-  decodeFpu,
-  decodeRegs,
-  decodeSregs,
-  encodeFpu,
-  encodeRegs,
-  encodeSregs,
-  givenRegs,
-  type KvmFpu,
-  type KvmRegs,
-  type KvmSregs,
-} from "./registers.ts";
+import type { KvmFpu, KvmRegs, KvmSregs } from "./registers.ts";
 import { RingReader, type SharedRing } from "./ring_reader.ts";
 import { RING_FULL, RUN_AREA, RunPage } from "./run_page.ts";
 import type { SharedVcpu, VcpuOwner } from "./shared_vcpu.ts";
+import { checkVcpuState, cr8Of, type RestoreReport, UnfinishedExitError, type VcpuState } from "./state.ts";
+import * as requests from "./vcpu_requests.ts";
+import { readVcpu, writeVcpu } from "./vcpu_state.ts";
+
+/** In how many parts an exit may have to be finished: an instruction has far fewer. */
+const MAX_EXITS = 100;
 
 /**
  * A virtual processor of a `KvmVm`.
@@ -115,12 +100,10 @@ export class KvmVcpu implements Disposable {
       },
       mpState: {
         get(this: KvmVcpu): number {
-          return this.#get("KVM_GET_MP_STATE", MP_STATE.size)[MP_STATE.mp_state] ?? 0;
+          return requests.getMpState(this.#checked());
         },
         set(this: KvmVcpu, state: number) {
-          const struct = new Uint8Array(MP_STATE.size);
-          new DataView(struct.buffer).setUint32(MP_STATE.mp_state, unsigned(state, 32, "State"), true);
-          ioctl(this.#checked(), "KVM_SET_MP_STATE", struct, () => `state ${state}`);
+          requests.setMpState(this.#checked(), state);
         },
       },
     });
@@ -226,39 +209,22 @@ export class KvmVcpu implements Disposable {
    * @throws {OsError} ENXIO if there is an in-kernel controller, EEXIST if an interrupt is pending already.
    */
   interrupt(vector: number): void {
-    if (!Number.isInteger(vector) || vector < 0 || vector > 255) {
-      throw new RangeError(`${vector} is no vector in 0..255`);
-    }
-    const struct = new Uint8Array(INTERRUPT.size);
-    struct[INTERRUPT.irq] = vector;
-    ioctl(
-      this.#checked(),
-      "KVM_INTERRUPT",
-      struct,
-      (code) =>
-        code === Errno.ENXIO
-          ? `vector ${vector}: this VM has interrupt controllers in the kernel, use KvmVm.irqLine or irqfd`
-          : `vector ${vector}`,
-    );
+    requests.interrupt(this.#checked(), vector);
   }
 
   /** Reads the general registers. */
   getRegs(): KvmRegs {
-    return decodeRegs(this.#get("KVM_GET_REGS", REGS.size));
+    return requests.getRegs(this.#checked());
   }
 
   /** Sets the general registers that are given; the others keep their values. */
   setRegs(regs: Partial<KvmRegs>): void {
-    const fd = this.#checked();
-    const given = givenRegs(regs);
-    const struct = allRegs(given) ? new Uint8Array(REGS.size) : this.#get("KVM_GET_REGS", REGS.size);
-    encodeRegs(struct, given);
-    ioctl(fd, "KVM_SET_REGS", struct);
+    requests.setRegs(this.#checked(), regs);
   }
 
   /** Reads the special registers. */
   getSregs(): KvmSregs {
-    return decodeSregs(this.#get("KVM_GET_SREGS", SREGS.size));
+    return requests.getSregs(this.#checked());
   }
 
   /**
@@ -267,19 +233,17 @@ export class KvmVcpu implements Disposable {
    * @throws {OsError} EINVAL if they contradict each other.
    */
   setSregs(sregs: Partial<KvmSregs>): void {
-    const struct = this.#get("KVM_GET_SREGS", SREGS.size);
-    encodeSregs(struct, sregs);
-    ioctl(this.#checked(), "KVM_SET_SREGS", struct);
+    requests.setSregs(this.#checked(), sregs);
   }
 
   /** Reads the x87 and SSE registers. */
   getFpu(): KvmFpu {
-    return decodeFpu(this.#get("KVM_GET_FPU", FPU.size));
+    return requests.getFpu(this.#checked());
   }
 
   /** Sets the x87 and SSE registers. */
   setFpu(fpu: KvmFpu): void {
-    ioctl(this.#checked(), "KVM_SET_FPU", encodeFpu(fpu));
+    requests.setFpu(this.#checked(), fpu);
   }
 
   /**
@@ -288,12 +252,7 @@ export class KvmVcpu implements Disposable {
    * @throws {RangeError} If KVM does not know one of them; the message says which.
    */
   getMsrs(indices: readonly number[]): KvmMsr[] {
-    const fd = this.#checked();
-    const msrs = msrsToRead(indices);
-    const struct = encodeMsrs(msrs);
-    const count = ioctl(fd, "KVM_GET_MSRS", struct);
-    refuseUnknown(msrs[count]);
-    return decodeMsrs(struct, count);
+    return requests.getMsrs(this.#checked(), indices);
   }
 
   /**
@@ -302,14 +261,53 @@ export class KvmVcpu implements Disposable {
    * @throws {RangeError} If KVM refuses one; the message says which. Those before it are set.
    */
   setMsrs(msrs: readonly KvmMsr[]): void {
-    const fd = this.#checked();
-    const checked = checkMsrs(msrs);
-    refuseUnknown(checked[ioctl(fd, "KVM_SET_MSRS", encodeMsrs(checked))]);
+    requests.setMsrs(this.#checked(), msrs);
   }
 
   /** Sets what the CPUID instruction says, most often `Kvm.getSupportedCpuid()` with changes. */
   setCpuid2(entries: readonly KvmCpuidEntry[]): void {
-    ioctl(this.#checked(), "KVM_SET_CPUID2", encodeCpuid(checkCpuid(entries)));
+    requests.setCpuid2(this.#checked(), entries);
+  }
+
+  /**
+   * The whole state of the vCPU as plain data: registers of all kinds, what is under way, its interrupt controller. An
+   * exit under way is finished first, so answer it before: `"in"` and reading `"mmio"` exits need their data. Hold the
+   * vCPU out of the guest meanwhile; this waits while another thread runs it.
+   *
+   * @throws {UnfinishedExitError} If finishing the exit led to another one, which has to be handled first.
+   *
+   * @example Saving and restoring
+   * ```ts ignore
+   * const saved = { vcpu: vcpu.saveState(), vm: vm.saveState() };
+   * // ... in another VM with the same memory
+   * const { msrsNotTaken } = other.restoreState(saved.vcpu);
+   * otherVm.restoreState(saved.vm);
+   * ```
+   */
+  saveState(): VcpuState {
+    const fd = this.#checked();
+    const exit = this.#finishExit();
+    if (exit !== undefined) throw new UnfinishedExitError(exit);
+    return readVcpu(fd);
+  }
+
+  /**
+   * Makes this vCPU what another one, or this one at another time, was when `saveState` was called. An exit that is under
+   * way here is finished first, which may write guest memory: restore memory after the vCPUs, where both are restored.
+   *
+   * @returns The model-specific registers that did not take.
+   * @throws {StateError} If it is no state of a vCPU, or does not fit this one; nothing has changed then.
+   * @throws {OsError} If KVM refuses a part; restore it again or dispose the vCPU then.
+   */
+  restoreState(state: VcpuState): RestoreReport {
+    const fd = this.#checked();
+    const checked = checkVcpuState(state);
+    for (let exit = this.#finishExit(), more = MAX_EXITS; exit !== undefined; exit = this.#finishExit()) {
+      if (--more === 0) throw new UnfinishedExitError(exit);
+    }
+    const report = writeVcpu(fd, checked);
+    this.#run.cr8 = cr8Of(checked);
+    return report;
   }
 
   /** Closes the vCPU. The `data` of an earlier exit is empty afterwards. */
@@ -322,6 +320,19 @@ export class KvmVcpu implements Disposable {
     this.#owner?.gone(this);
     this.#unmap();
     if (this.#attachments !== undefined) abandon(this.#attachments, names);
+  }
+
+  /** Finishes an exit that is under way, without entering the guest. Returns the exit that led to, if there is one. */
+  #finishExit(): KvmExit | undefined {
+    const page = this.#run;
+    const wish = page.immediateExit;
+    page.immediateExit = true;
+    try {
+      const exit = this.run();
+      return exit.kind === "interrupted" ? undefined : exit;
+    } finally {
+      page.immediateExit = wish;
+    }
   }
 
   #unmap(): void {
@@ -352,17 +363,4 @@ export class KvmVcpu implements Disposable {
     if (this.#disposed) throw new DisposedError("vCPU");
     return this.#run;
   }
-
-  #get(
-    name: "KVM_GET_REGS" | "KVM_GET_SREGS" | "KVM_GET_FPU" | "KVM_GET_MP_STATE",
-    size: number,
-  ): Uint8Array<ArrayBuffer> {
-    const struct = new Uint8Array(size);
-    ioctl(this.#checked(), name, struct);
-    return struct;
-  }
-}
-
-function refuseUnknown(msr: KvmMsr | undefined): void {
-  if (msr !== undefined) throw new RangeError(`KVM does not take MSR 0x${msr.index.toString(16)} with this value`);
 }

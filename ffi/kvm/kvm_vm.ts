@@ -20,6 +20,7 @@ import { KvmVcpu } from "./kvm_vcpu.ts";
 import { unsigned } from "./numbers.ts";
 import type { VcpuOwner } from "./shared_vcpu.ts";
 import type { SlotInfo } from "./slot_book.ts";
+import { checkVmState, type VmState } from "./state.ts";
 import { type SlotAccess, VmMemory, type VmSetup } from "./vm_memory.ts";
 import {
   checkIoEvent,
@@ -32,6 +33,7 @@ import {
   setIrqLine,
   type VmWithIrqs,
 } from "./vm_requests.ts";
+import { readVm, writeVm } from "./vm_state.ts";
 
 /**
  * A KVM virtual machine. As a `Partition`, it keeps one memory slot per range.
@@ -269,6 +271,25 @@ export class KvmVm implements Partition, Disposable {
     const vm = this.#withIrqs();
     unsigned(irq, 32, "Interrupt line");
     return this.#events.add(eventFd, (event, remove) => setIrqFd(vm, event, irq, remove));
+  }
+
+  /**
+   * The state of the interrupt controllers, the timer and the clock, as plain data. Hold the vCPUs out of the guest
+   * meanwhile, and save them as well: `KvmVcpu.saveState`.
+   */
+  saveState(): VmState {
+    return readVm(this.#checked());
+  }
+
+  /**
+   * Puts back what `saveState` gave, of this or another VM that was made alike. Restore its vCPUs first.
+   *
+   * @throws {StateError} If it is no state of a VM, or of one that was made otherwise; nothing has changed then.
+   * @throws {OsError} If KVM refuses a part; restore it again or dispose the VM then.
+   */
+  restoreState(state: VmState): void {
+    const fd = this.#checked();
+    writeVm(fd, checkVmState(state));
   }
 
   /**

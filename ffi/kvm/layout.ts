@@ -177,3 +177,33 @@ export const RUN = {
   memory_fault_gpa: 40,
   memory_fault_size: 48,
 } as const;
+
+/** `struct kvm_msr_list`: a count, then the numbers of MSRs. */
+export const MSR_LIST = { size: 4, nmsrs: 0, indices: 4 } as const;
+
+/** `struct kvm_sregs2`: special registers, with what 32-bit paging keeps of its page tables. */
+export const SREGS2 = { size: 320, cr8: 256, flags: 280, pdptrs: 288 } as const;
+
+/** `struct kvm_xsave`: vector and floating-point registers; more follows where the CPU has tiles. */
+export const XSAVE = { size: 4096, region: 0 } as const;
+
+/** `struct kvm_xcrs`: extended control registers. */
+export const XCRS = { size: 392, nr_xcrs: 0, flags: 4, xcrs: 8 } as const;
+
+/** `struct kvm_lapic_state`: the registers of a local interrupt controller. */
+export const LAPIC_STATE = { size: 1024, regs: 0 } as const;
+
+/** `struct kvm_vcpu_events`: exceptions and interrupts that are under way. */
+export const VCPU_EVENTS = { size: 64, flags: 20 } as const;
+
+/** `struct kvm_debugregs`: debug registers. */
+export const DEBUGREGS = { size: 128, db: 0, dr6: 32, dr7: 40, flags: 48 } as const;
+
+/** `struct kvm_irqchip`: one of the interrupt controllers of a VM. */
+export const IRQCHIP = { size: 520, chip_id: 0, chip: 8 } as const;
+
+/** `struct kvm_pit_state2`: the programmable interval timer. */
+export const PIT_STATE2 = { size: 112, channels: 0, flags: 72 } as const;
+
+/** `struct kvm_clock_data`: what the clock of a VM says. */
+export const CLOCK_DATA = { size: 48, clock: 0, flags: 8, realtime: 16, host_tsc: 24 } as const;

@@ -41,6 +41,15 @@ export type { SharedRing } from "./ring_reader.ts";
 export type { SharedVcpu } from "./shared_vcpu.ts";
 export type { SlotInfo } from "./slot_book.ts";
 export type { SlotAccess } from "./vm_memory.ts";
+export {
+  type MsrNotTaken,
+  type RestoreReport,
+  StateError,
+  UnfinishedExitError,
+  type VcpuState,
+  type VmState,
+} from "./state.ts";
+export { decodeState, encodeState } from "./state_codec.ts";
 export type { IoEventOptions } from "./vm_requests.ts";
 export {
   quiesceVcpus,

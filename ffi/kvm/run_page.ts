@@ -79,6 +79,12 @@ export class RunPage implements Disposable {
     this.#bytes[RUN.request_interrupt_window] = on ? 1 : 0;
   }
 
+  /** The task priority that the next run begins with, where the interrupt controller is not in the kernel. */
+  set cr8(value: bigint) {
+    this.#words[RUN.cr8 >>> 2] = Number(value & 0xffff_ffffn);
+    this.#words[(RUN.cr8 >>> 2) + 1] = Number(value >> 32n);
+  }
+
   /** Whether an interrupt can be injected now. */
   get readyForInterrupt(): boolean {
     return this.#bytes[RUN.ready_for_interrupt_injection] !== 0;

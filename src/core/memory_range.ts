@@ -8,10 +8,7 @@ export const GPA_LIMIT = 2 ** 52;
 
 /** Throws unless `value` is a safe integer of at least 0. `what` names it in the message. */
 export function checkNumber(value: number, what: string): void {
-  if (typeof value !== "number") {
-    const advice = typeof value === "bigint" ? ": registers are bigints, convert them by Number(...)" : "";
-    throw new TypeError(`${what} must be a number, got ${typeof value}${advice}`);
-  }
+  if (typeof value !== "number") throw new TypeError(`${what} must be a number, got ${typeof value}`);
   if (!Number.isSafeInteger(value) || value < 0) {
     throw new RangeError(`${what} must be a non-negative safe integer, got ${value}`);
   }

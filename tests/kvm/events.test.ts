@@ -164,7 +164,7 @@ kvmTest("numbers that a struct of the kernel would cut are refused", () => {
   assertThrows(
     () => vm.ioeventfd(event.fd, { address: 0x1000n as unknown as number, length: 4 }),
     TypeError,
-    "Address must be a number, got bigint: registers are bigints, convert them by Number(...)",
+    "Address must be a number, got bigint",
   );
 });
 

@@ -1,0 +1,149 @@
+/**
+ * Reading the state of a vCPU out of KVM, and putting one into it.
+ *
+ * Why it is safe: every struct has the size its request asks for, which for `struct kvm_xsave` is what this KVM says.
+ *
+ * @module
+ */
+
+import { Errno, OsError } from "../os/os_error.ts";
+import {
+  decodeCpuid,
+  decodeMsrs,
+  emptyCpuid,
+  encodeCpuid,
+  encodeMsrs,
+  type KvmMsr,
+  MAX_ENTRIES,
+} from "./cpuid_msrs.ts";
+import { type HostFacts, knownFacts } from "./host_facts.ts";
+import { ioctl, type RequestName } from "./ioctl.ts";
+import { DEBUGREGS, LAPIC_STATE, MP_STATE, REGS, SREGS2, VCPU_EVENTS, XCRS } from "./layout.ts";
+import { decodeRegs, encodeRegs } from "./registers.ts";
+import { type MsrNotTaken, type RestoreReport, STATE_VERSION, StateError, type VcpuState } from "./state.ts";
+
+const IA32_TSC = 0x10;
+/** Set where the timer of the local interrupt controller is in that mode alone, which is restored after the MSRs. */
+const IA32_TSC_DEADLINE = 0x6e0;
+
+/** The state of the vCPU `fd`, which is out of the guest and has no exit under way. */
+export function readVcpu(fd: number): VcpuState {
+  const facts = knownFacts();
+  const get = (name: RequestName, size: number) => {
+    const struct = new Uint8Array(size);
+    ioctl(fd, name, struct);
+    return struct;
+  };
+  const cpuid = emptyCpuid(MAX_ENTRIES.cpuid);
+  ioctl(fd, "KVM_GET_CPUID2", cpuid);
+  return {
+    kind: "vcpu",
+    version: STATE_VERSION,
+    cpuid: decodeCpuid(cpuid),
+    xcrs: get("KVM_GET_XCRS", XCRS.size),
+    sregs: get("KVM_GET_SREGS2", SREGS2.size),
+    regs: decodeRegs(get("KVM_GET_REGS", REGS.size)),
+    xsave: get(facts.hasXsave2 ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE", facts.xsaveSize),
+    msrs: readMsrs(fd, facts.msrs),
+    lapic: getLapic(fd),
+    events: get("KVM_GET_VCPU_EVENTS", VCPU_EVENTS.size),
+    mpState: new DataView(get("KVM_GET_MP_STATE", MP_STATE.size).buffer).getUint32(MP_STATE.mp_state, true),
+    debugRegs: get("KVM_GET_DEBUGREGS", DEBUGREGS.size),
+  };
+}
+
+/** Puts a state that has been checked into the vCPU `fd`, which is out of the guest and has no exit under way. */
+export function writeVcpu(fd: number, state: VcpuState): RestoreReport {
+  const facts = knownFacts();
+  const xsave = fittingXsave(state.xsave, facts);
+  const hasLapic = getLapic(fd) !== null;
+  if (hasLapic !== (state.lapic !== null)) {
+    throw new StateError(
+      hasLapic
+        ? "This vCPU has an interrupt controller in the kernel, and the state is of one without"
+        : "The state is of a vCPU with an interrupt controller in the kernel, call createIrqchip before the vCPU is made",
+    );
+  }
+  const set = (name: RequestName, struct: Uint8Array<ArrayBuffer>) => ioctl(fd, name, struct, () => "vCPU state");
+  const regs = new Uint8Array(REGS.size);
+  encodeRegs(regs, state.regs);
+  const mpState = new Uint8Array(MP_STATE.size);
+  new DataView(mpState.buffer).setUint32(MP_STATE.mp_state, state.mpState, true);
+  const tsc = readMsrs(fd, [IA32_TSC])[0]?.data ?? 0n;
+
+  // Each depends on those before it: which registers there are, then the modes, then the values.
+  set("KVM_SET_CPUID2", encodeCpuid(state.cpuid));
+  // A CPU without XSAVE has none.
+  if (new DataView(state.xcrs.buffer).getUint32(XCRS.nr_xcrs, true) > 0) set("KVM_SET_XCRS", state.xcrs);
+  set("KVM_SET_SREGS2", state.sregs);
+  set("KVM_SET_REGS", regs);
+  set("KVM_SET_XSAVE", xsave);
+  writeMsrs(fd, state.msrs);
+  if (state.lapic !== null) {
+    set("KVM_SET_LAPIC", state.lapic);
+    writeMsrs(fd, state.msrs.filter(({ index }) => index === IA32_TSC_DEADLINE));
+  }
+  set("KVM_SET_VCPU_EVENTS", state.events);
+  set("KVM_SET_MP_STATE", mpState);
+  set("KVM_SET_DEBUGREGS", state.debugRegs);
+  return { msrsNotTaken: compare(fd, state.msrs, tsc) };
+}
+
+/** Those of the MSRs that can be read, with their values. */
+function readMsrs(fd: number, indices: readonly number[]): KvmMsr[] {
+  return inChunks(indices.map((index) => ({ index, data: 0n })), (chunk) => {
+    const struct = encodeMsrs(chunk);
+    return decodeMsrs(struct, ioctl(fd, "KVM_GET_MSRS", struct));
+  });
+}
+
+/** Sets those of the MSRs that can be set. */
+function writeMsrs(fd: number, msrs: readonly KvmMsr[]): void {
+  inChunks(msrs, (chunk) => chunk.slice(0, ioctl(fd, "KVM_SET_MSRS", encodeMsrs(chunk))));
+}
+
+/** Hands `msrs` to `use`, as many at a time as KVM takes. What it stops at is left out. */
+function inChunks(msrs: readonly KvmMsr[], use: (chunk: readonly KvmMsr[]) => readonly KvmMsr[]): KvmMsr[] {
+  const all: KvmMsr[] = [];
+  for (let at = 0; at < msrs.length;) {
+    const chunk = msrs.slice(at, at + MAX_ENTRIES.msrs);
+    const used = use(chunk);
+    all.push(...used);
+    at += used.length < chunk.length ? used.length + 1 : chunk.length;
+  }
+  return all;
+}
+
+/** Which MSRs have other values than they should. `tsc` is what the counter of time said before. */
+function compare(fd: number, wanted: readonly KvmMsr[], tsc: bigint): MsrNotTaken[] {
+  const actual = new Map(readMsrs(fd, wanted.map(({ index }) => index)).map(({ index, data }) => [index, data]));
+  const away = (a: bigint, b: bigint) => a > b ? a - b : b - a;
+  return wanted.flatMap(({ index, data }): MsrNotTaken[] => {
+    const now = actual.get(index) ?? null;
+    // It counts on: taken if it is nearer to what was wanted than to what it was.
+    const isTaken = index === IA32_TSC && now !== null ? away(now, data) <= away(now, tsc) : now === data;
+    return isTaken ? [] : [{ index, wanted: data, actual: now }];
+  }).sort((a, b) => a.index - b.index);
+}
+
+function getLapic(fd: number): Uint8Array<ArrayBuffer> | null {
+  const struct = new Uint8Array(LAPIC_STATE.size);
+  try {
+    ioctl(fd, "KVM_GET_LAPIC", struct);
+    return struct;
+  } catch (error) {
+    if (error instanceof OsError && (error.errno === Errno.EINVAL || error.errno === Errno.ENXIO)) return null;
+    throw error;
+  }
+}
+
+function fittingXsave(saved: Uint8Array<ArrayBuffer>, { xsaveSize }: HostFacts): Uint8Array<ArrayBuffer> {
+  if (saved.length > xsaveSize) {
+    throw new StateError(
+      `The vector registers of the state take ${saved.length} bytes, and this host has ${xsaveSize}`,
+    );
+  }
+  const struct = new Uint8Array(xsaveSize);
+  struct.set(saved);
+  return struct;
+}
