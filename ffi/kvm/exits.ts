@@ -47,8 +47,7 @@ export interface KvmMmioExit {
    *
    * @throws {RangeError} When it is set to what is no integer of `length` bytes without a sign.
    */
-  get value(): number | bigint;
-  set value(value: number | bigint);
+  value: number | bigint;
 }
 
 /** The guest halted. Not seen with an in-kernel interrupt controller, where KVM waits by itself. */

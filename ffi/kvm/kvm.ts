@@ -48,10 +48,10 @@ export interface CreateVmOptions {
  *
  * @example Usage
  * ```ts ignore
- * import { GuestMemoryManager } from "membacking";
+ * import { GuestMemoryManager, MemoryRange } from "membacking";
  * import { Kvm } from "membacking/kvm";
  *
- * using guest = GuestMemoryManager.create({ maxAddress: 2 ** 32, ram: [{ size: 2 ** 24 }] });
+ * using guest = GuestMemoryManager.create({ maxAddress: 2 ** 32, ram: [{ ranges: [MemoryRange.of(0, 2 ** 24)] }] });
  * using kvm = Kvm.open();
  * using vm = kvm.createVm();
  * using _memory = guest.attachPartition(vm);

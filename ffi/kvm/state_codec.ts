@@ -50,7 +50,7 @@ type Parts = ReadonlyMap<number, Bytes>;
  * vcpu.restoreState(decodeState(await Deno.readFile("vcpu0.state")) as VcpuState);
  * ```
  */
-export function encodeState(state: VcpuState | VmState): Bytes {
+export function encodeState(state: VcpuState | VmState): Uint8Array<ArrayBuffer> {
   const isVm = (state as { kind?: unknown } | null)?.kind === "vm";
   const parts = isVm ? vmParts(checkVmState(state as VmState)) : vcpuParts(checkVcpuState(state as VcpuState));
   const length = parts.reduce((sum, [, part]) => sum + 8 + part.length, 0);

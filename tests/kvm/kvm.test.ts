@@ -109,3 +109,19 @@ kvmTest("a disposed KVM refuses everything, and its VMs go on", () => {
   using vcpu = vm.createVcpu(0);
   assertEquals(vcpu.getRegs().rip, 0xfff0n);
 });
+
+kvmTest("the example of Kvm runs a guest", async () => {
+  const source = Deno.readTextFileSync(new URL("../../ffi/kvm/kvm.ts", import.meta.url));
+  const [, example = ""] = /@example Usage\n \* ```ts ignore\n([\s\S]*?) \* ```/.exec(source) ?? [];
+  const program = example.replace(/^ \* ?/gm, "") + "console.log(exit.kind, vm.slots.length);\n";
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--allow-ffi", "-"],
+    cwd: new URL("../../", import.meta.url),
+    ...{ stdin: "piped", stdout: "piped", stderr: "piped" },
+  }).spawn();
+  const input = child.stdin.getWriter();
+  await input.write(new TextEncoder().encode(program));
+  await input.close();
+  const { stdout, stderr } = await child.output();
+  assertEquals([new TextDecoder().decode(stdout), new TextDecoder().decode(stderr)], ["io 1\n", ""]);
+});
