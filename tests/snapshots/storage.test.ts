@@ -6,7 +6,9 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import type { SavedLayout } from "../../src/core/snapshot_index.ts";
 import { restorePlan } from "../../src/core/snapshot_layers.ts";
 import { SnapshotError, type SnapshotErrorKind } from "../../src/core/snapshot_error.ts";
-import { Snapshot } from "../../src/snapshots/snapshot.ts";
+import { BaseMemory } from "../../src/snapshots/base_memory.ts";
+import { CHUNK } from "../../src/snapshots/format.ts";
+import { chainOfSnapshot, Snapshot } from "../../src/snapshots/snapshot.ts";
 import { openLayer } from "../../src/snapshots/snapshot_chain.ts";
 import { SnapshotWriter } from "../../src/snapshots/snapshot_writer.ts";
 import { openFds } from "../support/proc.ts";
@@ -195,4 +197,32 @@ Deno.test("a snapshot that is not finished leaves nothing behind", () => {
   }
   assertEquals([...Deno.readDirSync(dir.path)], []);
   assertEquals(openFds(), before);
+});
+
+Deno.test("memory is compared with a chain page by page, zeros and missing parts included", async () => {
+  using dir = folder();
+  const id = write(`${dir.path}/a`, new Map([[1, 7], [2, 8], [5, 5]]));
+  write(`${dir.path}/b`, new Map([[2, 9], [5, 0]]), id);
+  using snapshot = await Snapshot.open(`${dir.path}/b`, { parents: [`${dir.path}/a`] });
+  using zeros = Mappable.memfd("zeros", CHUNK);
+  using base = new BaseMemory(chainOfSnapshot(snapshot), zeros);
+  using file = Mappable.memfd("now", PAGES * PAGE);
+  using mapping = new FileMapping(file.fd, 0, PAGES * PAGE, PROT_READ | PROT_WRITE);
+  const bytes = new Uint8Array(mapping.bytes);
+  bytes.fill(7, PAGE, 2 * PAGE);
+  bytes.fill(9, 2 * PAGE, 3 * PAGE);
+  assertEquals([...base.differing(mapping.address, PAGES * PAGE, 0)], []);
+  bytes[3 * PAGE - 1] = 1;
+  bytes[3 * PAGE] = 1;
+  bytes[5 * PAGE] = 5;
+  bytes[PAGES * PAGE - 1] = 1;
+  assertEquals([...base.differing(mapping.address, PAGES * PAGE, 0)], [
+    { start: 2 * PAGE, end: 4 * PAGE },
+    { start: 5 * PAGE, end: 6 * PAGE },
+    { start: (PAGES - 1) * PAGE, end: PAGES * PAGE },
+  ]);
+  assertEquals([...base.differing(mapping.address + 3 * PAGE, 2 * PAGE, 3 * PAGE)], [{
+    start: 3 * PAGE,
+    end: 4 * PAGE,
+  }]);
 });
