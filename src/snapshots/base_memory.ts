@@ -30,21 +30,18 @@ export class BaseMemory implements Disposable {
    * Which pages of the host's memory from `address` on, `length` bytes of it, differ from what the snapshot has from
    * `offset` of its memory file on: as parts of the memory file, in order, pages that touch as one.
    */
-  *differing(address: number, length: number, offset: number): Generator<Span> {
-    let open: { start: number; end: number } | null = null;
+  differing(address: number, length: number, offset: number): Span[] {
+    const runs: { start: number; end: number }[] = [];
     for (const { start, end, base } of this.#parts(offset, offset + length)) {
       if (isSame(address + start - offset, base, end - start)) continue;
       for (let at = start; at < end; at += PAGE_SIZE) {
         if (isSame(address + at - offset, base + at - start, PAGE_SIZE)) continue;
-        if (open?.end === at) {
-          open.end += PAGE_SIZE;
-          continue;
-        }
-        if (open !== null) yield open;
-        open = { start: at, end: at + PAGE_SIZE };
+        const last = runs.at(-1);
+        if (last?.end === at) last.end += PAGE_SIZE;
+        else runs.push({ start: at, end: at + PAGE_SIZE });
       }
     }
-    if (open !== null) yield open;
+    return runs;
   }
 
   /** Takes the mappings away. */
