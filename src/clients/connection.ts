@@ -18,6 +18,8 @@ export type Attached = MessagePort | number;
 export interface OwnerLink {
   /** Is handed the messages that come after the welcome. Must not throw. */
   receive: (message: OwnerMessage) => void;
+  /** Is told when the owner has gone without a word. Must not throw. */
+  hungUp: () => void;
   /** Sends a message, and what goes with it: ports in this process, descriptors to another. Nothing once it is closed. */
   post(message: ClientMessage, attached?: readonly Attached[]): void;
   /** What a request names a file by; sees to it that the owner has the file when it gets the request. */
@@ -50,9 +52,10 @@ export class Connection {
     this.#view = view;
   }
 
-  /** Says who is handed messages from now on. */
-  set receive(receive: (message: OwnerMessage) => void) {
+  /** Says who is handed messages from now on, and told when the owner has gone without a word. */
+  listen(receive: (message: OwnerMessage) => void, hungUp: () => void): void {
     this.#link.receive = receive;
+    this.#link.hungUp = hungUp;
   }
 
   /** Whether it has been closed, or the owner serves it no longer. */

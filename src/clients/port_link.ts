@@ -101,6 +101,7 @@ class SharedHost implements MemoryHost {
 
 class PortLink implements OwnerLink {
   receive: (message: OwnerMessage) => void = () => {};
+  hungUp: () => void = () => {};
   readonly #port: MessagePort;
   readonly #owner: ThreadIdentity;
   #closed = false;
@@ -112,7 +113,7 @@ class PortLink implements OwnerLink {
       const message = readOwnerMessage(data);
       if (message !== undefined) this.receive(message);
     };
-    port.addEventListener("close", () => this.#closed || this.receive({ kind: "closed" }));
+    port.addEventListener("close", () => this.#closed || this.hungUp());
   }
 
   post(message: ClientMessage, attached: readonly Attached[] = []): void {

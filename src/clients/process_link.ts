@@ -33,6 +33,7 @@ const connected = new Set<number>();
 /** The link to an owner in another process. */
 export class ProcessLink implements OwnerLink, Disposable {
   receive: (message: OwnerMessage) => void = () => {};
+  hungUp: () => void = () => {};
   /** Is told where the memory map has changed. */
   changed: (spans: readonly (readonly [start: number, end: number])[]) => void = () => {};
   readonly #fd: number;
@@ -62,7 +63,10 @@ export class ProcessLink implements OwnerLink, Disposable {
       inherited.inheritable = false; // A process that this one starts has nothing to do with it.
       this.#socket = new MessageSocket(socket, {
         message: (data, fds, credentials) => this.#message(readOwnerMessage(data), fds, credentials?.pid),
-        closed: () => this.#closed(),
+        closed: () => {
+          this.#welcomed.reject(new DisposedError("The owner of the region manager", "has ended, or serves nobody here"));
+          queueMicrotask(() => this.hungUp());
+        },
       });
     } catch (error) {
       socket[Symbol.dispose]();
@@ -168,7 +172,10 @@ export class ProcessLink implements OwnerLink, Disposable {
   /** May be called in the middle of an access, which waits for a file: what is more than a note is done later. */
   #message(message: OwnerMessage | undefined, fds: readonly number[], pid: number | undefined): void {
     if (message?.kind === "process-welcome") return this.#welcome(message, fds, pid);
-    if (message?.kind === "closed") return this.#closed();
+    if (message?.kind === "closed") {
+      this.#welcomed.reject(new DisposedError("The region manager"));
+      return queueMicrotask(() => this.receive(message));
+    }
     // What an earlier client of this descriptor did not read any more comes first, and is none of this one's.
     if (message === undefined || this.#shared === null) return;
     switch (message.kind) {
@@ -230,10 +237,5 @@ export class ProcessLink implements OwnerLink, Disposable {
     } catch {
       // As above.
     }
-  }
-
-  #closed(): void {
-    this.#welcomed.reject(new DisposedError("The owner of the region manager", "has ended, or serves nobody here"));
-    queueMicrotask(() => this.receive({ kind: "closed" }));
   }
 }

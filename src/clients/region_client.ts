@@ -48,7 +48,7 @@ export abstract class RegionClient implements Disposable {
       request: (request, signal) => this.#request(request, signal),
       settling: (done) => this.#settling(done),
     };
-    connection.receive = (message) => this.#receive(message);
+    connection.listen((message) => this.#receive(message), () => this.#lost(OWNER_ENDED));
   }
 
   /** Whether it has been disposed, or is no longer served. */
@@ -210,7 +210,7 @@ export abstract class RegionClient implements Disposable {
 
   #receive(message: OwnerMessage): void {
     if (message.kind === "answer") this.#settle(message.id, message.answer);
-    else if (message.kind === "closed") this.#lost();
+    else if (message.kind === "closed") this.#lost(["The region manager client", "is no longer served by its owner"]);
   }
 
   #settle(id: number, answer: Answer): void {
@@ -222,9 +222,8 @@ export abstract class RegionClient implements Disposable {
   }
 
   /** The owner serves this client no longer, or is gone. */
-  #lost(): void {
-    if (!this.#connection.isOwnerAlive) this.#connection.lose(...OWNER_ENDED);
-    else this.#connection.lose("The region manager client", "is no longer served by its owner");
+  #lost(why: readonly [what: string, how: string]): void {
+    this.#connection.lose(...why);
     this.#rejectAll();
     try {
       this.#connection.close();
@@ -236,7 +235,7 @@ export abstract class RegionClient implements Disposable {
   /** The link tells if the owner goes; this is for the case that it cannot. */
   #startRounds(): ReturnType<typeof setInterval> {
     const rounds = setInterval(() => {
-      if (!this.#connection.isOwnerAlive) this.#lost();
+      if (!this.#connection.isOwnerAlive) this.#lost(OWNER_ENDED);
     }, ROUND);
     Deno.unrefTimer(rounds);
     return rounds;
