@@ -65,13 +65,10 @@ export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.t
 export type { RegionInfo } from "./src/regions/region_info.ts";
 export { RegionManager } from "./src/regions/region_manager.ts";
 export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
-export {
-  type AttachOptions,
-  GuestMemoryManager,
-  type GuestMemoryOptions,
-  type RamVisibility,
-} from "./src/guest/guest_memory_manager.ts";
+export { type AttachOptions, GuestMemoryManager, type GuestMemoryOptions } from "./src/guest/guest_memory_manager.ts";
 export type { RamBacking } from "./src/guest/ram_backing.ts";
+export { RamHandle } from "./src/guest/ram_handle.ts";
+export type { RamVisibility } from "./src/guest/ram_visibility.ts";
 export { RamLayoutError, type RamLayoutErrorKind } from "./src/core/ram_layout.ts";
 export type { PrefaultOptions } from "./src/guest/prefault.ts";
 export type { SharedRegion, SharedRegionsListener } from "./src/guest/shareable_regions.ts";

@@ -2,7 +2,7 @@ import { currentThread } from "../../ffi/os/thread.ts";
 import type { Mappable, OpenOptions } from "../../ffi/files/mappable.ts";
 import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import type { Region } from "../core/map/region.ts";
-import { DeviceMemory, type DeviceMemoryOptions } from "../guest/device_memory.ts";
+import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from "../guest/device_memory.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
 import { RegionHandle, type RegionRequests } from "../regions/region_handle.ts";
@@ -185,23 +185,25 @@ export class SyncRegionManagerClient implements Disposable {
   }
 
   /**
-   * Calls `settled` once it is known whether the batch under way came true: at once where there is none. Must not throw.
-   *
-   * @internal For what is built on regions and has state of its own.
-   */
-  whenDecided(settled: (committed: boolean) => void): void {
-    if (this.#draft === null) settled(true);
-    else this.#draft.settled.push(settled);
-  }
-
-  /**
    * Makes memory for a device, such as a PCI BAR that a vCPU's exits move, as `GuestMemoryManager.newDeviceMemory` does.
    * The guest loses it when the client is disposed.
    *
    * @throws {RangeError} If the length is 0 or not page-aligned.
    */
   newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
-    return new DeviceMemory(this, name, length, options, () => {});
+    const isDisposed = () => this.disposed;
+    const host: DeviceMemoryHost = {
+      get disposed() {
+        return isDisposed();
+      },
+      newRegion: (options) => this.newRegion(options),
+      batch: (requests) => this.batch(requests),
+      whenDecided: (outcome) => {
+        if (this.#draft === null) outcome(true);
+        else this.#draft.settled.push(outcome);
+      },
+    };
+    return new DeviceMemory(host, name, length, options, () => {});
   }
 
   /** As `RegionManagerClient.memfd`. */

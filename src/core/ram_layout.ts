@@ -89,6 +89,8 @@ export interface RamRequest {
   readonly existingPageSize?: number;
   /** The length of the file that exists, in bytes. */
   readonly existingSize?: number;
+  /** Where in the file that exists the first range begins, in bytes; then one range lies right behind the other. */
+  readonly fileOffset?: number;
 }
 
 /** One region of RAM and where it lies in the file of its backing. */
@@ -117,6 +119,8 @@ export interface LayoutOptions {
   readonly maxAddress: number;
   /** Whether the VGA window and the PAM ranges become regions of their own. */
   readonly x86Legacy: boolean;
+  /** The RAM there is already. */
+  readonly present?: readonly { readonly name: string; readonly range: MemoryRange }[];
 }
 
 /**
@@ -128,7 +132,7 @@ export interface LayoutOptions {
  */
 export function layOutRam(backings: readonly RamRequest[], options: LayoutOptions): BackingLayout[] {
   for (const backing of backings) checkBacking(backing, options);
-  checkDisjoint(backings);
+  checkDisjoint(backings, options.present ?? []);
   if (options.x86Legacy) checkX86Legacy(backings);
   return backings.map((backing) => layOut(backing, options.x86Legacy));
 }
@@ -208,8 +212,12 @@ function checkBacking({ name, ranges, kind, ...backing }: RamRequest, { maxAddre
   }
 }
 
-function checkDisjoint(backings: readonly RamRequest[]): void {
-  const all = backings.flatMap(({ name, ranges }) => ranges.map((range) => ({ name, range, priority: RAM_PRIORITY })));
+function checkDisjoint(
+  backings: readonly RamRequest[],
+  present: readonly { readonly name: string; readonly range: MemoryRange }[],
+): void {
+  const added = backings.flatMap(({ name, ranges }) => ranges.map((range) => ({ name, range })));
+  const all = [...present, ...added].map(({ name, range }) => ({ name, range, priority: RAM_PRIORITY }));
   all.sort((a, b) => a.range.start - b.range.start);
   all.reduce<typeof all[number] | undefined>((before, summary) => {
     if (before !== undefined && before.range.end > summary.range.start) {
@@ -240,14 +248,15 @@ function pageSizeOf({ hugepageSize, existingPageSize }: Pick<RamRequest, "hugepa
 }
 
 function layOut(backing: RamRequest, x86Legacy: boolean): BackingLayout {
-  const { name, ranges, kind, existingSize } = backing;
+  const { name, ranges, kind, existingSize, fileOffset } = backing;
   const pageSize = pageSizeOf(backing);
-  const isDense = existingSize === ranges.reduce((sum, { length }) => sum + length, 0);
-  const alignment = isDense ? pageSize : Math.max(pageSize, RAM_ALIGNMENT);
+  const isDense = fileOffset !== undefined ||
+    existingSize === ranges.reduce((sum, { length }) => sum + length, 0);
+  const alignment = Math.max(pageSize, RAM_ALIGNMENT);
   const pieces: RamPiece[] = [];
-  let fileSize = 0;
+  let fileSize = fileOffset ?? 0;
   for (const range of ranges) {
-    const offset = kind === "private" ? 0 : congruentFrom(fileSize, range.start, alignment);
+    const offset = kind === "private" ? 0 : isDense ? fileSize : congruentFrom(fileSize, range.start, alignment);
     for (const part of x86Legacy && isLow(range) ? splitX86Legacy(name, range) : [{ name, range }]) {
       pieces.push({ ...part, fileOffset: kind === "private" ? 0 : offset + part.range.start - range.start });
     }

@@ -35,7 +35,7 @@ function section(name: string, texts: readonly string[]): SummaryLine[] {
   return lines.map((text, i) => ({ key: `    ${i === 0 ? name : ""}`.padEnd(KEY_WIDTH), text }));
 }
 
-function ramText({ name, ranges, backing, ...options }: InspectRamBacking): string {
+function ramText({ name, ranges, backing, copyOnWrite, ...options }: InspectRamBacking): string {
   const bytes = ranges.reduce((sum, range) => sum + lengthOf(range), 0);
   const { hugepageSize, transparentHugepages, hostNumaNode, prefetch } = options;
   const where = ranges.length > 2 ? `${ranges[0]} and ${ranges.length - 1} more` : ranges.join(", ");
@@ -43,6 +43,7 @@ function ramText({ name, ranges, backing, ...options }: InspectRamBacking): stri
     `${shortened(name, NAME_WIDTH)}: ${size(bytes)} ${
       backing === "existing" ? "of an existing file" : backing
     } at ${where}`,
+    ...(copyOnWrite ? ["copy-on-write"] : []),
     ...(hugepageSize === null ? [] : [`pages of ${size(hugepageSize)}`]),
     ...(transparentHugepages === null ? [] : [`${transparentHugepages ? "" : "no "}transparent huge pages`]),
     ...(hostNumaNode === null ? [] : [`host node ${hostNumaNode}`]),

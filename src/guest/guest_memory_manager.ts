@@ -1,28 +1,22 @@
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
-import { checkAligned, checkNumber, MemoryRange, ownRange } from "../core/memory_range.ts";
+import { checkAligned, checkNumber, type MemoryRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
-import {
-  type BackingLayout,
-  checkAlias,
-  layOutRam,
-  nearest,
-  RAM_ALIGNMENT,
-  RAM_PRIORITY,
-  RamLayoutError,
-} from "../core/ram_layout.ts";
+import { checkAlias, layOutRam, RAM_ALIGNMENT } from "../core/ram_layout.ts";
 import type { Partition } from "../core/targets.ts";
-import { DeviceMemory, type DeviceMemoryOptions } from "./device_memory.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
-import { inspectBacking, inspectGuest, type InspectGuestMemory, type InspectRamBacking } from "./inspect_guest.ts";
-import { PartitionHalf } from "./partition_half.ts";
-import { type RamBacking, ramPolicy, ramRequest, ramSource } from "./ram_backing.ts";
-import { prefault, type PrefaultOptions } from "./prefault.ts";
-import { RegionManager } from "../regions/region_manager.ts";
-import type { RegionHandle } from "../regions/region_handle.ts";
-import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from "./shareable_regions.ts";
+import { internalsOf, RegionManager } from "../regions/region_manager.ts";
+import { reportTo } from "../targets/report.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
-import { type Report, reportTo } from "../targets/report.ts";
+import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from "./device_memory.ts";
+import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
+import { PartitionHalf } from "./partition_half.ts";
+import { prefault, type PrefaultOptions } from "./prefault.ts";
+import { Ram } from "./ram.ts";
+import { ownBacking, type RamBacking, ramRequest } from "./ram_backing.ts";
+import { RamHandle } from "./ram_handle.ts";
+import type { RamVisibility } from "./ram_visibility.ts";
+import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from "./shareable_regions.ts";
 
 /** What guest memory is made of. */
 export interface GuestMemoryOptions {
@@ -55,15 +49,6 @@ export interface AttachOptions {
   readonly aliasOffset?: number;
 }
 
-/** What a guest may do with a range of RAM. */
-export type RamVisibility = "unmapped" | "read-only" | "read-write";
-
-/** A range of RAM that is switched as a whole. */
-interface RamRange {
-  readonly region: RegionHandle;
-  readonly prefetch: boolean;
-}
-
 /**
  * The memory of one guest: RAM, device memory, and everything that has to follow them.
  *
@@ -92,8 +77,7 @@ export class GuestMemoryManager implements Disposable {
   /** The regions of guest memory, for everything that is not covered here. */
   readonly regions: RegionManager;
   readonly #va: VaMapper;
-  readonly #backings: readonly InspectRamBacking[];
-  readonly #ram: readonly RamRange[];
+  readonly #ram: Ram;
   readonly #pin: boolean;
   readonly #pageSize: number;
   readonly #shareable: ShareableRegions;
@@ -107,7 +91,8 @@ export class GuestMemoryManager implements Disposable {
     checkAligned(maxAddress, "maxAddress");
     if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
     if (!Array.isArray(ram)) throw new TypeError("ram must be an array of RAM backings");
-    const layouts = layOutRam(ram.map(ramRequest), { maxAddress, x86Legacy });
+    const backings = Array.from(ram, ownBacking);
+    const layouts = layOutRam(backings.map(ramRequest), { maxAddress, x86Legacy });
     this.#pageSize = Math.max(RAM_ALIGNMENT, ...layouts.map(({ pageSize }) => pageSize));
     this.#va = stack.use(VaMapper.reserve(maxAddress, { alignment: this.#pageSize }));
     this.regions = stack.use(
@@ -117,15 +102,10 @@ export class GuestMemoryManager implements Disposable {
         ...(quiesce !== undefined && { quiesce }),
       }),
     );
-    this.#backings = ram.map(inspectBacking);
     this.#pin = pin;
-    this.#shareable = new ShareableRegions(this.regions, report);
-    this.#ram = this.regions.batch(() =>
-      ram.flatMap((backing: RamBacking, i) => {
-        const layout = layouts[i];
-        return layout === undefined ? [] : addRam(this.regions, backing, layout, report);
-      })
-    );
+    this.#ram = new Ram(this.regions, maxAddress, report);
+    this.#shareable = new ShareableRegions(this.regions, () => this.#ram.regions, report);
+    this.#ram.add(backings, layouts);
   }
 
   /**
@@ -165,7 +145,7 @@ export class GuestMemoryManager implements Disposable {
 
   /** The ranges of RAM that `setRamVisibility` switches, lowest first. */
   get ramRanges(): readonly MemoryRange[] {
-    return this.#ram.map(({ region }) => region.range).sort((a, b) => a.start - b.start);
+    return this.#ram.ranges;
   }
 
   /**
@@ -242,7 +222,7 @@ export class GuestMemoryManager implements Disposable {
    */
   prefault(options: PrefaultOptions = {}): Promise<void> {
     const populate = (start: number, end: number) => {
-      for (const piece of this.regions.pieces(start, end)) {
+      for (const piece of internalsOf(this.regions).pieces(start, end)) {
         if (piece.value.region.type === "ram") this.#va.populate(piece.start, piece.end, piece.value.writable);
       }
     };
@@ -272,27 +252,23 @@ export class GuestMemoryManager implements Disposable {
    * @throws {MemoryLockedError} If the range is locked.
    */
   setRamVisibility(range: MemoryRange, to: RamVisibility): void {
-    const own = ownRange(range, "setRamVisibility");
-    const found = this.#ram.find(({ region }) => region.range.equals(own));
-    if (found === undefined) {
-      const near = nearest(this.ramRanges, own, 3);
-      const hint = near.length === 0 ? "there is no RAM" : `the nearest are ${near.join(", ")}`;
-      throw new RamLayoutError(
-        "not-a-ram-range",
-        `${own} is not a whole RAM range, and only those can be switched; ${hint}`,
-        own,
-      );
-    }
-    const { region, prefetch } = found;
-    switch (to) {
-      case "unmapped":
-        return region.unmap();
-      case "read-only":
-      case "read-write":
-        return region.map({ writable: to === "read-write", prefetch });
-      default:
-        throw new TypeError(`RAM can be "unmapped", "read-only" or "read-write", got ${JSON.stringify(to)}`);
-    }
+    this.#ram.setVisibility(range, to);
+  }
+
+  /**
+   * Adds RAM, mapped and writable, which is like RAM that was there from the beginning: for partitions and DMA targets
+   * that are attached, `ramRanges`, `setRamVisibility`, `shareableRegions`, and `inspect`. Disposing the handle takes it
+   * away again; so does disposing the manager.
+   *
+   * @throws {RamLayoutError} If its ranges do not fit its page size.
+   * @throws {RegionOverlapError} If it overlaps RAM, or other regions in a way the overlap rule forbids.
+   * @throws {RangeError} If a number is out of its range, or a range is empty or ends beyond `maxAddress`.
+   * @throws {MappingError} If a file that exists is too short or read-only, or a target failed.
+   * @throws {LimitError} If memory slots or host mappings would run out.
+   * @throws {OsError} If the host is out of memory.
+   */
+  addRam(backing: RamBacking): RamHandle {
+    return new RamHandle(this.#ram, this.#ram.addOne(ownBacking(backing)));
   }
 
   /**
@@ -305,14 +281,22 @@ export class GuestMemoryManager implements Disposable {
    */
   newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
     if (this.regions.disposed) throw new DisposedError("The guest memory manager");
-    const memory = new DeviceMemory(this.regions, name, length, options, (gone) => this.#devices.delete(gone));
+    const memory = new DeviceMemory(
+      deviceHost(this.regions),
+      name,
+      length,
+      options,
+      (gone) => this.#devices.delete(gone),
+    );
     this.#devices.add(memory);
     return memory;
   }
 
   /**
-   * The RAM that another process can map, lowest address first: what is visible, has a file, and may be written by the
-   * guest (a vhost-user back end cannot be told otherwise). Parts that continue each other in guest and file are one.
+   * The RAM that another process can map, lowest address first, whatever is visible of it: what has a file and is not
+   * copy-on-write. Parts that continue each other in guest and file are one. So a table that is made of it need not
+   * change when a chipset switches ranges on and off; `readOnly` says what the guest cannot write for now, which a
+   * vhost-user back end cannot be told.
    */
   shareableRegions(): SharedRegion[] {
     return this.#shareable.list();
@@ -332,8 +316,8 @@ export class GuestMemoryManager implements Disposable {
    * let table = guest.shareableRegions();
    * using _watching = guest.watchShareableRegions((regions) => table = regions);
    *
-   * guest.setRamVisibility(low, "unmapped");
-   * console.assert(table.length === 0);
+   * guest.addRam({ ranges: [MemoryRange.of(0x40_0000, 0x20_0000)] });
+   * console.assert(table.length === 2);
    * ```
    */
   watchShareableRegions(listener: SharedRegionsListener): Disposable {
@@ -347,7 +331,7 @@ export class GuestMemoryManager implements Disposable {
    * not.
    */
   inspect(): InspectGuestMemory {
-    return inspectGuest(this.regions.inspect(), this.#backings, this.#devices);
+    return inspectGuest(this.regions.inspect(), this.#ram.inspect(), this.#devices);
   }
 
   /**
@@ -370,26 +354,14 @@ export class GuestMemoryManager implements Disposable {
   }
 }
 
-/** The regions of one backing, mapped. */
-function addRam(
-  regions: RegionManager,
-  backing: RamBacking,
-  layout: BackingLayout,
-  report: Report,
-): RamRange[] {
-  const { prefetch = false } = backing;
-  const source = ramSource(backing, layout);
-  using _source = source === "private" ? null : source;
-  const policy = ramPolicy(backing, layout, report);
-  return layout.pieces.map(({ name, range, fileOffset }) => {
-    const region = regions.newRegion({ name, range, priority: RAM_PRIORITY, type: "ram" });
-    region.addMapping({
-      rangeInRegion: new MemoryRange(0, range.length),
-      mappable: source,
-      fileOffset,
-      ...(policy !== undefined && { policy }),
-    });
-    region.map({ prefetch });
-    return { region, prefetch };
-  });
+/** What device memory needs of a manager. */
+function deviceHost(regions: RegionManager): DeviceMemoryHost {
+  return {
+    get disposed() {
+      return regions.disposed;
+    },
+    newRegion: (options) => regions.newRegion(options),
+    batch: (requests) => regions.batch(requests),
+    whenDecided: (outcome) => internalsOf(regions).whenDecided(outcome),
+  };
 }

@@ -2,7 +2,7 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { type MemoryUsage, memoryUsage } from "../../ffi/host/smaps.ts";
 import type { DeviceMemory, InspectDeviceMemory } from "./device_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
-import type { RamBacking } from "./ram_backing.ts";
+import type { OwnBacking } from "./ram_backing.ts";
 
 /** One RAM backing as it was asked for. */
 export interface InspectRamBacking {
@@ -12,9 +12,14 @@ export interface InspectRamBacking {
   readonly ranges: readonly string[];
   /** What it is. */
   readonly backing: "shared" | "private" | "existing";
+  /** Whether the file that exists is only read. */
+  readonly copyOnWrite: boolean;
   /** The size of its hugetlb pages in bytes, `null` if none were asked for. */
   readonly hugepageSize: number | null;
-  /** Whether transparent huge pages were asked for or declined, `null` if nothing was said. */
+  /**
+   * Whether transparent huge pages were asked for or declined; `null` if nothing was said, so that they are asked for as
+   * far as the host has them.
+   */
   readonly transparentHugepages: boolean | null;
   /** The host NUMA node, `null` for any. */
   readonly hostNumaNode: number | null;
@@ -33,15 +38,18 @@ export interface InspectGuestMemory extends InspectNode {
 }
 
 /** Describes a backing. */
-export function inspectBacking({ backing = "shared", ...rest }: RamBacking): InspectRamBacking {
+export function inspectBacking(
+  { backing, ranges, name, copyOnWrite, prefetch, ...rest }: OwnBacking,
+): InspectRamBacking {
   return {
-    name: rest.name ?? "ram",
-    ranges: rest.ranges.map(String),
+    name,
+    ranges: ranges.map(String),
     backing: backing instanceof Mappable ? "existing" : backing,
+    copyOnWrite,
     hugepageSize: rest.hugepageSize ?? null,
     transparentHugepages: rest.transparentHugepages ?? null,
     hostNumaNode: rest.hostNumaNode ?? null,
-    prefetch: rest.prefetch ?? false,
+    prefetch,
   };
 }
 

@@ -145,25 +145,27 @@ export class LockKeeper implements AccessMap {
   }
 
   /**
-   * Refuses new locks on `region`, waits until the old ones are gone, and calls `then` before new ones are possible.
+   * Refuses new locks on `regions`, waits until the old ones are gone, and calls `then` before new ones are possible.
    * Aborting allows new ones again.
    */
-  async drain(region: Region, signal: AbortSignal | undefined, then: () => void): Promise<void> {
+  async drain(regions: readonly Region[], signal: AbortSignal | undefined, then: () => void): Promise<void> {
     const isLocked = ({ start, end }: Span) => this.#table.conflict(start, end) !== undefined;
-    this.#closing.set(region, (this.#closing.get(region) ?? 0) + 1);
+    for (const region of regions) this.#closing.set(region, (this.#closing.get(region) ?? 0) + 1);
     try {
-      this.onClosing?.(region);
+      for (const region of regions) this.onClosing?.(region);
       signal?.throwIfAborted();
-      while (fragments(this.#state().visible, region).some(isLocked)) {
+      while (regions.some((region) => fragments(this.#state().visible, region).some(isLocked))) {
         await this.#nextRelease(signal);
         signal?.throwIfAborted();
       }
       then();
     } finally {
-      const others = (this.#closing.get(region) ?? 1) - 1;
-      if (others === 0) this.#closing.delete(region);
-      else this.#closing.set(region, others);
-      this.onClosing?.(region);
+      for (const region of regions) {
+        const others = (this.#closing.get(region) ?? 1) - 1;
+        if (others === 0) this.#closing.delete(region);
+        else this.#closing.set(region, others);
+        this.onClosing?.(region);
+      }
     }
   }
 

@@ -34,6 +34,9 @@ export interface RegionRequests {
   visibleOf(region: Region): readonly MemoryRange[];
 }
 
+/** The region behind a handle, for the package alone. */
+export let regionOf: (handle: RegionHandle) => Region;
+
 /**
  * A region of a `RegionManager`: a named, fixed range of guest-physical addresses with a priority, which is mapped
  * and unmapped as a whole. Disposing the handle removes the region and everything mapped in it.
@@ -55,6 +58,10 @@ export interface RegionRequests {
  * ```
  */
 export class RegionHandle implements Disposable, AsyncDisposable {
+  static {
+    regionOf = (handle) => handle.#region;
+  }
+
   readonly #region: Region;
   readonly #requests: RegionRequests;
 

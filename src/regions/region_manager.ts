@@ -30,13 +30,32 @@ import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../t
 import { closeFile, mappableOf } from "../memory/file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
-import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
+import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
 import { type RegionInfo, regionInfos } from "./region_info.ts";
+
+/** What the package's own layers, which are built on regions and have state of their own, see of a manager. */
+export interface RegionInternals {
+  /** Calls `outcome` once it is known whether the batch under way came true: at once where there is none. */
+  whenDecided(outcome: (committed: boolean) => void): void;
+  /** Tells `watcher` of each request from now on, until the result is disposed. */
+  watch(watcher: Watcher): Disposable;
+  /** What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back. */
+  pieces(start: number, end: number): readonly Entry<Piece>[];
+  /** What a region has, visible or not, in order. */
+  mappings(handle: RegionHandle): readonly Entry<Mapping>[];
+  /** The host address of GPA 0. */
+  readonly base: number;
+  /** Refuses new locks on the regions, waits until the old ones are gone, and calls `then`. */
+  drain(regions: readonly RegionHandle[], signal: AbortSignal | undefined, then: () => void): Promise<void>;
+}
+
+/** The unsafe half of a manager, for the package alone. */
+export let internalsOf: (manager: RegionManager) => RegionInternals;
 
 /**
  * Regions over the guest-physical address space, and everything that has to follow them: host memory, partitions
@@ -65,6 +84,10 @@ import { type RegionInfo, regionInfos } from "./region_info.ts";
  * ```
  */
 export class RegionManager implements Disposable {
+  static {
+    internalsOf = (manager) => manager.#internals;
+  }
+
   /** Guest memory as it is visible now. */
   readonly memory: GuestMemory;
   readonly #va: VaTarget<Mappable>;
@@ -75,6 +98,7 @@ export class RegionManager implements Disposable {
   readonly #requests: RegionRequests;
   #clients: ClientServer | undefined;
   #nextId = 1;
+  readonly #internals: RegionInternals;
   /** Files that cannot be accessed in place any more once somebody else has them. */
   readonly #watched = new Set<OpenFile>();
   readonly #handOuts: HandOutWatcher = { handOut: (file, proceed) => this.#handOut(file, proceed) };
@@ -101,6 +125,20 @@ export class RegionManager implements Disposable {
     this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
     this.#map = new MemoryMap({ va, quiesce, logger, locks: this.#locks, invalidate: () => this.memory.invalidate() });
     this.memory = new GuestMemory(this.#locks);
+    this.#internals = {
+      base: va.base,
+      whenDecided: (outcome) => this.#map.whenDecided(outcome),
+      watch: (watcher) => this.#map.watch(watcher),
+      pieces: (start, end) => {
+        this.#map.check();
+        return piecesIn(this.#map.committed, start, end);
+      },
+      mappings: (handle) => {
+        this.#map.check();
+        return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
+      },
+      drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
+    };
     this.#requests = {
       map: (region, params) => this.#mapRegion(region, params),
       unmap: (region) => this.#unmap(region),
@@ -204,34 +242,6 @@ export class RegionManager implements Disposable {
    */
   batch<T>(requests: () => T): T {
     return this.#map.batch(requests);
-  }
-
-  /**
-   * Calls `outcome` once it is known whether the batch under way came true: at once where there is none. Must not throw.
-   *
-   * @internal For what is built on regions and has state of its own.
-   */
-  whenDecided(outcome: (committed: boolean) => void): void {
-    this.#map.whenDecided(outcome);
-  }
-
-  /**
-   * Tells `watcher` of each request from now on, until the result is disposed.
-   *
-   * @internal
-   */
-  watch(watcher: Watcher): Disposable {
-    return this.#map.watch(watcher);
-  }
-
-  /**
-   * What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back.
-   *
-   * @internal
-   */
-  pieces(start: number, end: number): readonly Entry<Piece>[] {
-    this.#map.check();
-    return piecesIn(this.#map.committed, start, end);
   }
 
   /**
@@ -437,7 +447,7 @@ export class RegionManager implements Disposable {
 
   async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
     if (this.#map.closed || this.#map.current.regions.get(region) === undefined) return;
-    await this.#locks.drain(region, signal, () => this.#remove(region));
+    await this.#locks.drain([region], signal, () => this.#remove(region));
   }
 
   /** What undoes an attachment, as long as there is something to undo. */

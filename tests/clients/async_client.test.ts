@@ -1,3 +1,4 @@
+import { internalsOf } from "../../src/regions/region_manager.ts";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import {
   DisposedError,
@@ -138,7 +139,7 @@ Deno.test("RegionManagerClient.batch is one request, all or nothing", async () =
   }));
   assert(a !== undefined && b !== undefined);
   let requests = 0;
-  using _watch = rig.regions.watch(() => requests++);
+  using _watch = internalsOf(rig.regions).watch(() => requests++);
   await client.batch(() => {
     void a.map();
     void b.map({ writable: false });

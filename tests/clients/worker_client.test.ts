@@ -1,3 +1,4 @@
+import { internalsOf } from "../../src/regions/region_manager.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { isAlive } from "../../ffi/os/thread.ts";
@@ -156,7 +157,7 @@ Deno.test("a synchronous client's batch is one request, and knows its new region
   using rig = new Rig();
   await using remote = await Remote.start(rig.regions, { sync: true });
   let requests = 0;
-  using _watch = rig.regions.watch(() => requests++);
+  using _watch = internalsOf(rig.regions).watch(() => requests++);
   const result = await remote.run(
     `const file = client.memfd("bar", 0x2000);
     const region = client.batch(() => {

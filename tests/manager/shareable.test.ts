@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { GuestMemoryManager, type GuestMemoryOptions, Mappable, type SharedRegion } from "membacking";
+import { GuestMemoryManager, type GuestMemoryOptions, Mappable, type RamHandle, type SharedRegion } from "membacking";
 import { FAILURE_MODES, Faults, RecordingPartition } from "membacking/testing";
 import { range } from "../support/units.ts";
 
@@ -19,6 +19,22 @@ function text(regions: readonly SharedRegion[]): string[] {
 }
 
 const PAM = range(0xc_0000, 0xc_4000);
+const DIMM = 16 * MIB;
+
+/** A megabyte of RAM at `start` that is plugged in and out. */
+class Dimm {
+  #handle: RamHandle | null = null;
+  constructor(readonly guest: GuestMemoryManager, readonly start: number = DIMM) {}
+
+  plug(): void {
+    this.#handle = this.guest.addRam({ name: "dimm", ranges: [range(this.start, this.start + MIB)] });
+  }
+
+  unplug(): void {
+    this.#handle?.[Symbol.dispose]();
+    this.#handle = null;
+  }
+}
 
 Deno.test("the shareable regions are what another process can map to see the same RAM", () => {
   using guest = create();
@@ -33,14 +49,40 @@ Deno.test("the shareable regions are what another process can map to see the sam
   }
 });
 
-Deno.test("the ranges that x86 legacy splits are one shareable region while all are RAM", () => {
+Deno.test("the ranges that x86 legacy splits are one shareable region, whatever is visible of them", () => {
   using guest = create({ x86Legacy: true });
-  assertEquals(text(guest.shareableRegions()), ["0x0-0x400000 @0x0", "0x800000-0xa00000 @0x400000"]);
-  guest.setRamVisibility(PAM, "unmapped");
-  const split = ["0x0-0xc0000 @0x0", "0xc4000-0x400000 @0xc4000", "0x800000-0xa00000 @0x400000"];
-  assertEquals(text(guest.shareableRegions()), split);
-  guest.setRamVisibility(PAM, "read-only");
-  assertEquals(text(guest.shareableRegions()), split);
+  const whole = ["0x0-0x400000 @0x0", "0x800000-0xa00000 @0x400000"];
+  const look = () => {
+    const [low, high] = guest.shareableRegions();
+    assertEquals(text([low!, high!]), whole);
+    assertEquals(low?.hva, guest.memory.hostAddress(0, 1));
+    assertEquals(high?.hva, guest.memory.hostAddress(8 * MIB, 1));
+    return low?.readOnly.map(String);
+  };
+  assertEquals(look(), []);
+  for (const to of ["unmapped", "read-only"] as const) {
+    guest.setRamVisibility(PAM, to);
+    assertEquals(look(), ["0xc0000-0xc4000"]);
+  }
+  guest.setRamVisibility(range(0xc_4000, 0xc_8000), "unmapped");
+  assertEquals(look(), ["0xc0000-0xc8000"]);
+});
+
+Deno.test("copy-on-write RAM is not shareable, and RAM that comes and goes is while it is there", () => {
+  using saved = Mappable.memfd("saved", MIB);
+  using guest = create({ ram: [{ ranges: [range(0, MIB)], backing: saved, copyOnWrite: true }] });
+  assertEquals(guest.shareableRegions(), []);
+  const told: string[][] = [];
+  using _watching = guest.watchShareableRegions((regions) => told.push(text(regions)));
+  const dimm = guest.addRam({ ranges: [range(4 * MIB, 6 * MIB)] });
+  guest.setRamVisibility(range(4 * MIB, 6 * MIB), "unmapped");
+  guest.setRamVisibility(range(4 * MIB, 6 * MIB), "read-only");
+  dimm[Symbol.dispose]();
+  const hidden = guest.addRam({ ranges: [range(4 * MIB, 6 * MIB)] });
+  guest.setRamVisibility(range(4 * MIB, 6 * MIB), "unmapped");
+  hidden[Symbol.dispose]();
+  const there = ["0x400000-0x600000 @0x0"];
+  assertEquals(told, [there, [], there, []]);
 });
 
 Deno.test("private memory and device memory are not shareable, RAM added later is", () => {
@@ -76,71 +118,70 @@ Deno.test("neighbours of different files, or of one file at other offsets, stay 
 
 Deno.test("a listener is told of the new list once per request that changed it, and of no other", () => {
   using guest = create({ x86Legacy: true });
+  const [dimm, other] = [new Dimm(guest), new Dimm(guest, 20 * MIB)];
   const told: string[][] = [];
   const watching = guest.watchShareableRegions((regions) => told.push(text(regions)));
-  guest.setRamVisibility(PAM, "unmapped");
+  dimm.plug();
   assertEquals(told.splice(0), [text(guest.shareableRegions())]);
-  guest.setRamVisibility(PAM, "read-only");
-  guest.setRamVisibility(PAM, "read-only");
+  for (const to of ["unmapped", "read-only", "read-write"] as const) guest.setRamVisibility(PAM, to);
   assertEquals(told, []);
-  guest.setRamVisibility(PAM, "read-write");
+  dimm.unplug();
   assertEquals(told.splice(0).length, 1);
 
   guest.regions.batch(() => {
-    guest.setRamVisibility(PAM, "unmapped");
-    guest.setRamVisibility(range(0xc_4000, 0xc_8000), "unmapped");
+    dimm.plug();
+    other.plug();
   });
   assertEquals(told.splice(0).length, 1);
-  guest.regions.batch(() => {
-    guest.setRamVisibility(PAM, "read-write");
-    guest.setRamVisibility(PAM, "unmapped");
-  });
   using file = Mappable.memfd("device", MIB);
   const device = guest.newDeviceMemory("device", MIB);
   device.map({ offset: 0, mappable: file, length: MIB });
-  device.mapToGuest(16 * MIB, true);
+  device.mapToGuest(32 * MIB, true);
   using _attached = guest.attachPartition(new RecordingPartition());
   assertEquals(told, []);
 
   watching[Symbol.dispose]();
   watching[Symbol.dispose]();
-  guest.setRamVisibility(PAM, "read-write");
+  dimm.unplug();
   assertEquals(told, []);
 });
 
 Deno.test("a request that fails is not announced", () => {
   using guest = create({ x86Legacy: true });
+  const dimm = new Dimm(guest);
   const faults = new Faults();
   using _attached = guest.attachPartition(new RecordingPartition({ faults }));
   let told = 0;
   using _watching = guest.watchShareableRegions(() => told++);
   for (const mode of FAILURE_MODES) {
     faults.failAfter(0, { mode });
-    assertThrows(() => guest.setRamVisibility(PAM, "unmapped"));
+    assertThrows(() => dimm.plug());
     faults.reset();
+    assertEquals(guest.ramRanges.at(-1)?.end, 10 * MIB);
   }
   assertThrows(() =>
     guest.regions.batch(() => {
-      guest.setRamVisibility(PAM, "unmapped");
+      dimm.plug();
       throw new Error("never mind");
     })
   );
-  assertEquals(told, 0);
-  guest.setRamVisibility(PAM, "unmapped");
+  assertEquals([told, guest.ramRanges.at(-1)?.end], [0, 10 * MIB]);
+  dimm.plug();
   assertEquals(told, 1);
 });
 
 Deno.test("a listener may make requests, which are announced in their turn", () => {
-  using guest = create({ x86Legacy: true });
+  using guest = create();
+  const [dimm, second, third] = [new Dimm(guest), new Dimm(guest, 20 * MIB), new Dimm(guest, 24 * MIB)];
   const told: [string, number][] = [];
   using _first = guest.watchShareableRegions((regions) => {
     told.push(["first", regions.length]);
-    if (regions.length === 3) guest.setRamVisibility(range(0xc_4000, 0xc_8000), "unmapped");
-    if (regions.length === 3) guest.setRamVisibility(range(0xd_0000, 0xd_4000), "unmapped");
+    if (regions.length === 3) second.plug();
+    if (regions.length === 3) third.plug();
   });
   using _second = guest.watchShareableRegions((regions) => told.push(["second", regions.length]));
-  guest.setRamVisibility(PAM, "unmapped");
-  assertEquals(told, [["first", 3], ["second", 4], ["first", 4], ["second", 4]]);
+  dimm.plug();
+  assertEquals(told, [["first", 3], ["second", 5], ["first", 5], ["second", 5]]);
 });
 
 Deno.test("what a listener throws is logged, and hinders neither the request nor other listeners", async () => {
@@ -164,7 +205,7 @@ Deno.test("what a listener throws is logged, and hinders neither the request nor
   using _async = guest.watchShareableRegions((() => Promise.reject(new Error("async"))) as () => void);
   let told = 0;
   using _last = guest.watchShareableRegions(() => told++);
-  guest.setRamVisibility(PAM, "unmapped");
+  new Dimm(guest).plug();
   await new Promise((resolve) => setTimeout(resolve, 0));
   assertEquals([logged.map((error) => error instanceof Error && error.message), told], [["sync", "async"], 1]);
   assertThrows(() => guest.watchShareableRegions(undefined as never), TypeError);
@@ -172,16 +213,17 @@ Deno.test("what a listener throws is logged, and hinders neither the request nor
 
 Deno.test("a listener may stop listening, or dispose the manager, while it is told", () => {
   const guest = create({ x86Legacy: true });
+  const dimm = new Dimm(guest);
   let told = 0;
   const watching = guest.watchShareableRegions(() => {
     told++;
     watching[Symbol.dispose]();
   });
-  guest.setRamVisibility(PAM, "unmapped");
-  guest.setRamVisibility(PAM, "read-write");
+  dimm.plug();
+  dimm.unplug();
   assertEquals(told, 1);
   guest.watchShareableRegions(() => guest[Symbol.dispose]());
   guest.watchShareableRegions(() => told++);
-  guest.setRamVisibility(PAM, "unmapped");
+  dimm.plug();
   assert(guest.regions.disposed);
 });
