@@ -31,9 +31,10 @@ export function addCommand(cpio: CpioWriter, folder: string, command: string, ot
   }
 }
 
-/** Here, where it takes a second. What has been compiled is not compiled again. */
+/** Here, where it takes a second. What has been compiled is not compiled again; what cannot be will say so where it is used. */
 function compile(sources: readonly string[]): void {
-  run(Deno.execPath(), ["cache", "--no-check", "--quiet", ...sources]);
+  new Deno.Command(Deno.execPath(), { args: ["cache", "--no-check", "--quiet", ...sources], stderr: "null" })
+    .outputSync();
 }
 
 function addTree(cpio: CpioWriter, from: string, to: string, sources: string[]): void {

@@ -121,7 +121,9 @@ function writeAround(address: number): Uint8Array<ArrayBuffer> {
 
 for (const quiesce of [true, false]) {
   kvmTest(
-    `a guest that writes across the start of memory that is moved leaves there and nowhere else (${quiesce ? "held" : "not held"})`,
+    `a guest that writes across the start of memory that is moved leaves there and nowhere else (${
+      quiesce ? "held" : "not held"
+    })`,
     async () => {
       const place = AREA + 2 * MIB;
       await using scenario = new Scenario({ ram: 4 * MIB, quiesce, ranges: [{ start: AREA, end: AREA + 8 * MIB }] });
@@ -137,7 +139,30 @@ for (const quiesce of [true, false]) {
       await scenario.start([writeAround(place)]);
       for (let i = 0; i < 100; i++) {
         await scenario.aRound();
-        region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: below });
+        device.mapToGuest(place + 2 * MIB, true);
+        device.mapToGuest(place, true);
+      }
+      const [report] = await scenario.stop() as [VcpuReport];
+      // While it was away, and only where it was, accesses left the guest.
+      assert(report.mmio.every(({ gpa }) => gpa >= place && gpa < place + 25 * PAGE));
+      assertEquals(report.end, "stop-port");
+      // What does not move was never disturbed.
+      assertEquals(scenario.memory.memory.readBigUint64(place - PAGE), scenario.rounds());
+    },
+  );
+
+  kvmTest(
+    `memory that is moved beside what a guest uses is not noticed (${quiesce ? "held" : "not held"})`,
+    async () => {
+      await using scenario = new Scenario({ ram: 4 * MIB, quiesce, ranges: [{ start: AREA, end: AREA + 4 * MIB }] });
+      using below = Mappable.memfd("below", 2 * MIB);
+      using moved = Mappable.memfd("moved", 2 * MIB);
+      const region = scenario.memory.regions.newRegion({
+        name: "b",
+        range: MemoryRange.of(AREA, 2 * MIB),
+        priority: 1,
+      });
+      region.addMapping({ rangeInRegion: MemoryRange.of(0, 2 * MIB), mappable: below });
       region.map();
       const device = scenario.memory.newDeviceMemory("moved", 2 * MIB);
       device.map({ offset: 0, mappable: moved });
