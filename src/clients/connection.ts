@@ -3,7 +3,7 @@ import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { type DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { Json } from "../serving/error_data.ts";
-import type { ClientMessage, FileReference, OwnerMessage } from "../serving/protocol.ts";
+import type { ClientMessage, FileReference, OwnerMessage, Request } from "../serving/protocol.ts";
 import type { ClientAccess } from "./client_access.ts";
 import type { ClientMemory } from "./client_memory.ts";
 import type { Hold } from "./hold.ts";
@@ -22,6 +22,8 @@ export interface OwnerLink {
   hungUp: () => void;
   /** Sends a message, and what goes with it: ports in this process, descriptors to another. Nothing once it is closed. */
   post(message: ClientMessage, attached?: readonly Attached[]): void;
+  /** Sends a request. */
+  request(id: number, request: Request): void;
   /** What a request names a file by; sees to it that the owner has the file when it gets the request. */
   reference(key: number, file: OpenFile): FileReference;
   /** A handle of a file that the owner lends. */
@@ -93,6 +95,11 @@ export class Connection {
   /** Sends a message. */
   post(message: ClientMessage, attached: readonly Attached[] = []): void {
     if (!this.#closed) this.#link.post(message, attached);
+  }
+
+  /** Sends a request, to be answered under the number `id`. */
+  request(id: number, request: Request): void {
+    if (!this.#closed) this.#link.request(id, request);
   }
 
   /** How the owner finds the file of `mappable`, which has to stay open until the request is answered. */

@@ -5,11 +5,13 @@ import { DisposedError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
 import { ring } from "../serving/bell.ts";
 import { claimPort } from "../serving/channel.ts";
+import { LANE_BYTES } from "../serving/lane.ts";
 import { LockSlots } from "../serving/lock_slots.ts";
-import type { ClientMessage, FileReference, Mail, OwnerMessage, Welcome } from "../serving/protocol.ts";
+import type { ClientMessage, FileReference, Mail, OwnerMessage, Request, Welcome } from "../serving/protocol.ts";
 import { LINE, ThreadWords } from "../serving/shared_words.ts";
 import { ClientAccess, type MemoryHost } from "./client_access.ts";
 import { ClientMemory } from "./client_memory.ts";
+import { ClientLane } from "./client_lane.ts";
 import { type Attached, type ClientView, Connection, type LentFile, type OwnerLink } from "./connection.ts";
 import { Hold } from "./hold.ts";
 import { readOwnerMessage } from "./owner_messages.ts";
@@ -36,6 +38,7 @@ export async function connectPort(
   options: { mail?: Mail; signal: AbortSignal | undefined },
 ): Promise<PortConnection> {
   const { mail, signal } = options;
+  const lane = mail === undefined ? new SharedArrayBuffer(LANE_BYTES) : undefined;
   signal?.throwIfAborted();
   claimPort(port, "A client connects");
   const { promise, resolve, reject } = Promise.withResolvers<Welcome>();
@@ -48,12 +51,17 @@ export async function connectPort(
   const abort = () => reject(signal?.reason);
   signal?.addEventListener("abort", abort);
   try {
-    const hello: ClientMessage = { kind: "hello", thread: currentThread(), ...(mail !== undefined && { mail }) };
+    const hello: ClientMessage = {
+      kind: "hello",
+      thread: currentThread(),
+      ...(mail !== undefined && { mail }),
+      ...(lane !== undefined && { lane }),
+    };
     port.postMessage(hello);
     const welcome = await promise;
-    const link = new PortLink(port, welcome.owner);
-    const connection = new Connection(link, viewOf(welcome, link));
     const bell = new Int32Array(welcome.bell);
+    const link = new PortLink(port, welcome.owner, lane === undefined ? null : new ClientLane(lane, bell));
+    const connection = new Connection(link, viewOf(welcome, link));
     return { connection, owner: welcome.owner, ring: () => ring(bell) };
   } catch (error) {
     port.close();
@@ -104,20 +112,31 @@ class PortLink implements OwnerLink {
   hungUp: () => void = () => {};
   readonly #port: MessagePort;
   readonly #owner: ThreadIdentity;
+  readonly #lane: ClientLane | null;
   #closed = false;
 
-  constructor(port: MessagePort, owner: ThreadIdentity) {
+  constructor(port: MessagePort, owner: ThreadIdentity, lane: ClientLane | null) {
     this.#port = port;
     this.#owner = owner;
+    this.#lane = lane;
+    lane?.listen((message) => this.receive(message));
     port.onmessage = ({ data }: MessageEvent<unknown>) => {
       const message = readOwnerMessage(data);
-      if (message !== undefined) this.receive(message);
+      if (message === undefined) return;
+      if (message.kind === "answer" && lane !== null) lane.accept(message);
+      else this.receive(message);
     };
     port.addEventListener("close", () => this.#closed || this.hungUp());
   }
 
   post(message: ClientMessage, attached: readonly Attached[] = []): void {
     if (!this.#closed) this.#port.postMessage(message, attached.filter((each) => each instanceof MessagePort));
+  }
+
+  request(id: number, request: Request): void {
+    if (this.#closed) return;
+    const order = this.#lane?.send(id, request);
+    if (order !== 0) this.post({ kind: "request", id, request, ...(order !== undefined && { order }) });
   }
 
   reference(key: number, { fd }: OpenFile): FileReference {
@@ -134,6 +153,7 @@ class PortLink implements OwnerLink {
 
   close(): void {
     this.#closed = true;
+    this.#lane?.close();
     this.#port.close();
   }
 }

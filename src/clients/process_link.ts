@@ -10,7 +10,7 @@ import { DisposedError, MembackingError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
 import { MessageSocket } from "../serving/message_socket.ts";
 import { CLIENT_FILE, MAP_FILE } from "../serving/process_layout.ts";
-import type { ClientMessage, FileReference, OwnerMessage, ProcessWelcome } from "../serving/protocol.ts";
+import type { ClientMessage, FileReference, OwnerMessage, ProcessWelcome, Request } from "../serving/protocol.ts";
 import { LINE } from "../serving/shared_words.ts";
 import type { Attached, LentFile, OwnerLink } from "./connection.ts";
 import { readOwnerMessage } from "./owner_messages.ts";
@@ -64,7 +64,9 @@ export class ProcessLink implements OwnerLink, Disposable {
       this.#socket = new MessageSocket(socket, {
         message: (data, fds, credentials) => this.#message(readOwnerMessage(data), fds, credentials?.pid),
         closed: () => {
-          this.#welcomed.reject(new DisposedError("The owner of the region manager", "has ended, or serves nobody here"));
+          this.#welcomed.reject(
+            new DisposedError("The owner of the region manager", "has ended, or serves nobody here"),
+          );
           queueMicrotask(() => this.hungUp());
         },
       });
@@ -96,6 +98,10 @@ export class ProcessLink implements OwnerLink, Disposable {
   post(message: ClientMessage, attached: readonly Attached[] = []): void {
     if (message.kind === "forget") this.#sent.delete(message.key);
     this.#socket.post(message, attached.filter((each) => typeof each === "number"), plain);
+  }
+
+  request(id: number, request: Request): void {
+    this.post({ kind: "request", id, request });
   }
 
   reference(key: number, { fd }: OpenFile): FileReference {

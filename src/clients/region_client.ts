@@ -195,7 +195,7 @@ export abstract class RegionClient implements Disposable {
     const abort = () => this.#connection.post({ kind: "abort", id });
     signal?.addEventListener("abort", abort);
     try {
-      this.#connection.post({ kind: "request", id, request });
+      this.#connection.request(id, request);
       return await waiting.promise;
     } catch (error) {
       // The owner's AbortError stands for the reason that only this side knows.

@@ -2,16 +2,19 @@
 const TURNS = 64;
 
 /**
- * A word that clients in other threads ring to wake the owner's event loop, which is quicker than a port.
+ * A word that one thread rings to wake another one's event loop, which is quicker than a port.
  *
- * Waiting for it does not keep an event loop alive: the ports do that. Whatever clients make of the word, it says only
+ * Waiting for it does not keep an event loop alive: the ports do that. Whatever the other side makes of the word, it says only
  * that there may be something to do.
  */
 export class Bell {
-  /** The word. */
-  readonly buffer: SharedArrayBuffer = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
-  readonly #word = new Int32Array(this.buffer);
+  readonly #word: Int32Array;
   #closed = false;
+
+  /** Over one word of shared memory. */
+  constructor(word: Int32Array<SharedArrayBuffer>) {
+    this.#word = word;
+  }
 
   /** Calls `answer` on the event loop whenever it has been rung, until it is closed. `answer` must not throw. */
   async listen(answer: () => void): Promise<void> {

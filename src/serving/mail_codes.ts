@@ -9,7 +9,8 @@
 
 import type { MapParams } from "../core/map/region.ts";
 import type { Json } from "./error_data.ts";
-import { ProtocolError, readRequest } from "./messages.ts";
+import { readRequest } from "./messages.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import type { Request } from "./protocol.ts";
 import { MAIL, TEXT } from "./shared_words.ts";
 

@@ -1,6 +1,7 @@
 import { packError } from "./error_data.ts";
 import { decodeRequest, encodeAnswer, numbersOf } from "./mail_codes.ts";
-import { ProtocolError, readRequest } from "./messages.ts";
+import { readRequest } from "./messages.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import type { Answer, Mail, Request } from "./protocol.ts";
 import { MAIL, TEXT } from "./shared_words.ts";
 

@@ -8,15 +8,10 @@
  */
 
 import type { ThreadIdentity } from "../../ffi/os/thread.ts";
-import { MembackingError } from "../core/errors.ts";
+import { LANE_BYTES } from "./lane.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import type { ChangeRequest, ClientMessage, Ends, FileReference, Hello, Mail, Request } from "./protocol.ts";
 import { MAIL } from "./shared_words.ts";
-
-/** A client said what no client says. */
-export class ProtocolError extends MembackingError {
-  /** The class name, which is also what a stack trace shows. */
-  override name = "ProtocolError";
-}
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -31,7 +26,12 @@ export function readMessage(data: unknown): ClientMessage {
     case "hello":
       return readHello(message);
     case "request":
-      return { kind: "request", id: whole(message.id, "id"), request: readRequest(message.request) };
+      return {
+        kind: "request",
+        id: whole(message.id, "id"),
+        order: message.order === undefined ? 0 : whole(message.order, "order"),
+        request: readRequest(message.request),
+      };
     case "abort":
       return { kind: "abort", id: whole(message.id, "id") };
     case "file":
@@ -143,7 +143,13 @@ function readHello(message: Fields): Hello {
   }
   const thread: ThreadIdentity = { tid: Number(tid), started };
   const token = message.token === undefined ? 0 : whole(message.token, "token");
-  return { kind: "hello", thread, token, ...(message.mail !== undefined && { mail: readMail(message.mail) }) };
+  return {
+    kind: "hello",
+    thread,
+    token,
+    ...(message.mail !== undefined && { mail: readMail(message.mail) }),
+    ...(message.lane !== undefined && { lane: readLane(message.lane) }),
+  };
 }
 
 function readMail(data: unknown): Mail {
@@ -152,6 +158,11 @@ function readMail(data: unknown): Mail {
     request instanceof SharedArrayBuffer && answer instanceof SharedArrayBuffer;
   if (!isRight) throw new ProtocolError("The mail of a client is not the memory it has to be");
   return { words, request, answer };
+}
+
+function readLane(data: unknown): SharedArrayBuffer {
+  if (data instanceof SharedArrayBuffer && data.byteLength >= LANE_BYTES) return data;
+  throw new ProtocolError("The lane of a client is not the memory it has to be");
 }
 
 function readFile(data: unknown): FileReference {

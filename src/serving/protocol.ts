@@ -68,6 +68,8 @@ export interface Hello {
   readonly thread: ThreadIdentity;
   /** From another process: a number that comes back with the welcome. */
   readonly token?: number;
+  /** For a client that does not wait for answers: memory for a lane beside the port. */
+  readonly lane?: SharedArrayBuffer;
   /** For a client that waits for answers: the words and the texts of both sides, as `MAIL` says. */
   readonly mail?: Mail;
 }
@@ -85,7 +87,8 @@ export interface Mail {
 /** What a client sends. */
 export type ClientMessage =
   | Hello
-  | { readonly kind: "request"; readonly id: number; readonly request: Request }
+  /** `order`: its number among all requests, where there is a lane. */
+  | { readonly kind: "request"; readonly id: number; readonly order?: number; readonly request: Request }
   | { readonly kind: "abort"; readonly id: number }
   /** A lock was released while somebody waited for that. */
   | { readonly kind: "released" }
@@ -138,7 +141,8 @@ export interface ProcessWelcome {
 export type OwnerMessage =
   | Welcome
   | ProcessWelcome
-  | { readonly kind: "answer"; readonly id: number; readonly answer: Answer }
+  /** `order`: its number among all answers, where there is a lane. */
+  | { readonly kind: "answer"; readonly id: number; readonly order?: number; readonly answer: Answer }
   /** Files that come with this message, by the owner's numbers for them. To other processes alone. */
   | { readonly kind: "files"; readonly files: readonly number[] }
   /** Files that nothing refers to any more. To other processes alone. */

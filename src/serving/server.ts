@@ -12,7 +12,7 @@ import { claimPort, PortChannel } from "./channel.ts";
 import { Gate, type Reader } from "./gate.ts";
 import { MapPublisher } from "./map_publisher.ts";
 import { isThenable } from "../requests/carry_out.ts";
-import { ProtocolError } from "./messages.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import { ProcessClients } from "./process_clients.ts";
 import type { ServedManager } from "./served.ts";
 import { type Admitted, Session, type SessionHost, spansOf } from "./session.ts";
@@ -48,7 +48,8 @@ const PROCESS_DEADLINE = 1000;
 export class ClientServer implements MapGate, SessionHost {
   readonly #options: ServerOptions;
   readonly #gate = new Gate();
-  readonly #bell = new Bell();
+  readonly #bellWord = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  readonly #bell = new Bell(this.#bellWord);
   readonly #map: MapPublisher;
   readonly #threads: ThreadClients;
   readonly #processes: ProcessClients;
@@ -65,7 +66,7 @@ export class ClientServer implements MapGate, SessionHost {
   constructor(options: ServerOptions) {
     this.#options = options;
     const { locks, memory } = options;
-    this.#threads = new ThreadClients(memory, locks, this.#bell.buffer);
+    this.#threads = new ThreadClients(memory, locks, this.#bellWord.buffer);
     this.#map = new MapPublisher(memory.length, options.state, (region) => locks.isClosing(region));
     this.#map.addSink(this.#threads.sink);
     this.#processes = new ProcessClients(memory, locks, this.#map);

@@ -1,14 +1,18 @@
 import { DisposedError } from "../core/errors.ts";
 import type { Span } from "../core/span.ts";
 import type { Logger } from "../targets/targets.ts";
+import { ring } from "./bell.ts";
 import type { ClientChannel } from "./channel.ts";
 import { ClientFiles } from "./client_files.ts";
 import { ClientRegions, type Outcome } from "./client_regions.ts";
 import { type ErrorData, packError } from "./error_data.ts";
 import type { Reader } from "./gate.ts";
 import type { LockMirror } from "./lock_slots.ts";
+import { clientBell, LaneReceiver, LaneSender } from "./lane.ts";
+import { decodeRequest, encodeAnswer } from "./mail_codes.ts";
 import { Mailbox } from "./mailbox.ts";
-import { ProtocolError, readMessage } from "./messages.ts";
+import { readMessage } from "./messages.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import type { Answer, ClientMessage, Hello, OwnerMessage, Request } from "./protocol.ts";
 import type { ServedManager } from "./served.ts";
 import { CLOSED, LINE } from "./shared_words.ts";
@@ -51,6 +55,13 @@ export interface SessionOptions {
   again?(): void;
 }
 
+/** The owner's ends of a lane. */
+interface OwnerLane {
+  readonly sender: LaneSender;
+  readonly receiver: LaneReceiver;
+  readonly bell: Int32Array;
+}
+
 /** Why a client is served no longer, as `CLOSED` says. */
 type Why = Exclude<(typeof CLOSED)[keyof typeof CLOSED], 0>;
 
@@ -69,6 +80,7 @@ export class Session {
   readonly #regions: ClientRegions;
   readonly #waiting = new Map<number, AbortController>();
   #mailbox: Mailbox | null = null;
+  #lane: OwnerLane | null = null;
   #admitted: Admitted | null = null;
   #saidBye = false;
   #stopped = false;
@@ -104,11 +116,12 @@ export class Session {
     this.#channel.post(message, fds);
   }
 
-  /** Serves the request that waits in the mailbox. Returns how many there were. */
+  /** Serves what waits in memory that is shared with the client. Returns how many requests there were. */
   serveMail(): number {
-    if (this.#mailbox === null || this.#ended) return 0;
+    if (this.#ended || (this.#mailbox === null && this.#lane === null)) return 0;
     try {
-      const mailed = this.#mailbox.take();
+      if (this.#lane !== null) return this.#lane.receiver.drain();
+      const mailed = this.#mailbox?.take() ?? null;
       if (mailed === null) return 0;
       this.#request(mailed.id, mailed.request);
       return 1;
@@ -190,6 +203,14 @@ export class Session {
   }
 
   #serve(message: ClientMessage, fds: readonly number[]): void {
+    const lane = this.#lane?.receiver;
+    if (lane !== undefined) {
+      if (message.kind === "request") {
+        return lane.accept(message.order ?? 0, () => this.#request(message.id, message.request));
+      }
+      lane.drain(); // What was asked for before this was said.
+      if (this.#ended) return;
+    }
     switch (message.kind) {
       case "hello":
         return this.#hello(message);
@@ -218,10 +239,21 @@ export class Session {
   #hello(hello: Hello): void {
     if (this.#admitted !== null) throw new ProtocolError("A client connects once");
     if (hello.mail !== undefined) this.#mailbox = new Mailbox(hello.mail);
+    else if (hello.lane !== undefined) this.#lane = this.#laneOver(hello.lane);
     this.#admitted = this.#options.admit(hello);
     this.#host.admitted(this.#admitted);
     this.post(this.#admitted.welcome, this.#admitted.fds);
     this.#host.welcomed(this);
+  }
+
+  #laneOver(lane: SharedArrayBuffer): OwnerLane {
+    return {
+      sender: new LaneSender(lane, "to-client"),
+      receiver: new LaneReceiver(lane, "to-owner", (id, code, numbers) => {
+        if (!this.#ended) this.#request(id, decodeRequest(code, numbers));
+      }),
+      bell: clientBell(lane),
+    };
   }
 
   #serveAnother(port: MessagePort | null, fd: number | undefined): void {
@@ -275,8 +307,12 @@ export class Session {
 
   #answer(id: number, request: Request["kind"], answer: Answer): void {
     if (this.#ended) return;
-    if (this.#mailbox === null) this.post({ kind: "answer", id, answer });
-    else this.#mailbox.answer(id, answer, request);
+    if (this.#mailbox !== null) return this.#mailbox.answer(id, answer, request);
+    if (this.#lane === null) return this.post({ kind: "answer", id, answer });
+    const { sender, bell } = this.#lane;
+    const order = sender.send(id, (numbers) => "value" in answer ? encodeAnswer(answer.value, request, numbers) : 0);
+    if (order === 0) ring(bell);
+    else this.post({ kind: "answer", id, order, answer });
   }
 }
 
