@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+import { internalsOf } from "../../src/regions/region_manager.ts";
 import { LANE_BYTES, LaneReceiver, LaneSender } from "../../src/serving/lane.ts";
 import { ProtocolError } from "../../src/serving/protocol_error.ts";
 import { Remote } from "./remote.ts";
@@ -65,7 +66,7 @@ Deno.test("a client's requests are served and answered in order, whether they go
 Deno.test("an owner that is busy answers when it comes back, in order, and loses nothing", async () => {
   using rig = new Rig();
   const counts: number[] = [];
-  using _watch = rig.regions.watch(() => counts.push(1));
+  using _watch = internalsOf(rig.regions).watch(() => counts.push(1));
   const REQUESTS = 600;
   const clients = await Promise.all(
     [true, true, false, true].map(async (sync, index) => {
