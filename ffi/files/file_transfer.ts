@@ -15,7 +15,7 @@ import { PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { copyProcessMemory } from "../os/process_memory.ts";
 import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 import { word64 } from "../os/word64.ts";
-import type { Mappable } from "./mappable.ts";
+import { fileOf, type Mappable } from "./mappable.ts";
 import type { OpenFile } from "./open_file.ts";
 
 /** The most that is asked of one call, so that its result fits 32 bits. */
@@ -41,7 +41,7 @@ export function readToMemory(
   length: number,
   progress: Progress,
 ): void {
-  const { file } = mappable;
+  const file = fileOf(mappable);
   const { sys, errno } = libc();
   for (let done = 0; done < length;) {
     const size = word64(Math.min(length - done, CHUNK));
@@ -71,7 +71,7 @@ export function writeFromMemory(
   length: number,
   progress: Progress,
 ): void {
-  const { file } = mappable;
+  const file = fileOf(mappable);
   if (file.hugetlb) return copyToMapping(file, offset, address, length, progress);
   const { sys, errno } = libc();
   for (let done = 0; done < length;) {

@@ -38,6 +38,19 @@ export interface OpenOptions {
 /** How a descriptor is taken over. */
 export type FromFdOptions = Pick<OpenOptions, "fixedSize">;
 
+/**
+ * What clones of one mappable have in common: handles of one file have the same object here.
+ *
+ * @throws {DisposedError} After dispose.
+ */
+export let fileOf: (mappable: Mappable) => OpenFile;
+
+/**
+ * A handle of a file that another thread of this process has open and keeps open while this handle lives. Nothing is
+ * closed here, so nothing leaks if this thread is stopped at any moment.
+ */
+export let borrowMappable: (fd: number, label: string) => Mappable;
+
 /** A handle of the same file for a region manager to hand around: only `takeBack` disposes it. */
 export let lend: (mappable: Mappable) => Mappable;
 
@@ -72,6 +85,8 @@ export class Mappable implements Disposable {
   }
 
   static {
+    fileOf = (mappable) => mappable.#open;
+    borrowMappable = (fd, label) => new Mappable(new OpenFile(fd, label, { borrowed: true, shared: true }));
     lend = (mappable) => {
       const lent = mappable.clone();
       lent.#isLent = true;
@@ -133,16 +148,6 @@ export class Mappable implements Disposable {
     return Mappable.#probed(new OpenFile(own, `file descriptor ${fd}`, { shared: true, fixedSize }));
   }
 
-  /**
-   * A handle of a file that another thread of this process has open and keeps open while this handle lives. Nothing is
-   * closed here, so nothing leaks if this thread is stopped at any moment.
-   *
-   * @internal
-   */
-  static borrow(fd: number, label: string): Mappable {
-    return new Mappable(new OpenFile(fd, label, { borrowed: true, shared: true }));
-  }
-
   static #probed(file: OpenFile): Mappable {
     try {
       file.probe();
@@ -153,13 +158,7 @@ export class Mappable implements Disposable {
     return new Mappable(file);
   }
 
-  /**
-   * What clones of one mappable have in common: handles of one file have the same object here.
-   *
-   * @internal For comparing and keying; the package's own layers alone look inside.
-   * @throws {DisposedError} After dispose.
-   */
-  get file(): OpenFile {
+  get #open(): OpenFile {
     if (this.#disposed || this.#file.revoked) throw new DisposedError(`Mappable ${this.#file.label}`);
     return this.#file;
   }
@@ -175,41 +174,22 @@ export class Mappable implements Disposable {
    * @throws {DisposedError} After dispose, as every other member does too.
    */
   get fd(): number {
-    return this.file.handOut();
+    return this.#open.handOut();
   }
 
   /** The size in bytes. Cached where seals forbid it to change, otherwise asked from the kernel each time. */
   get size(): number {
-    return this.file.size;
+    return this.#open.size;
   }
 
   /** The unit of mapping in bytes: 4096, or the huge page size. Ranges and file offsets must be multiples of it. */
   get pageSize(): number {
-    return this.file.pageSize;
+    return this.#open.pageSize;
   }
 
   /** Whether it can be mapped for writing: opened for it, and without a seal against it. */
   get writable(): boolean {
-    return this.file.writable;
-  }
-
-  /**
-   * Whether memory of the file may go away while it is mapped: someone may shorten it, or punch holes into huge pages.
-   *
-   * @internal
-   */
-  get truncatable(): boolean {
-    return this.file.truncatable;
-  }
-
-  /**
-   * Whether mapping it may fail after what was mapped there before is gone: hugetlb, and file systems and kinds of
-   * files that are not known to be steady.
-   *
-   * @internal
-   */
-  get mayFailLate(): boolean {
-    return this.file.mayFailLate;
+    return this.#open.writable;
   }
 
   /**
@@ -219,7 +199,7 @@ export class Mappable implements Disposable {
    * @throws {OsError} If reading fails.
    */
   read(offset: number, into: Uint8Array): void {
-    const { file } = this;
+    const file = this.#open;
     const plain = checkTransfer(file, offset, into);
     const { sys, errno } = libc();
     for (let done = 0; done < plain.length;) {
@@ -243,7 +223,7 @@ export class Mappable implements Disposable {
    * @throws {OsError} If writing fails, as it does where `writable` is false.
    */
   write(offset: number, bytes: Uint8Array): void {
-    const { file } = this;
+    const file = this.#open;
     const plain = checkTransfer(file, offset, bytes);
     if (file.hugetlb) return writeMapped(file, offset, plain);
     const { sys, errno } = libc();
@@ -263,7 +243,7 @@ export class Mappable implements Disposable {
 
   /** Another handle of the same file, to be disposed on its own. */
   clone(): Mappable {
-    return new Mappable(this.file.retain());
+    return new Mappable(this.#open.retain());
   }
 
   /**

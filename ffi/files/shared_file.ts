@@ -20,7 +20,7 @@ import {
   PROT_WRITE,
 } from "../os/mman.ts";
 import { unwrap } from "../os/os_error.ts";
-import { Mappable } from "./mappable.ts";
+import { fileOf, Mappable } from "./mappable.ts";
 
 /** A file of shared memory, mapped here. */
 export class SharedFile implements Disposable {
@@ -58,7 +58,7 @@ export class SharedFile implements Disposable {
    */
   static map(fd: number, size: number, options: { write: boolean }): SharedFile {
     using file = Mappable.fromFd(fd);
-    const sealed = file.file.size >= size && !file.file.truncatable;
+    const sealed = fileOf(file).size >= size && !fileOf(file).truncatable;
     if (!sealed) throw new RangeError("A file of shared memory is shorter than it has to be, or can become so");
     return new SharedFile(null, new FileMapping(fd, 0, size, options.write ? PROT_READ | PROT_WRITE : PROT_READ));
   }

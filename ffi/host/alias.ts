@@ -13,7 +13,7 @@ import { LimitError } from "../../src/core/errors.ts";
 import { freshAddresses } from "./fresh_addresses.ts";
 import { retireAddresses } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
-import type { Mappable } from "../files/mappable.ts";
+import { fileOf, type Mappable } from "../files/mappable.ts";
 import { noteUse, spareMappings } from "./mapping_budget.ts";
 import { MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { unwrap } from "../os/os_error.ts";
@@ -72,7 +72,7 @@ export class Alias implements Disposable {
         const { sys, errno } = libc();
         unwrap(
           // SAFETY: inside the range reserved above.
-          sys.mmap(BigInt(at), BigInt(length), PROT_READ | PROT_WRITE, flags, mappable.file.fd, BigInt(offset)),
+          sys.mmap(BigInt(at), BigInt(length), PROT_READ | PROT_WRITE, flags, fileOf(mappable).fd, BigInt(offset)),
           errno[0],
           "mmap",
           () => "for a second view of guest memory",

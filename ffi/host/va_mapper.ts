@@ -17,7 +17,7 @@ import { adviseHost } from "../os/advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import { makeRoom, spareMappings } from "./mapping_budget.ts";
-import type { Mappable } from "../files/mappable.ts";
+import { fileOf, type Mappable } from "../files/mappable.ts";
 import { applyPolicy } from "../files/memory_policy.ts";
 import {
   MADV_POPULATE_READ,
@@ -164,7 +164,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     let flags = NOTHING_HERE;
     let fd = -1;
     if (mappable !== null) {
-      const { file } = mappable;
+      const file = fileOf(mappable);
       flags = copyOnWrite ? COPY_HERE : SHARED_HERE;
       if (file.mayFailLate) return this.#mapAside(start, end, mappable, fileOffset, prot, policy, flags);
       fd = file.fd;
@@ -384,7 +384,7 @@ function mapAlone(
 ): FileMapping {
   try {
     using stack = new DisposableStack();
-    const aside = stack.use(new FileMapping(mappable.file.fd, fileOffset, length, prot, mappable.pageSize, flags));
+    const aside = stack.use(new FileMapping(fileOf(mappable).fd, fileOffset, length, prot, mappable.pageSize, flags));
     if (policy !== undefined) applyPolicy(aside.address, length, policy);
     stack.move();
     return aside;

@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { type DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
@@ -104,7 +104,7 @@ export class Connection {
 
   /** How the owner finds the file of `mappable`, which has to stay open until the request is answered. */
   reference(mappable: Mappable): FileReference {
-    const { file } = mappable;
+    const file = fileOf(mappable);
     let key = this.#keys.get(file);
     if (key === undefined) {
       key = ++this.#files;
@@ -118,8 +118,8 @@ export class Connection {
     // SAFETY: what the owner's `lend` made.
     const lent = answer as LentFile;
     const mappable = this.#link.borrow(lent);
-    this.#lent.add(mappable.file);
-    this.#remember(mappable.file, lent.key);
+    this.#lent.add(fileOf(mappable));
+    this.#remember(fileOf(mappable), lent.key);
     return mappable;
   }
 

@@ -1,5 +1,5 @@
 import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { borrowMappable, type Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { DisposedError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
@@ -97,7 +97,7 @@ class SharedHost implements MemoryHost {
     const known = this.#files.get(serial);
     if (known !== undefined) return known;
     if (this.#files.size >= REMEMBERED) this.#files.clear();
-    const file = Mappable.borrow(fd, `file descriptor ${fd}`);
+    const file = borrowMappable(fd, `file descriptor ${fd}`);
     this.#files.set(serial, file);
     return file;
   }
@@ -144,7 +144,7 @@ class PortLink implements OwnerLink {
   }
 
   borrow({ fd, label }: LentFile): Mappable {
-    return Mappable.borrow(fd, label);
+    return borrowMappable(fd, label);
   }
 
   isOwnerAlive(): boolean {

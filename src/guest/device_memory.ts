@@ -1,11 +1,11 @@
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
 import { touchedIn } from "../core/map/edits.ts";
 import type { Mapping } from "../core/map/region.ts";
-import { closeFile, FileBacking, mappableOf, releaseFiles } from "../memory/file_backing.ts";
+import { closeFile, FileBacking, labelOf, mappableOf, releaseFiles } from "../memory/file_backing.ts";
 import { checkFile, checkPages } from "../regions/mapping_options.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
@@ -157,7 +157,7 @@ export class DeviceMemory implements Disposable {
     checkAligned(fileOffset, "File offset");
     if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
     if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
-    const { file } = mappable;
+    const file = fileOf(mappable);
     checkFile(file, fileOffset, range.start, range.end, writable);
     checkPages(file, fileOffset, range, { Offset: offset });
     this.#regions.batch(() => {
@@ -253,7 +253,7 @@ export class DeviceMemory implements Disposable {
         range: `${hex(start)}-${hex(end)}`,
         fileOffset: start + mapping.delta,
         writable: mapping.writable,
-        backing: mappableOf(mapping)?.file.label ?? "",
+        backing: labelOf(mapping) ?? "",
       })),
     };
   }

@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { gaps, type Span } from "../core/span.ts";
 import type { View } from "../core/map/overlap.ts";
 import { MemoryRange } from "../core/memory_range.ts";
@@ -94,7 +94,7 @@ export class ShareableRegions {
       const fileOffset = start + mapping.delta;
       const last = found.at(-1);
       if (
-        last !== undefined && last.end === start && last.mappable.file === mappable.file &&
+        last !== undefined && last.end === start && fileOf(last.mappable) === fileOf(mappable) &&
         last.fileOffset + start - last.start === fileOffset
       ) {
         last.end = end;
@@ -147,6 +147,6 @@ function isSame(a: readonly Shared[], b: readonly Shared[]): boolean {
   return a.length === b.length && a.every((x, i) => {
     const y = b[i];
     return y !== undefined && x.start === y.start && x.end === y.end && x.fileOffset === y.fileOffset &&
-      x.mappable.file === y.mappable.file;
+      fileOf(x.mappable) === fileOf(y.mappable);
   });
 }

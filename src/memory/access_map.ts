@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { GuestMemoryError, MappingError } from "../core/errors.ts";
 import { checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { LockedMemory } from "./locked_memory.ts";
@@ -119,6 +119,6 @@ function checkFileSize(gpa: number, length: number, { piece, start, end }: Part)
  */
 export function checkSteady({ piece, start, end }: Part, what: string): void {
   if (piece.file === null) return;
-  const why = piece.file.mappable.file.whyUnsteady;
+  const why = fileOf(piece.file.mappable).whyUnsteady;
   throw new MappingError(`This memory ${what}, since ${why}`, MemoryRange.bounding(start, end));
 }

@@ -1,4 +1,4 @@
-import { lend, type Mappable, takeBack } from "../../ffi/files/mappable.ts";
+import { fileOf, lend, type Mappable, takeBack } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { Backing, Mapping } from "../core/map/region.ts";
 
@@ -17,7 +17,7 @@ export class FileBacking implements Backing {
 
   /** Makes a handle of its own, which users get to see and cannot dispose. */
   constructor(mappable: Mappable) {
-    const { file } = mappable;
+    const file = fileOf(mappable);
     this.mappable = lend(mappable);
     this.file = file;
     this.pageSize = file.pageSize;
@@ -54,4 +54,10 @@ export function releaseFiles(gone: readonly Mapping[], split: readonly Mapping[]
 export function closeFile(mapping: Mapping): void {
   const mappable = mappableOf(mapping);
   if (mappable !== null) takeBack(mappable);
+}
+
+/** What messages call the file behind a mapping, `undefined` for private memory. */
+export function labelOf(mapping: Mapping): string | undefined {
+  const mappable = mappableOf(mapping);
+  return mappable === null ? undefined : fileOf(mappable).label;
 }

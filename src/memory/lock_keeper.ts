@@ -1,10 +1,10 @@
 import type { OpenFile } from "../../ffi/files/open_file.ts";
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MappingError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { LockTable } from "../core/lock_table.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { fragments } from "../core/map/overlap.ts";
-import type { Piece, Region } from "../core/map/region.ts";
+import type { Mapping, Piece, Region } from "../core/map/region.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Entry } from "../core/range_map.ts";
 import { fewSpans, type Span } from "../core/span.ts";
@@ -66,7 +66,7 @@ export class LockKeeper implements AccessMap {
     if (entry === undefined) return undefined;
     const { start, end, value: { mapping, writable } } = entry;
     const mappable = sharedFileOf(mapping);
-    const file = mappable !== null && mappable.truncatable ? { mappable, offset: start + mapping.delta } : null;
+    const file = mappable !== null && fileOf(mappable).truncatable ? { mappable, offset: start + mapping.delta } : null;
     return { start, end, writable, file };
   }
 
@@ -113,7 +113,7 @@ export class LockKeeper implements AccessMap {
     for (const { file, start, end } of pieces) {
       if (file === null) continue;
       throw new MappingError(
-        `This memory cannot be locked, since ${file.mappable.file.whyUnsteady}`,
+        `This memory cannot be locked, since ${fileOf(file.mappable).whyUnsteady}`,
         new MemoryRange(start, end),
       );
     }
@@ -232,7 +232,7 @@ export class LockKeeper implements AccessMap {
 
   /** Where `file` shows. */
   spansOf(file: OpenFile): Span[] {
-    return piecesIn(this.#state()).filter(({ value }) => mappableOf(value.mapping)?.file === file);
+    return piecesIn(this.#state()).filter(({ value }) => showsFile(value.mapping, file));
   }
 
   /**
@@ -285,4 +285,9 @@ const NO_MEMORY = "This VA target has no memory to look at";
 
 function viewPart({ start, end, value: { mapping, writable } }: Entry<Piece>): ViewPart {
   return { start, end, mappable: sharedFileOf(mapping), fileOffset: start + mapping.delta, writable };
+}
+
+function showsFile(mapping: Mapping, file: OpenFile): boolean {
+  const mappable = mappableOf(mapping);
+  return mappable !== null && fileOf(mappable) === file;
 }

@@ -1,11 +1,11 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import type { Mapping, Piece, Region } from "../core/map/region.ts";
+import type { Piece, Region } from "../core/map/region.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Entry } from "../core/range_map.ts";
 import { mappableOf } from "./file_backing.ts";
 
 /** What memory is: a file others may share, memory of this process, or a file whose changes stay here. */
-export type MemoryKind = Mapping["kind"];
+export type MemoryKind = "shared" | "private" | "copy-on-write";
 
 /** Which region shows somewhere. */
 export interface PieceRegion {

@@ -1,5 +1,5 @@
 import { type Progress, readToMemory, writeFromMemory } from "../../ffi/files/file_transfer.ts";
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkNumber } from "../core/memory_range.ts";
@@ -48,7 +48,7 @@ export function transfer(
   checkNumber(fileOffset, "File offset");
   checkNumber(length, "Length");
   const parts = partsOf(map, gpa, length, direction === "in");
-  const { file } = mappable;
+  const file = fileOf(mappable);
   file.checkBounds(fileOffset, length);
   if (direction === "out" && !file.writable) {
     throw new MembackingError(`${file.label} is not open for writing, open it with write: true`);

@@ -2,7 +2,7 @@ import type { RangeMap } from "../core/range_map.ts";
 import { fragments, regionsIn } from "../core/map/overlap.ts";
 import type { Mapping, Region, RegionState } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
-import { mappableOf } from "../memory/file_backing.ts";
+import { labelOf } from "../memory/file_backing.ts";
 import { nameOf } from "../requests/carry_out.ts";
 
 /** One mapping of an inspected region. */
@@ -89,7 +89,7 @@ function inspectMappings(mappings: RangeMap<Mapping>, region: Region): InspectMa
       rangeInRegion: rangeText(entry, region.range.start),
       writable: mapping.writable,
       fileOffset: mapping.backing === null ? null : entry.start + mapping.delta,
-      backing: mappableOf(mapping)?.file.label ?? "private",
+      backing: labelOf(mapping) ?? "private",
       copyOnWrite: mapping.kind === "copy-on-write",
     };
   });

@@ -6,7 +6,7 @@ import type { Span } from "../core/span.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { ownPolicy } from "../core/memory_policy.ts";
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { FileBacking } from "../memory/file_backing.ts";
 import type { MappingOptions } from "./region_handle.ts";
@@ -36,7 +36,7 @@ export function mappingOf(options: MappingOptions, start: number, end: number, v
     return { kind: "private", backing: null, own: { start, end }, delta: 0, writable, policy };
   }
   if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
-  const { file } = mappable;
+  const file = fileOf(mappable);
   checkFile(file, fileOffset, start, end, writable && !copyOnWrite);
   if (copyOnWrite) checkCopyOnWrite(file, start, end);
   if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });

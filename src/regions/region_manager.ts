@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
 import { ClientServer, type ServeOptions } from "../serving/server.ts";
@@ -415,8 +415,10 @@ export class RegionManager implements Disposable {
   }
 
   #watchFile(mapping: Mapping): void {
-    const file = mappableOf(mapping)?.file;
-    if (file === undefined || !file.hugetlb || file.truncatable || file.vouched || this.#watched.has(file)) return;
+    const mappable = mappableOf(mapping);
+    if (mappable === null) return;
+    const file = fileOf(mappable);
+    if (!file.hugetlb || file.truncatable || file.vouched || this.#watched.has(file)) return;
     this.#watched.add(file);
     file.watch(this.#handOuts);
   }

@@ -1,4 +1,4 @@
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MemoryLockedError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Logger } from "../targets/targets.ts";
@@ -121,7 +121,7 @@ export class ClientRegions {
   }
 
   #lend(file: Mappable): Outcome {
-    return { value: { key: this.#files.lend(file), fd: file.file.fd, label: file.file.label }, file };
+    return { value: { key: this.#files.lend(file), fd: fileOf(file).fd, label: fileOf(file).label }, file };
   }
 
   /** Removes a region now, or as soon as nobody holds a lock on it; what fails otherwise is tried again. */

@@ -1,3 +1,4 @@
+import { fileOf } from "../../ffi/files/mappable.ts";
 import type { Entry } from "../core/range_map.ts";
 import { normalize, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
@@ -95,9 +96,10 @@ export class MapPublisher implements FileRows {
 
   #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
     const mappable = sharedFileOf(mapping);
-    const access = (writable ? CODE.writable : 0) | (mappable?.truncatable ? CODE.truncatable : 0) |
+    const access = (writable ? CODE.writable : 0) |
+      (mappable !== null && fileOf(mappable).truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);
     if (mappable === null) return { key: null, file: null, delta: 0, access };
-    return { key: mapping, file: mappable.file, delta: mapping.delta, access };
+    return { key: mapping, file: fileOf(mappable), delta: mapping.delta, access };
   }
 }

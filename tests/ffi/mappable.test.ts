@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertFalse, assertStringIncludes, assertThrows } from "@std/assert";
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { cString, libc } from "../../ffi/os/libc.ts";
@@ -51,8 +51,8 @@ Deno.test("a memfd has its size and 4 KiB pages, is writable, close-on-exec and 
   using memory = Mappable.memfd("ram", 0x3000);
   assertEquals([memory.size, memory.pageSize], [0x3000, 0x1000]);
   assert(memory.writable);
-  assertFalse(memory.truncatable);
-  assertFalse(memory.mayFailLate);
+  assertFalse(fileOf(memory).truncatable);
+  assertFalse(fileOf(memory).mayFailLate);
   assertEquals(fdFlags(memory.fd), CLOSE_ON_EXEC);
 });
 
@@ -68,7 +68,7 @@ Deno.test("a memfd is sealed against resizing and against more seals", () => {
 
 Deno.test("a memfd that is not sealed can be truncated, and its size follows", () => {
   using memory = Mappable.memfd("ram", 0x1000, { seal: false });
-  assert(memory.truncatable);
+  assert(fileOf(memory).truncatable);
   libc().sys.ftruncate(memory.fd, 0x5000n);
   assertEquals(memory.size, 0x5000);
 });
@@ -110,7 +110,7 @@ Deno.test("clones share one descriptor, which is closed with the last of them", 
   const third = second.clone();
   const { fd } = first;
   assertEquals([second.fd, third.fd], [fd, fd]);
-  assert(first.file === third.file);
+  assert(fileOf(first) === fileOf(third));
   first[Symbol.dispose]();
   first[Symbol.dispose]();
   second[Symbol.dispose]();
@@ -129,9 +129,9 @@ Deno.test("every member of a disposed mappable throws DisposedError, and its clo
     () => memory.size,
     () => memory.pageSize,
     () => memory.writable,
-    () => memory.truncatable,
-    () => memory.mayFailLate,
-    () => memory.file,
+    () => fileOf(memory).truncatable,
+    () => fileOf(memory).mayFailLate,
+    () => fileOf(memory),
     () => memory.clone(),
     () => memory.read(0, new Uint8Array(1)),
     () => memory.write(0, new Uint8Array(1)),
@@ -144,7 +144,7 @@ Deno.test("a file opens read-only unless asked otherwise", () => {
   using file = tempFile(new Uint8Array([1, 2, 3]));
   using reader = Mappable.open(file.path);
   assertFalse(reader.writable);
-  assert(reader.truncatable);
+  assert(fileOf(reader).truncatable);
   assertEquals(fdFlags(reader.fd), CLOSE_ON_EXEC);
   const back = new Uint8Array(3);
   reader.read(0, back);
@@ -156,7 +156,7 @@ Deno.test("a file opens read-only unless asked otherwise", () => {
   writer.write(1, new Uint8Array([7]));
   reader.read(0, back);
   assertEquals(back, new Uint8Array([1, 7, 3]));
-  assert(reader.file !== writer.file);
+  assert(fileOf(reader) !== fileOf(writer));
 });
 
 Deno.test("the size of a file is what it is now, and a write never makes it larger", () => {
@@ -260,7 +260,7 @@ Deno.test("only a seal against shrinking makes a file safe from truncation", () 
   using shrink = rawMemfd(0x1000, F_SEAL_SHRINK);
   for (const [raw, truncatable] of [[open, true], [grow, true], [shrink, false]] as const) {
     using mappable = Mappable.fromFd(raw.fd);
-    assertEquals(mappable.truncatable, truncatable);
+    assertEquals(fileOf(mappable).truncatable, truncatable);
   }
 });
 
@@ -282,7 +282,7 @@ Deno.test("a memfd of more huge pages than there are fails at once and says wher
 hugePageTest("a memfd of huge pages has their page size and can be written across pages", 2, () => {
   using memory = Mappable.memfd("huge", 2 * HUGE_PAGE, { hugepageSize: HUGE_PAGE });
   assertEquals([memory.size, memory.pageSize], [2 * HUGE_PAGE, HUGE_PAGE]);
-  assert(memory.writable && memory.mayFailLate && !memory.truncatable);
+  assert(memory.writable && fileOf(memory).mayFailLate && !fileOf(memory).truncatable);
   memory.write(HUGE_PAGE - 2, new Uint8Array([1, 2, 3, 4]));
   memory.write(0, new Uint8Array(0));
   const back = new Uint8Array(6);
@@ -292,7 +292,7 @@ hugePageTest("a memfd of huge pages has their page size and can be written acros
 
   using same = Mappable.fromFd(memory.fd);
   assertEquals(same.pageSize, HUGE_PAGE);
-  assert(same.mayFailLate);
+  assert(fileOf(same).mayFailLate);
 });
 
 Deno.test("ten thousand memfds, clones and failures leave no descriptor behind", () => {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertGreater, assertStringIncludes, assertThrows } from "@std/assert";
 import { cString, libc } from "../../ffi/os/libc.ts";
 import { MFD_CLOEXEC, MFD_HUGETLB } from "../../ffi/os/mman.ts";
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { revokeView } from "../../ffi/os/view.ts";
@@ -246,7 +246,7 @@ hugePageTest("a huge page mapping that fails late leaves the mapping it should h
   sys.ftruncate(fd, BigInt(2 ** 35));
   using huge = Mappable.fromFd(fd);
   sys.close(fd);
-  assert(huge.mayFailLate);
+  assert(fileOf(huge).mayFailLate);
   using va = VaMapper.reserve(2 ** 36);
   using small = filled("small", HUGE_PAGE, 0x11);
   va.map(0, HUGE_PAGE, small, 0, true, undefined);
@@ -262,7 +262,8 @@ hugePageTest("a hole that a failed replacement leaves is plugged at once", 1, ()
   const fd = sys.memfd_create(cString("too large"), MFD_CLOEXEC | MFD_HUGETLB | (21 << 26));
   sys.ftruncate(fd, BigInt(2 ** 35));
   // A file that claims to be steady and is not, so that it is mapped in place.
-  const liar = { file: { fd, pageSize: HUGE_PAGE, mayFailLate: false } } as Mappable;
+  using liar = Mappable.fromFd(fd);
+  Object.assign(fileOf(liar), { mayFailLate: false });
   using va = VaMapper.reserve(2 ** 36);
   using small = filled("small", HUGE_PAGE, 0x11);
   va.map(0, HUGE_PAGE, small, 0, true, undefined);

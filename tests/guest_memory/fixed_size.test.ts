@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { libc } from "../../ffi/os/libc.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from "../../ffi/os/mman.ts";
 import { Remote } from "../clients/remote.ts";
+import { fileOf } from "../../ffi/files/mappable.ts";
 import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 import { PAGE, range } from "../support/units.ts";
 
@@ -100,7 +101,7 @@ hugePageTest("huge pages go by the kernel once their descriptor was handed out, 
   {
     using _lock = regions.memory.lock(range(PAGE, 2 * PAGE));
     assertThrows(() => memory.fd, MemoryLockedError);
-    assertFalse(memory.truncatable);
+    assertFalse(fileOf(memory).truncatable);
   }
   const { fd } = memory;
   assert(fd > 0);

@@ -194,7 +194,7 @@ kvmTest(
         assertEquals([memory.readBigUint64(2 * MIB + 8), witness.load(MIB + 3 * PAGE)], [7n, 5]);
         assertEquals(memory.find(0)?.kind, "copy-on-write");
         guest.setRamVisibility(range(0, 4 * MIB), "read-only");
-          guest.setRamVisibility(range(0, 4 * MIB), "read-write");
+        guest.setRamVisibility(range(0, 4 * MIB), "read-write");
         assertEquals([memory.readUint8(MIB), witness.load(3 * MIB)], [1, 3]);
         assertEquals(await hashOf(path), before);
       }
