@@ -20,6 +20,7 @@ import { writeProcessMemory } from "../os/process_memory.ts";
 import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 import { makeMemfd, type MemfdOptions } from "./memfd.ts";
 import { OpenFile } from "./open_file.ts";
+import { StandInFile } from "./stand_in_file.ts";
 
 /** How a file is opened. */
 export interface OpenOptions {
@@ -50,6 +51,9 @@ export let fileOf: (mappable: Mappable) => OpenFile;
  * closed here, so nothing leaks if this thread is stopped at any moment.
  */
 export let borrowMappable: (fd: number, label: string) => Mappable;
+
+/** Makes what stands in for a memfd where there is no kernel to ask, for tests. */
+export let standInMappable: (name: string, size: number, pageSize: number) => Mappable;
 
 /** A handle of the same file for a region manager to hand around: only `takeBack` disposes it. */
 export let lend: (mappable: Mappable) => Mappable;
@@ -87,6 +91,7 @@ export class Mappable implements Disposable {
   static {
     fileOf = (mappable) => mappable.#open;
     borrowMappable = (fd, label) => new Mappable(new OpenFile(fd, label, { borrowed: true, shared: true }));
+    standInMappable = (name, size, pageSize) => new Mappable(new StandInFile(name, size, pageSize));
     lend = (mappable) => {
       const lent = mappable.clone();
       lent.#isLent = true;
@@ -201,6 +206,7 @@ export class Mappable implements Disposable {
   read(offset: number, into: Uint8Array): void {
     const file = this.#open;
     const plain = checkTransfer(file, offset, into);
+    if (file.bytes !== null) return plain.set(new Uint8Array(file.bytes, offset, plain.length));
     const { sys, errno } = libc();
     for (let done = 0; done < plain.length;) {
       const rest = done === 0 ? plain : plain.subarray(done);
@@ -225,6 +231,7 @@ export class Mappable implements Disposable {
   write(offset: number, bytes: Uint8Array): void {
     const file = this.#open;
     const plain = checkTransfer(file, offset, bytes);
+    if (file.bytes !== null) return new Uint8Array(file.bytes).set(plain, offset);
     if (file.hugetlb) return writeMapped(file, offset, plain);
     const { sys, errno } = libc();
     for (let done = 0; done < plain.length;) {

@@ -96,6 +96,10 @@ export class OpenFile {
   readonly fd: number;
   /** What messages call it, such as `memfd "ram"`. */
   readonly label: string;
+  /** The contents, where it only stands in for a file; `null` for real ones. */
+  get bytes(): ArrayBuffer | null {
+    return null;
+  }
   /** The unit it is mapped in, in bytes: 4096, or the page size of the hugetlb file system it is on. */
   readonly pageSize: number;
   /** Whether it lives on a hugetlb file system (hugetlb memfds do). */

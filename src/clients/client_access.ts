@@ -2,6 +2,7 @@ import type { Mappable } from "../../ffi/files/mappable.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
 import { DisposedError, MappingError, MembackingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
+import type { HostBytes } from "../core/targets.ts";
 import type { AccessMap, Backed } from "../memory/access_map.ts";
 import type { MemoryPiece } from "../memory/memory_piece.ts";
 import { LockedMemory } from "../memory/locked_memory.ts";
@@ -47,6 +48,9 @@ export interface ClientAccessOptions {
 /** The memory map as a client's `GuestMemory` sees it. All but `length` is used while changes are held off. */
 export class ClientAccess implements AccessMap {
   readonly length: number;
+  readonly hasAddresses = true;
+  /** All of host memory, made at the first access. */
+  #host: ArrayBuffer | undefined;
   readonly #options: ClientAccessOptions;
   readonly #locks = new Set<LockedMemory>();
   #marks: WriteMarks | null = null;
@@ -86,7 +90,12 @@ export class ClientAccess implements AccessMap {
     return hold.isMarking ? this.#marks ??= marks() : null;
   }
 
-  view(start: number, end: number): ArrayBuffer {
+  bytesAt(gpa: number): HostBytes {
+    this.#host ??= this.#view(0, this.length);
+    return { buffer: this.#host, offset: gpa };
+  }
+
+  #view(start: number, end: number): ArrayBuffer {
     return hostView(this.#options.host.base + start, end - start);
   }
 
@@ -95,8 +104,8 @@ export class ClientAccess implements AccessMap {
     const { start, end } = range;
     const parts = this.#parts(range);
     const { buffer, alias } = parts.every(({ writable }) => writable)
-      ? { buffer: this.view(start, end), alias: undefined }
-      : readOnlyView(parts, range, () => this.view(start, end));
+      ? { buffer: this.#view(start, end), alias: undefined }
+      : readOnlyView(parts, range, () => this.#view(start, end));
     let slot: number | undefined;
     try {
       slot = slots.claim(start, end, write);

@@ -67,6 +67,14 @@ export interface MemoryPolicy {
   readonly name?: string;
 }
 
+/** Bytes of memory: those of `buffer` from `offset` on. */
+export interface HostBytes {
+  /** What they are in. */
+  readonly buffer: ArrayBuffer;
+  /** Where in it they begin. */
+  readonly offset: number;
+}
+
 /**
  * The reserved host address range that guest memory is mapped into. GPA x lives at `base + x`.
  *
@@ -101,10 +109,14 @@ export interface VaTarget<M> {
   makeRoom?(): Disposable;
   /** Is told after each request how many kernel mappings the reservation consists of. */
   noteMappings?(count: number): void;
+  /** Brings the memory of `[start, end)` in ahead of use, for stores where it is writable. */
+  populate?(start: number, end: number, writable: boolean): void;
   /** Whether nobody but those who retain it uses it any more: it goes as a whole with the last of them. */
   readonly disposed?: boolean;
   /** Keeps the addresses reserved until the result is disposed. */
   retain?(): Disposable;
+  /** Where there is no memory at host addresses (no `view`): the bytes from `gpa` on, as far as its mapping reaches. */
+  bytesAt?(gpa: number): HostBytes | undefined;
   /** Says that nothing else may ever get the addresses of `[start, end)`, also when the reservation is gone. */
   keepReserved?(start: number, end: number): void;
   /** The bytes of `[start, end)` themselves. Without it, guest memory cannot be accessed through the manager. */

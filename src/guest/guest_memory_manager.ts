@@ -3,7 +3,8 @@ import { DisposedError } from "../core/errors.ts";
 import { checkAligned, checkNumber, type MemoryRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
 import { checkAlias, layOutRam, RAM_ALIGNMENT } from "../core/ram_layout.ts";
-import type { Partition } from "../core/targets.ts";
+import type { Partition, VaTarget } from "../core/targets.ts";
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import { internalsOf, RegionManager } from "../regions/region_manager.ts";
 import { reportTo } from "../targets/report.ts";
@@ -38,6 +39,12 @@ export interface GuestMemoryOptions {
   readonly logger?: Logger;
   /** Holds vCPUs while a change that is not atomic to them is made. Without it, changes are made all the same. */
   readonly quiesce?: Quiesce;
+  /**
+   * Where memory is mapped: a `VaMapper` of at least `maxAddress` bytes that serves no other manager and stays the caller's
+   * to dispose, or the `RecordingVa` of `membacking/testing`, with which a VMM can be tested without any permission: its
+   * RAM stands in for memfds and has no file descriptor. Left out: addresses are reserved.
+   */
+  readonly va?: VaMapper | VaTarget<Mappable>;
 }
 
 /** How a partition is attached. */
@@ -76,7 +83,9 @@ export interface AttachOptions {
 export class GuestMemoryManager implements Disposable {
   /** The regions of guest memory, for everything that is not covered here. */
   readonly regions: RegionManager;
-  readonly #va: VaMapper;
+  readonly #va: VaTarget<Mappable>;
+  /** The reservation, if it is this manager's own. */
+  readonly #reserved: VaMapper | null;
   readonly #ram: Ram;
   readonly #pin: boolean;
   readonly #pageSize: number;
@@ -86,7 +95,7 @@ export class GuestMemoryManager implements Disposable {
   readonly #halves = new WeakMap<Partition, readonly [PartitionHalf, PartitionHalf]>();
 
   private constructor(options: GuestMemoryOptions, stack: DisposableStack) {
-    const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce } = options;
+    const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce, va } = options;
     const report = reportTo(logger);
     checkAligned(maxAddress, "maxAddress");
     if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
@@ -94,16 +103,22 @@ export class GuestMemoryManager implements Disposable {
     const backings = Array.from(ram, ownBacking);
     const layouts = layOutRam(backings.map(ramRequest), { maxAddress, x86Legacy });
     this.#pageSize = Math.max(RAM_ALIGNMENT, ...layouts.map(({ pageSize }) => pageSize));
-    this.#va = stack.use(VaMapper.reserve(maxAddress, { alignment: this.#pageSize }));
+    this.#reserved = va === undefined ? stack.use(VaMapper.reserve(maxAddress, { alignment: this.#pageSize })) : null;
+    const given = va ?? this.#reserved;
+    if (given === null) throw new TypeError("va must not be null");
+    if (!(given.length >= maxAddress)) {
+      throw new RangeError(`va has ${given.length} bytes, and maxAddress of ${maxAddress} needs as many`);
+    }
+    this.#va = given;
     this.regions = stack.use(
-      new RegionManager(this.#va, {
+      new RegionManager(given, {
         ...(logger !== undefined && { logger }),
         ...(overlap !== undefined && { overlap }),
         ...(quiesce !== undefined && { quiesce }),
       }),
     );
     this.#pin = pin;
-    this.#ram = new Ram(this.regions, maxAddress, report);
+    this.#ram = new Ram(this.regions, { maxAddress, hasMemory: this.#va.view !== undefined, report });
     this.#shareable = new ShareableRegions(this.regions, () => this.#ram.regions, report);
     this.#ram.add(backings, layouts);
   }
@@ -223,7 +238,7 @@ export class GuestMemoryManager implements Disposable {
   prefault(options: PrefaultOptions = {}): Promise<void> {
     const populate = (start: number, end: number) => {
       for (const piece of internalsOf(this.regions).pieces(start, end)) {
-        if (piece.value.region.type === "ram") this.#va.populate(piece.start, piece.end, piece.value.writable);
+        if (piece.value.region.type === "ram") this.#va.populate?.(piece.start, piece.end, piece.value.writable);
       }
     };
     return prefault(this.ramRanges, populate, options);
@@ -342,7 +357,7 @@ export class GuestMemoryManager implements Disposable {
    */
   [Symbol.dispose](): void {
     // Nobody else uses the addresses: with this said, the manager unmaps them as a whole and need not empty them first.
-    this.#va[Symbol.dispose]();
+    this.#reserved?.[Symbol.dispose]();
     try {
       this.regions[Symbol.dispose]();
     } finally {

@@ -15,18 +15,25 @@ export interface RamBlock {
   readonly regions: readonly RegionHandle[];
 }
 
+/** What RAM depends on. */
+export interface RamOptions {
+  /** Where guest memory ends, in bytes. */
+  readonly maxAddress: number;
+  /** Whether there is memory behind host addresses, or stand-ins in a test. */
+  readonly hasMemory: boolean;
+  readonly report: Report;
+}
+
 /** All RAM of a guest: what there is, what comes, what goes, and how it is switched. */
 export class Ram {
   readonly #regions: RegionManager;
-  readonly #report: Report;
-  readonly #maxAddress: number;
+  readonly #options: RamOptions;
   /** In the order they came. */
   #blocks: readonly RamBlock[] = [];
 
-  constructor(regions: RegionManager, maxAddress: number, report: Report) {
+  constructor(regions: RegionManager, options: RamOptions) {
     this.#regions = regions;
-    this.#maxAddress = maxAddress;
-    this.#report = report;
+    this.#options = options;
   }
 
   /** Adds what has been laid out, all of it or nothing. */
@@ -49,7 +56,8 @@ export class Ram {
    */
   addOne(backing: OwnBacking): RamBlock {
     const present = this.#blocks.flatMap(({ backing: { name, ranges } }) => ranges.map((range) => ({ name, range })));
-    const layouts = layOutRam([ramRequest(backing)], { maxAddress: this.#maxAddress, x86Legacy: false, present });
+    const { maxAddress } = this.#options;
+    const layouts = layOutRam([ramRequest(backing)], { maxAddress, x86Legacy: false, present });
     const [block] = this.add([backing], layouts);
     if (block === undefined) throw new DisposedError("The RAM");
     return block;
@@ -113,9 +121,10 @@ export class Ram {
   /** The regions of one backing, mapped. */
   #map(backing: OwnBacking, layout: BackingLayout): RegionHandle[] {
     const { copyOnWrite, prefetch } = backing;
-    const source = ramSource(backing, layout);
+    const { hasMemory, report } = this.#options;
+    const source = ramSource(backing, layout, hasMemory);
     using _source = source === "private" ? null : source;
-    const policy = ramPolicy(backing, layout, this.#report);
+    const policy = ramPolicy(backing, layout, hasMemory, report);
     return layout.pieces.map(({ name, range, fileOffset }) => {
       const region = this.#regions.newRegion({ name, range, priority: RAM_PRIORITY, type: "ram" });
       const rangeInRegion = new MemoryRange(0, range.length);

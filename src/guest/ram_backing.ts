@@ -1,4 +1,4 @@
-import { Mappable } from "../../ffi/files/mappable.ts";
+import { Mappable, standInMappable } from "../../ffi/files/mappable.ts";
 import { hasTransparentHugepages } from "../../ffi/files/memory_policy.ts";
 import { MappingError } from "../core/errors.ts";
 import { checkAligned, checkNumber, MemoryRange, ownRange } from "../core/memory_range.ts";
@@ -165,14 +165,16 @@ export function ramRequest({ ranges, backing, name, hugepageSize, fileOffset }: 
 }
 
 /**
- * The memory of a backing: a handle of its own, which the caller disposes, or `"private"`.
+ * The memory of a backing: a handle of its own, which the caller disposes, or `"private"`. Where there is no `memory` at
+ * host addresses, a stand-in for a memfd.
  *
  * @throws {OsError} If a memfd cannot be made; where the pool of huge pages is too small, the message names it.
  */
-export function ramSource(options: OwnBacking, layout: BackingLayout): Mappable | "private" {
+export function ramSource(options: OwnBacking, layout: BackingLayout, memory: boolean): Mappable | "private" {
   const { backing, name, hugepageSize, hostNumaNode, fixedSize } = options;
   if (backing === "private") return backing;
   if (backing instanceof Mappable) return backing.clone();
+  if (!memory) return standInMappable(name, layout.fileSize, layout.pageSize);
   return Mappable.memfd(name, layout.fileSize, {
     fixedSize,
     ...(hugepageSize !== undefined && { hugepageSize }),
@@ -181,9 +183,14 @@ export function ramSource(options: OwnBacking, layout: BackingLayout): Mappable 
 }
 
 /** How the host is to treat the pages of a backing. */
-export function ramPolicy(options: OwnBacking, { pageSize }: BackingLayout, report: Report): MemoryPolicy {
+export function ramPolicy(
+  options: OwnBacking,
+  { pageSize }: BackingLayout,
+  memory: boolean,
+  report: Report,
+): MemoryPolicy {
   const { backing, hostNumaNode, transparentHugepages, coreDump, name } = options;
-  const canHave = pageSize === 4096 && hasTransparentHugepages();
+  const canHave = pageSize === 4096 && (!memory || hasTransparentHugepages());
   if (!canHave && pageSize === 4096 && transparentHugepages) {
     report("warn", `The host has no transparent huge pages for RAM backing "${name}"`);
   }

@@ -1,6 +1,7 @@
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { GuestMemoryError, MappingError } from "../core/errors.ts";
 import { checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import type { HostBytes } from "../core/targets.ts";
 import type { LockedMemory } from "./locked_memory.ts";
 import type { MemoryPiece } from "./memory_piece.ts";
 import type { WriteMarks } from "./write_marks.ts";
@@ -23,14 +24,16 @@ export interface AccessMap {
   readonly length: number;
   /** The host address of GPA 0. */
   readonly base: number;
+  /** Whether there is memory at host addresses, which the kernel can be given. */
+  readonly hasAddresses: boolean;
   /** What backs `gpa`; `undefined` where nothing can be accessed. */
   find(gpa: number): Backed | undefined;
   /** What shows in `[start, end)`, cut to it, in order. */
   pieces(start: number, end: number): IterableIterator<MemoryPiece>;
   /** What shows at `gpa`, as far as it reaches; `null` for nothing. */
   piece(gpa: number): MemoryPiece | null;
-  /** The host's own bytes of `[start, end)`, backed or not. */
-  view(start: number, end: number): ArrayBuffer;
+  /** The host's own bytes from `gpa` on, as far as they are backed in the same way. Kept until the map changes. */
+  bytesAt(gpa: number): HostBytes;
   /** Holds `range`, which is accessible throughout; with `write`, whoever holds it may write it. */
   lock(range: MemoryRange, pieces: readonly Backed[], write: boolean): LockedMemory;
   /** Where writes are marked, `null` while nobody tracks them. Asked anew after each `invalidate`. */

@@ -43,8 +43,6 @@ import { NO_VIEW, View, WINDOW } from "./view.ts";
  */
 export class GuestMemory extends MappedMemory {
   readonly #map: AccessMap;
-  /** All of host memory, made at the first access. A second one would cost another garbage collection. */
-  #host: ArrayBuffer | undefined;
   /** For each window the piece that was accessed last: most accesses are to the same piece again. */
   readonly #views: (View | undefined)[] = [];
   /** The piece that was accessed last of all. */
@@ -79,7 +77,7 @@ export class GuestMemory extends MappedMemory {
     const from = this.#readable(gpa, length);
     // Quicker than `subarray` of the view's bytes, which asks for the species of array first.
     const source = from >= 0
-      ? new Uint8Array(this.#view.buffer, this.#view.base + from, length)
+      ? new Uint8Array(this.#view.buffer, this.#view.offset + from, length)
       : this.#slowRead(gpa, length);
     set.call(into, source);
   }
@@ -282,7 +280,8 @@ export class GuestMemory extends MappedMemory {
       if (piece === undefined || piece.file !== null) return -1;
       const base = Math.max(piece.start, index * WINDOW);
       const end = Math.min(piece.end, (index + 1) * WINDOW);
-      view = new View(this.#hostBuffer(), base, end, piece.writable, this.#map.marks?.window(base, end) ?? null);
+      const { buffer, offset } = this.#map.bytesAt(base);
+      view = new View(buffer, base, end, piece.writable, this.#map.marks?.window(base, end) ?? null, offset);
       this.#views[index] = view;
     }
     this.#view = view;
@@ -301,14 +300,10 @@ export class GuestMemory extends MappedMemory {
     throw new MappingError("Memory cannot be accessed atomically", MemoryRange.bounding(gpa, gpa + size));
   }
 
-  #hostBuffer(): ArrayBuffer {
-    // SAFETY: the manager keeps the reservation for as long as it lives, and every access is checked first.
-    return this.#host ??= this.#map.view(0, this.#map.length);
-  }
-
-  /** The host's own bytes of `[start, end)`. */
+  /** The host's own bytes of `[start, end)`, which is backed in one way. */
   #hostBytes(start: number, end: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(this.#hostBuffer(), start, end - start);
+    const { buffer, offset } = this.#map.bytesAt(start);
+    return new Uint8Array(buffer, offset, end - start);
   }
 
   #check(gpa: number, length: number, write: boolean): Part[] {

@@ -51,10 +51,17 @@ export class HeldLocks {
   }
 
   /** Gives out a lock. The buffer and the alias are its own from now on, and are gone if this throws. */
-  hold(range: MemoryRange, write: boolean, buffer: ArrayBuffer, alias: Alias | undefined): LockedMemory {
+  hold(
+    range: MemoryRange,
+    write: boolean,
+    buffer: ArrayBuffer,
+    alias: Alias | undefined,
+    writeBack?: () => void,
+  ): LockedMemory {
     const id = this.#nextId++;
     try {
-      const locked = new LockedMemory(range, { buffer, release: () => this.#release(id) });
+      const release = () => this.#release(id);
+      const locked = new LockedMemory(range, { buffer, release, ...(writeBack !== undefined && { writeBack }) });
       this.#locks.register(locked, id);
       this.#held.set(id, { range, write, alias, buffer, rest: null });
       return locked;

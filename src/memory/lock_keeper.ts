@@ -9,7 +9,7 @@ import type { Plan } from "../core/plan/plan.ts";
 import type { Entry } from "../core/range_map.ts";
 import { fewSpans, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
-import type { VaTarget } from "../core/targets.ts";
+import type { HostBytes, VaTarget } from "../core/targets.ts";
 import { pieceAt, piecesIn } from "../core/map/view.ts";
 import type { Report } from "../targets/report.ts";
 import { mappableOf, sharedFileOf } from "./file_backing.ts";
@@ -34,6 +34,8 @@ export class LockKeeper implements AccessMap {
   /** Clients that were cut off in the middle of an access: whether each may still be at it. */
   readonly #strays = new Set<() => boolean>();
   readonly #held: HeldLocks;
+  /** All of host memory, made at the first access. A second one would cost another garbage collection. */
+  #host: ArrayBuffer | undefined;
   /** Where there ever was a lock, roughly. */
   #everLocked: readonly Span[] = [];
   /** The regions being torn down, and by how many callers. */
@@ -57,8 +59,22 @@ export class LockKeeper implements AccessMap {
   }
 
   get base(): number {
-    if (this.#va.view === undefined) throw new MembackingError(NO_MEMORY);
     return this.#va.base;
+  }
+
+  get hasAddresses(): boolean {
+    return this.#va.view !== undefined;
+  }
+
+  bytesAt(gpa: number): HostBytes {
+    if (this.#va.view === undefined) {
+      const bytes = this.#va.bytesAt?.(gpa);
+      if (bytes === undefined) throw new MembackingError(NO_MEMORY);
+      return bytes;
+    }
+    // SAFETY: the manager keeps the reservation for as long as it lives, and every access is checked first.
+    this.#host ??= this.#va.view(0, this.#va.length);
+    return { buffer: this.#host, offset: gpa };
   }
 
   find(gpa: number): Backed | undefined {
@@ -102,7 +118,7 @@ export class LockKeeper implements AccessMap {
     return { start, end, value: entry.value };
   }
 
-  view(start: number, end: number): ArrayBuffer {
+  #view(start: number, end: number): ArrayBuffer {
     if (this.#va.view === undefined) throw new MembackingError(NO_MEMORY);
     return this.#va.view(start, end);
   }
@@ -120,10 +136,28 @@ export class LockKeeper implements AccessMap {
     for (const { value: region } of state.visible.overlapping(start, end)) {
       if (this.#closing.has(region)) throw new DisposedError(`Region "${region.name}"`, "is being torn down");
     }
+    if (!this.hasAddresses) return this.#lockCopy(range, write);
     const { buffer, alias } = pieces.every(({ writable }) => writable)
-      ? { buffer: this.view(start, end), alias: undefined }
-      : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.view(start, end));
+      ? { buffer: this.#view(start, end), alias: undefined }
+      : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.#view(start, end));
     const locked = this.#held.hold(range, write, buffer, alias);
+    this.#add({ start, end, write });
+    return locked;
+  }
+
+  /** Where memory has no addresses, a lock is a copy, which is written back when it is released. */
+  #lockCopy(range: MemoryRange, write: boolean): LockedMemory {
+    const { start, end } = range;
+    const copy = new Uint8Array(range.length);
+    const each = (act: (bytes: Uint8Array, at: number) => void) => {
+      for (const piece of piecesIn(this.#state(), start, end)) {
+        const { buffer, offset } = this.bytesAt(piece.start);
+        act(new Uint8Array(buffer, offset, piece.end - piece.start), piece.start - start);
+      }
+    };
+    each((bytes, at) => copy.set(bytes, at));
+    const back = () => each((bytes, at) => bytes.set(copy.subarray(at, at + bytes.length)));
+    const locked = this.#held.hold(range, write, copy.buffer, undefined, write ? back : undefined);
     this.#add({ start, end, write });
     return locked;
   }

@@ -1,5 +1,5 @@
 import type { MemoryRange } from "../core/memory_range.ts";
-import { revokeView } from "../../ffi/os/view.ts";
+import { isDetached, revokeView } from "../../ffi/os/view.ts";
 
 /** What a lock is for. */
 export interface LockOptions {
@@ -13,6 +13,8 @@ export interface LockHold {
   readonly buffer: ArrayBuffer;
   /** Lets the memory go. */
   release(): void;
+  /** Is called before, where the bytes are a copy: stand-ins of memory, in tests. */
+  writeBack?(): void;
 }
 
 /**
@@ -66,6 +68,7 @@ export class LockedMemory implements Disposable {
    */
   [Symbol.dispose](): void {
     if (this.#released) return;
+    if (!isDetached(this.#hold.buffer)) this.#hold.writeBack?.();
     revokeView(this.#hold.buffer);
     this.#released = true;
     this.#hold.release();

@@ -16,8 +16,10 @@ export class View {
   writableEnd: number;
   /** While writes are tracked, once there was one: a byte for each page, to be set to 1 where it is written. */
   marked: Uint8Array | null = null;
-  /** All of host memory, in which byte `base` is the view's first. */
+  /** What its bytes are in: all of host memory. */
   readonly buffer: ArrayBuffer;
+  /** Where in the buffer its first byte is. */
+  readonly offset: number;
   readonly data: DataView;
   readonly bytes: Uint8Array<ArrayBuffer>;
   // Made when first used: most views never are used atomically.
@@ -42,6 +44,7 @@ export class View {
     this.writableEnd = writable && marks === null ? length : -1;
     this.#marks = writable ? marks : null;
     this.buffer = buffer;
+    this.offset = offset;
     this.data = new DataView(buffer, offset, length);
     this.bytes = new Uint8Array(buffer, offset, length);
   }
@@ -59,17 +62,17 @@ export class View {
 
   /** Its 16-bit values. */
   get halves(): Uint16Array {
-    return this.#halves ??= new Uint16Array(this.buffer, this.base, this.end >>> 1);
+    return this.#halves ??= new Uint16Array(this.buffer, this.offset, this.end >>> 1);
   }
 
   /** Its 32-bit values. */
   get words(): Uint32Array {
-    return this.#words ??= new Uint32Array(this.buffer, this.base, this.end >>> 2);
+    return this.#words ??= new Uint32Array(this.buffer, this.offset, this.end >>> 2);
   }
 
   /** Its 64-bit values. */
   get quads(): BigUint64Array {
-    return this.#quads ??= new BigUint64Array(this.buffer, this.base, this.end >>> 3);
+    return this.#quads ??= new BigUint64Array(this.buffer, this.offset, this.end >>> 3);
   }
 }
 

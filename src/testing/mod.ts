@@ -46,3 +46,4 @@ export { type RecordingOptions, TargetStateError } from "./recorder.ts";
 export { type PartitionRange, RecordingPartition, type RecordingPartitionOptions } from "./recording_partition.ts";
 export { type RecordedDmaMapping, RecordingDmaTarget } from "./recording_dma_target.ts";
 export { type RecordedBacking, type RecordedVaRange, RecordingVa, type RecordingVaOptions } from "./recording_va.ts";
+export { standIn } from "./stand_in.ts";

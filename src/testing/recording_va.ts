@@ -1,6 +1,7 @@
 import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
-import type { MemoryPolicy, VaTarget } from "../core/targets.ts";
+import type { HostBytes, MemoryPolicy, VaTarget } from "../core/targets.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import type { CallMethod, RecordedCall } from "./call.ts";
 import type { Faults } from "./faults.ts";
 import { type Piece, Pieces } from "./pieces.ts";
@@ -36,9 +37,19 @@ export interface RecordingVaOptions extends RecordingOptions {
   limit?: number;
 }
 
+/** Memory that is in no file. Its bytes are made when somebody looks. */
+interface OwnBytes {
+  readonly start: number;
+  readonly length: number;
+  readonly fileOffset: number;
+  buffer: ArrayBuffer | null;
+}
+
 /**
  * A host address range without memory: it keeps what would be mapped where, logs each call, and is strict about its
- * arguments. It can stand in for a `VaMapper` wherever no guest memory is read or written.
+ * arguments. It can stand in for a `VaMapper`: private memory and stand-in files (`standIn`) have contents, so guest
+ * memory can be read and written. A lock is a copy there, which is written back when it is released, and nothing else
+ * is at its host addresses.
  *
  * @example Usage
  * ```ts
@@ -66,6 +77,8 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
   readonly #recorder: Recorder;
   readonly #pieces = new Pieces<RecordedBacking<M>>();
   readonly #limit: number;
+  /** Memory that is in no file, by the call of `map` that made it. */
+  readonly #own = new Map<number, OwnBytes>();
   #generation = 0;
 
   /** Makes a reservation of `length` bytes with nothing in it. */
@@ -95,6 +108,22 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
     return piece === undefined ? null : cut(piece, address, address + 1).value;
   }
 
+  /** The bytes of what is mapped at `address`: of stand-in files and of private memory. Others have none here. */
+  bytesAt(address: number): HostBytes | undefined {
+    const piece = this.#pieces.at(address);
+    if (piece === undefined) return undefined;
+    const { mappable, fileOffset, copyOnWrite, generation } = piece.value;
+    const file = mappable instanceof Mappable ? fileOf(mappable).bytes : null;
+    if (mappable !== null && file === null) return undefined;
+    if (file !== null && !copyOnWrite) return { buffer: file, offset: fileOffset + address - piece.start };
+    const own = this.#own.get(generation);
+    if (own === undefined) return undefined;
+    own.buffer ??= file === null
+      ? new ArrayBuffer(own.length)
+      : file.slice(own.fileOffset, own.fileOffset + own.length);
+    return { buffer: own.buffer, offset: address - own.start };
+  }
+
   /**
    * Replaces `[start, end)` by a part of `mappable`, or by fresh private memory for `null`.
    *
@@ -119,6 +148,9 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
         }
         const generation = ++this.#generation;
         const offset = mappable === null ? 0 : fileOffset;
+        if (mappable === null || copyOnWrite) {
+          this.#own.set(generation, { start, length: end - start, fileOffset: offset, buffer: null });
+        }
         this.#replace(range, [{
           start,
           end,
