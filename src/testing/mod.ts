@@ -32,6 +32,7 @@
  * @module
  */
 
+export type { HostBytes } from "../core/targets.ts";
 export type { CallMethod, RecordedCall, TargetCall } from "./call.ts";
 export {
   type CallEffects,
