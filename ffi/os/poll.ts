@@ -55,6 +55,31 @@ export function pollOne(fd: number, events: number, timeout: number): number {
   }
 }
 
+/**
+ * Waits until one of several descriptors can be read, or is at its end.
+ *
+ * @param timeout In milliseconds; 0 for not at all.
+ * @returns Whether it came to that.
+ */
+export function pollAny(fds: readonly number[], timeout: number): boolean {
+  const { sys, errno } = libc();
+  const view = new DataView(new ArrayBuffer(8 * fds.length));
+  const bytes = new Uint8Array(view.buffer);
+  fds.forEach((fd, i) => {
+    view.setInt32(8 * i, fd, true);
+    view.setInt16(8 * i + 4, Poll.IN, true);
+  });
+  const until = performance.now() + timeout;
+  for (let left = timeout;;) {
+    // SAFETY: as many structs pollfd as are named.
+    const count = sys.poll(bytes, BigInt(fds.length), Math.ceil(left));
+    const code = count === -1 ? errno[0] ?? 0 : 0;
+    if (code === 0) return count > 0;
+    if (code !== Errno.EINTR) throw new OsError("poll", code);
+    left = Math.max(0, until - performance.now());
+  }
+}
+
 /** A descriptor that is watched on the event loop. */
 export interface FdWatch extends Disposable {
   /** What is waited for, from now on. */

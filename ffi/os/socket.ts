@@ -12,7 +12,7 @@
 
 import { DisposedError } from "../../src/core/errors.ts";
 import { cString, libc } from "./libc.ts";
-import { F_DUPFD_CLOEXEC, O_CLOEXEC } from "./mman.ts";
+import { F_DUPFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
 import { plainBytes } from "./plain_bytes.ts";
 import { Poll, pollOne } from "./poll.ts";
@@ -57,6 +57,7 @@ const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
+const SHUT_WR = 1;
 const SHUT_RDWR = 2;
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
@@ -120,7 +121,7 @@ export class UnixSocket implements Disposable {
    * Connects to whoever listens at `path`; a leading "@" names an abstract address.
    *
    * @throws {RangeError} If the path is longer than the 107 bytes an address has room for.
-   * @throws {OsError} If nobody listens there, or it may not be reached.
+   * @throws {OsError} If nobody listens there, or it may not be reached; EAGAIN where too many wait to be let in.
    */
   static connect(path: string, type: SocketType = "stream"): UnixSocket {
     const isAbstract = path.startsWith("@");
@@ -131,7 +132,7 @@ export class UnixSocket implements Disposable {
     address[0] = AF_UNIX;
     address.set(name.subarray(0, address.length - 2), 2);
     const { sys, errno } = libc();
-    const fd = unwrap(sys.socket(AF_UNIX, TYPES[type] | O_CLOEXEC, 0), errno[0], "socket");
+    const fd = unwrap(sys.socket(AF_UNIX, TYPES[type] | O_CLOEXEC | O_NONBLOCK, 0), errno[0], "socket");
     try {
       // SAFETY: the kernel reads as many bytes as the address has.
       unwrap(sys.connect(fd, address, address.length), errno[0], "connect", () => `"${path}"`);
@@ -235,6 +236,11 @@ export class UnixSocket implements Disposable {
   /** Ends the connection for both sides, whoever else has the descriptor. */
   shutdown(): void {
     libc().sys.shutdown(this.fd, SHUT_RDWR);
+  }
+
+  /** Sends nothing any more, which the other end sees as the end. What it still does can be received and watched. */
+  endSending(): void {
+    libc().sys.shutdown(this.fd, SHUT_WR);
   }
 
   /** Closes it. */

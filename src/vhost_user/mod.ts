@@ -1,0 +1,13 @@
+/**
+ * Devices whose work is done by other processes (vhost-user back ends): the front end, and memory that follows the map.
+ *
+ * @module
+ */
+
+export { VhostUserError, type VhostUserErrorKind } from "./errors.ts";
+export { VhostUserFrontend, type VhostUserOptions, type VhostUserState } from "./frontend.ts";
+export { VhostUserMemory, type VhostUserRegion } from "./memory.ts";
+export { ProtocolFeature } from "./protocol.ts";
+export type { ShmemWindow } from "./shmem.ts";
+export type { VringOptions } from "./vring.ts";
+export type { VringState } from "./vrings.ts";

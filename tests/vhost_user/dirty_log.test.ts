@@ -1,0 +1,46 @@
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { DirtyLog } from "../../src/vhost_user/dirty_log.ts";
+
+const PAGE = 0x1000;
+
+Deno.test("a log reports the pages marked in a range as runs, once, and leaves the others", () => {
+  using log = new DirtyLog(200 * PAGE);
+  const page = fc.integer({ min: 0, max: 199 });
+  fc.assert(
+    fc.property(fc.uniqueArray(page), page, page, (marked, a, b) => {
+      log.file.write(0, new Uint8Array(PAGE));
+      for (const each of marked) {
+        const byte = new Uint8Array(1);
+        log.file.read(each >> 3, byte);
+        byte[0] = (byte[0] ?? 0) | 1 << (each & 7);
+        log.file.write(each >> 3, byte);
+      }
+      const [start, end] = [Math.min(a, b), Math.max(a, b)];
+      const take = (from: number, to: number) => {
+        const taken: number[] = [];
+        let last = -1;
+        log.take({ start: from * PAGE, end: to * PAGE }, (runStart, runEnd) => {
+          assert(runStart > last, "runs are ascending and do not touch");
+          last = runEnd;
+          for (let gpa = runStart; gpa < runEnd; gpa += PAGE) taken.push(gpa / PAGE);
+        });
+        return taken;
+      };
+      const sorted = [...marked].sort((x, y) => x - y);
+      assertEquals(take(start, end), sorted.filter((each) => each >= start && each < end));
+      assertEquals(take(start, end), []);
+      assertEquals(take(0, 200), sorted.filter((each) => each < start || each >= end));
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("a log that is written full of nonsense says no more than that everything was written", () => {
+  using log = new DirtyLog(2 ** 32);
+  assert(log.end >= 2 ** 32);
+  log.file.write(0, new Uint8Array(log.file.size).fill(0xff));
+  const runs: [number, number][] = [];
+  log.take({ start: 0x3000, end: 0x9_0000_0000 }, (start, end) => runs.push([start, end]));
+  assertEquals(runs, [[0x3000, log.end]]);
+});
