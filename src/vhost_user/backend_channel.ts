@@ -38,7 +38,7 @@ export class BackendChannel implements Disposable {
     this.#messages = new MessageSocket(socket);
     this.#serve = serve;
     this.#onFailure = onFailure;
-    this.#watch = watchFd(socket.fd, Poll.IN, () => this.#ready());
+    this.#watch = watchFd(socket.fd, Poll.IN, (events) => this.#ready(events));
   }
 
   /** The descriptor, to be waited for. */
@@ -85,8 +85,10 @@ export class BackendChannel implements Disposable {
     this.#messages[Symbol.dispose]();
   }
 
-  #ready(): void {
+  #ready(events: number): void {
     if (this.#disposed) return;
+    if ((events & Poll.OUT) !== 0) this.#guard(() => this.#messages.flush());
+    if (!this.#disposed && !this.#messages.isFull) this.#watch.events = Poll.IN;
     this.collect();
     this.#serveKept();
   }
@@ -121,6 +123,7 @@ export class BackendChannel implements Disposable {
     this.#guard(() => {
       this.#messages.flush();
       this.#messages.send(encodeMessage(request, FLAG_REPLY, encodeU64(granted ? 0 : 1)), []);
+      if (this.#messages.isFull) this.#watch.events = Poll.IN | Poll.OUT;
     });
   }
 

@@ -79,14 +79,6 @@ class PendingReply<T> implements Reply<T> {
   }
 }
 
-/** What a connection needs to be told. */
-export interface ConnectionOptions {
-  /** How long the back end may take for an answer, in milliseconds. */
-  readonly deadline: number;
-  /** Is called once, on a later turn of the event loop, when the connection does not work any more. */
-  readonly onEnd: (error: VhostUserError) => void;
-}
-
 /** The connection to a back end. */
 export class Connection implements Disposable {
   /** How long the back end may take for an answer, in milliseconds. */
@@ -95,17 +87,18 @@ export class Connection implements Disposable {
   acknowledges = false;
   /** The requests of the back end, where there are any. */
   backend: BackendChannel | undefined;
+  /** Is called once, in a microtask, when the connection does not work any more. */
+  onEnd: ((error: VhostUserError) => void) | undefined;
   readonly #messages: MessageSocket;
-  readonly #onEnd: (error: VhostUserError) => void;
   readonly #watch: FdWatch;
   readonly #pending: PendingReply<unknown>[] = [];
   #state: ConnectionState = "open";
   #error: VhostUserError | undefined;
+  #awaited = false;
 
   /** Takes a connected socket over. */
-  constructor(socket: UnixSocket, options: ConnectionOptions) {
-    this.deadline = options.deadline;
-    this.#onEnd = options.onEnd;
+  constructor(socket: UnixSocket, deadline: number) {
+    this.deadline = deadline;
     this.#messages = new MessageSocket(socket);
     this.#watch = watchFd(socket.fd, Poll.IN, (events) => this.#ready(events));
   }
@@ -124,6 +117,19 @@ export class Connection implements Disposable {
   look(): ConnectionState {
     if (this.#state === "open") this.#guard(() => this.#pump());
     else if (this.#state === "cut off" && (pollOne(this.#messages.socket.fd, 0, 0) & Poll.HUP) !== 0) this.#gone();
+    return this.#state;
+  }
+
+  /**
+   * Waits for a back end that was cut off to close its socket, here and now. One that still runs sees the end of the
+   * connection and does so at once, so it is waited for the first time only.
+   */
+  awaitEnd(): ConnectionState {
+    if (this.#state !== "cut off") return this.#state;
+    // One that missed its deadline has had its time.
+    const patience = this.#awaited ? 0 : this.#error?.kind === "deadline" ? PATIENCE : this.deadline;
+    this.#awaited = true;
+    if ((pollOne(this.#messages.socket.fd, 0, patience) & Poll.HUP) !== 0) this.#gone();
     return this.#state;
   }
 
@@ -238,6 +244,7 @@ export class Connection implements Disposable {
     if (this.#state !== "open") return;
     this.#state = "cut off";
     this.#end(error);
+    this.#messages.discard();
     this.#messages.socket.endSending();
     // Whatever it still sends is not read; that it hangs up is reported all the same.
     this.#watch.events = 0;
@@ -334,7 +341,7 @@ export class Connection implements Disposable {
         new VhostUserError(error.kind, reply.name, `${reply.name} failed: ${error.message}`, { cause: error }),
       );
     }
-    if (tell) queueMicrotask(() => this.#onEnd(error));
+    if (tell) queueMicrotask(() => this.onEnd?.(error));
   }
 }
 

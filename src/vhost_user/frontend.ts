@@ -8,33 +8,12 @@ import { type Agreement, checkSuccessor, confirmed, shakeHands } from "./handsha
 import { InflightMemory } from "./inflight.ts";
 import { BackendLink } from "./link.ts";
 import { EMPTY, encodeVringState } from "./message.ts";
+import type { VhostUserOptions, VhostUserState } from "./options.ts";
 import { bringBack, connected, connectionOver } from "./opening.ts";
 import { F_LOG_ALL, F_PROTOCOL_FEATURES, F_RING_PACKED, KNOWN_PROTOCOL_FEATURES } from "./protocol.ts";
 import { type ShmemWindow, ShmemWindows } from "./shmem.ts";
 import { checkVringIndex, type Outgoing, type VringOptions, vringParts, vringStart } from "./vring.ts";
 import { nudge, type Vring, type VringState } from "./vrings.ts";
-
-/** How a front end connects, and what it tells its owner. */
-export interface VhostUserOptions {
-  /** How long the back end may take for one answer, in milliseconds; 1000 when left out. */
-  readonly deadline?: number;
-  /** How long to go on trying while nobody listens at the socket yet, in milliseconds; 0 when left out. */
-  readonly patience?: number;
-  /** The protocol features that may be used (bits of `ProtocolFeature`); all this package knows when left out. */
-  readonly protocolFeatures?: bigint;
-  /** Is called when the device's configuration space has changed. */
-  readonly onConfigChange?: () => void;
-  /** Is called when the back end is gone or was cut off, on a turn of the event loop of its own. */
-  readonly onDisconnect?: (error: VhostUserError) => void;
-  /** Is called when a request of the back end was not granted, with the specification's name of it and the reason. */
-  readonly onRefusal?: (request: string, error: unknown) => void;
-}
-
-/**
- * How the back end of a front end is: `"connected"`; `"cut off"`, because it broke the protocol or missed a deadline,
- * though it is still there; or `"disconnected"`.
- */
-export type VhostUserState = "connected" | "cut off" | "disconnected";
 
 const DEFAULT_DEADLINE = 1000;
 
@@ -95,16 +74,12 @@ export class VhostUserFrontend implements Disposable {
   }
 
   static async #own(socket: UnixSocket, path: string | null, options: VhostUserOptions): Promise<VhostUserFrontend> {
-    let frontend: VhostUserFrontend | undefined;
-    const connection = connectionOver(socket, options.deadline ?? DEFAULT_DEADLINE, (error) => {
-      if (frontend !== undefined) frontend.#ended(connection, error);
-    });
+    const connection = connectionOver(socket, options.deadline ?? DEFAULT_DEADLINE);
     using undo = new DisposableStack();
     undo.use(connection);
     const agreement = await shakeHands(connection, options.protocolFeatures ?? KNOWN_PROTOCOL_FEATURES);
-    frontend = new VhostUserFrontend(path, options, connection, agreement);
     undo.move();
-    return frontend;
+    return new VhostUserFrontend(path, options, connection, agreement);
   }
 
   /**
@@ -274,19 +249,8 @@ export class VhostUserFrontend implements Disposable {
    */
   async trackInflight(options: { queues: number; queueSize: number }): Promise<void> {
     const { queues, queueSize } = options;
-    for (const [name, value] of [["queues", queues], ["queueSize", queueSize]] as const) {
-      checkNumber(value, name);
-      if (value === 0 || value > 0xffff) throw new RangeError(`${name} has 16 bits and is not 0, got ${value}`);
-    }
     this.#link.need("INFLIGHT_SHMFD", "GET_INFLIGHT_FD");
-    const { connection } = this.#link;
-    const memory = await InflightMemory.get(connection, queues, queueSize);
-    try {
-      await confirmed(connection, memory.message);
-    } catch (error) {
-      memory[Symbol.dispose]();
-      throw error;
-    }
+    const memory = await InflightMemory.get(this.#link.connection, queues, queueSize);
     this.#dropInflight();
     this.#inflight = memory;
   }
@@ -350,11 +314,7 @@ export class VhostUserFrontend implements Disposable {
     link.ready = false;
     link.vrings.lose();
     const socket = await connected(path, options.patience ?? this.#options.patience ?? 0);
-    const connection = connectionOver(
-      socket,
-      this.#options.deadline ?? DEFAULT_DEADLINE,
-      (error) => this.#ended(connection, error),
-    );
+    const connection = connectionOver(socket, this.#options.deadline ?? DEFAULT_DEADLINE);
     using undo = new DisposableStack();
     undo.use(connection);
     const agreement = await shakeHands(connection, link.agreement.protocolFeatures);
@@ -387,6 +347,8 @@ export class VhostUserFrontend implements Disposable {
 
   #listen(): void {
     const link = this.#link;
+    const { connection } = link;
+    connection.onEnd = (error) => this.#ended(connection, error);
     const { backendSocket } = link.agreement;
     if (backendSocket === null) return;
     const { onConfigChange, onRefusal } = this.#options;

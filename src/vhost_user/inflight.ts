@@ -5,7 +5,9 @@
  */
 
 import { Mappable } from "../../ffi/files/mappable.ts";
+import { checkNumber } from "../core/memory_range.ts";
 import { type Connection, malformed } from "./connection.ts";
+import { confirmed } from "./handshake.ts";
 import { decodeInflight, encodeInflight, type InflightDescription } from "./message.ts";
 
 /** In-flight memory, held by the front end while back ends come and go. */
@@ -19,11 +21,27 @@ export class InflightMemory implements Disposable {
   }
 
   /**
-   * Asks the back end for it. It has to be handed over (`hand`) all the same before it is used.
+   * Has the back end make it, and use it.
    *
+   * @throws {RangeError} If a number is 0 or does not fit 16 bits.
    * @throws {VhostUserError} If the back end does not give it, or lies about it.
    */
   static async get(connection: Connection, numQueues: number, queueSize: number): Promise<InflightMemory> {
+    for (const [name, value] of [["queues", numQueues], ["queueSize", queueSize]] as const) {
+      checkNumber(value, name);
+      if (value === 0 || value > 0xffff) throw new RangeError(`${name} has 16 bits and is not 0, got ${value}`);
+    }
+    const memory = await InflightMemory.#ask(connection, numQueues, queueSize);
+    try {
+      await confirmed(connection, memory.message);
+      return memory;
+    } catch (error) {
+      memory[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  static async #ask(connection: Connection, numQueues: number, queueSize: number): Promise<InflightMemory> {
     const payload = encodeInflight({ mmapSize: 0, mmapOffset: 0, numQueues, queueSize });
     return await connection.settled(connection.ask(
       { request: "GET_INFLIGHT_FD", payload, fds: [] },

@@ -9,7 +9,7 @@ import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { UnixSocket } from "../../ffi/os/socket.ts";
 import { GuestMemoryError } from "../core/errors.ts";
 import { BackendChannel, type ServeBackend } from "./backend_channel.ts";
-import { Connection, malformed } from "./connection.ts";
+import { type Connection, malformed, type Reply } from "./connection.ts";
 import type { DirtyLog } from "./dirty_log.ts";
 import { VhostUserError } from "./errors.ts";
 import type { Agreement } from "./handshake.ts";
@@ -42,7 +42,7 @@ export class BackendLink {
   /** The virtio features in use, `null` before the driver has chosen. */
   features: bigint | null = null;
   /** The vrings that were started. */
-  readonly vrings = new Vrings();
+  readonly vrings: Vrings = new Vrings();
   /** The memory the back end is given. */
   memory: MemoryLink | null = null;
   /** Where the back end logs what it writes, `null` while it does not. */
@@ -124,7 +124,7 @@ export class BackendLink {
   }
 
   /** The request for a vring to be left alone, and to say where. */
-  askBase(index: number) {
+  askBase(index: number): Reply<number> {
     const out: Outgoing = { request: "GET_VRING_BASE", payload: encodeVringState(index, 0), fds: [] };
     return this.connection.ask(out, (message) => this.baseOf(message, index));
   }
@@ -174,7 +174,7 @@ export class BackendLink {
     const before = this.log;
     this.log = log;
     try {
-      const replies: ReturnType<Connection["ask"]>[] = [connection.ask(logBase(log), () => undefined)];
+      const replies: Reply<unknown>[] = [connection.ask(logBase(log), () => undefined)];
       // A log that replaces another changes neither the features nor the vrings.
       if (before === null && this.features !== null) replies.push(...connection.tellAll(this.#logMessages(memory)));
       connection.waitFor(replies);

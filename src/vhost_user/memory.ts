@@ -151,7 +151,11 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   mapDma(request: DmaRequest): undefined {
     if (this.#disposed) throw new DisposedError("VhostUserMemory");
     const { range } = request;
-    for (const { start, end } of this.#pieces.values()) {
+    const { file, fileOffset } = pieceOf(request);
+    for (const { start, end, ...has } of this.#pieces.values()) {
+      const isSame = start === range.start && end === range.end && has.file === file && has.fileOffset === fileOffset;
+      // An undo that does not know whether something was taken away gives it again.
+      if (isSame) return;
       if (start < range.end && range.start < end) {
         throw new MappingError(`${this.name} has ${new MemoryRange(start, end)} already`, range);
       }
@@ -291,8 +295,10 @@ export class VhostUserMemory implements DmaTarget, Disposable {
 
   /** Does not let go of memory that a back end may still use. */
   #keepFrom(wanted: readonly Run<OpenFile>[]): void {
-    if (this.#table.every((entry) => covers(wanted, entry))) return;
-    if (this.#link.connection.look() === "gone") return this.#lose();
+    const taken = runsOf(this.#pieces).filter((run) => !covers(wanted, run));
+    const isHeld = ({ start, end }: Span) => this.#table.some((entry) => entry.start < end && start < entry.end);
+    if (!taken.some(isHeld)) return;
+    if (this.#link.connection.awaitEnd() === "gone") return this.#lose();
     const { error } = this.#link.connection;
     throw new VhostUserError(
       "hung",

@@ -139,10 +139,17 @@ export class MessageSocket implements Disposable {
     }
   }
 
-  /** Closes the socket, and what arrived with a message that is not all there. */
+  /**
+   * Closes what arrived with a message that is not all there. It may be the other end's own socket, which would then
+   * never be seen to close.
+   */
+  discard(): void {
+    closeFds(this.#fds.splice(0));
+  }
+
+  /** Closes the socket, and whatever arrived or waits to be sent. */
   [Symbol.dispose](): void {
-    closeFds(this.#fds);
-    this.#fds = [];
+    this.discard();
     for (const { fds } of this.#waiting) closeFds(fds);
     this.#waiting = [];
     this.socket[Symbol.dispose]();

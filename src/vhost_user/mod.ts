@@ -5,8 +5,9 @@
  */
 
 export { VhostUserError, type VhostUserErrorKind } from "./errors.ts";
-export { VhostUserFrontend, type VhostUserOptions, type VhostUserState } from "./frontend.ts";
+export { VhostUserFrontend } from "./frontend.ts";
 export { VhostUserMemory, type VhostUserRegion } from "./memory.ts";
+export type { VhostUserOptions, VhostUserState } from "./options.ts";
 export { ProtocolFeature } from "./protocol.ts";
 export type { ShmemWindow } from "./shmem.ts";
 export type { VringOptions } from "./vring.ts";

@@ -19,14 +19,10 @@ import { nudge } from "./vrings.ts";
 const RETRY = 10;
 
 /** A connection over a socket, which is taken over even if that fails. */
-export function connectionOver(
-  socket: UnixSocket,
-  deadline: number,
-  onEnd: (error: VhostUserError) => void,
-): Connection {
+export function connectionOver(socket: UnixSocket, deadline: number): Connection {
   try {
     checkNumber(deadline, "Deadline");
-    return new Connection(socket, { deadline, onEnd });
+    return new Connection(socket, deadline);
   } catch (error) {
     socket[Symbol.dispose]();
     throw error;

@@ -148,7 +148,7 @@ Deno.test("whoever does not speak the protocol is found out, and nothing is left
     }
   }
   const hang = { ...EVERYTHING, faults: [{ on: "GET_FEATURES", act: "hang" } as const] };
-  assertEquals(await kindOf(() => backend.connect(hang, { deadline: 50 })), "deadline");
+  assertEquals(await kindOf(() => backend.connect(hang, { deadline: 250 })), "deadline");
   for (const memSlots of [0n]) {
     assertEquals(await kindOf(() => backend.connect({ ...EVERYTHING, memSlots })), "protocol");
   }

@@ -88,12 +88,12 @@ Deno.test("an answer too many ends the connection, whoever sees it first", async
 });
 
 Deno.test("a back end that hangs costs one deadline, and keeps what it has until it is gone", async () => {
-  await using rig = await Rig.make(faulty("REM_MEM_REG", "hang"), { start: true, deadline: 60 });
+  await using rig = await Rig.make(faulty("REM_MEM_REG", "hang"), { start: true, deadline: 250 });
   const region = rig.region();
   region.map();
   const start = performance.now();
   assertEquals(reasonOf(() => region.unmap()).kind, "deadline");
-  assert(performance.now() - start >= 59);
+  assert(performance.now() - start >= 249);
   assertEquals(rig.frontend.state, "cut off");
   // Still there for guest and back end, and not to be taken away from it, now without waiting.
   assertEquals(rig.guest.memory.readUint8(ADDED_AT), 0);
@@ -111,7 +111,7 @@ Deno.test("a back end that hangs costs one deadline, and keeps what it has until
 });
 
 Deno.test("disposing the front end of a back end that hangs is the owner's word that its memory is free", async () => {
-  await using rig = await Rig.make(faulty("REM_MEM_REG", "hang"), { start: true, deadline: 20 });
+  await using rig = await Rig.make(faulty("REM_MEM_REG", "hang"), { start: true, deadline: 250 });
   const region = rig.region();
   region.map();
   assertThrows(() => region.unmap(), MappingError);
@@ -120,7 +120,7 @@ Deno.test("disposing the front end of a back end that hangs is the owner's word 
 });
 
 Deno.test("an answer that does not come in time is given up on the event loop as well", async () => {
-  await using rig = await Rig.make(faulty("GET_CONFIG", "hang"), { deadline: 30 });
+  await using rig = await Rig.make(faulty("GET_CONFIG", "hang"), { deadline: 250 });
   const both = await Promise.allSettled([rig.frontend.getConfig(0, 4), rig.frontend.getStatus()]);
   assertEquals(both.map((each) => each.status === "rejected" && (each.reason as VhostUserError).kind), [
     "deadline",

@@ -5,7 +5,6 @@
  */
 
 import { Mappable } from "../../ffi/files/mappable.ts";
-import { EventFd } from "../../ffi/os/event_fd.ts";
 import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
 import { closeFds, duplicateFd, UnixSocket } from "../../ffi/os/socket.ts";
 import {
@@ -55,7 +54,6 @@ class ScriptedBackend implements Disposable {
   #log: string[] = [];
   #vrings: Record<number, Record<string, number>> = {};
   #answers: bigint[] = [];
-  #events: EventFd[] = [];
   #kept: Mappable[] = [];
   #logFile: Mappable | undefined;
   #hung = false;
@@ -342,6 +340,7 @@ class ScriptedBackend implements Disposable {
     for (const { request, payload, fds, needReply } of asks) {
       this.#back?.send(encodeMessage(request, needReply ? FLAG_NEED_REPLY : 0, payload), fds);
     }
+    if (this.#back?.isFull && this.#backWatch !== undefined) this.#backWatch.events = Poll.IN | Poll.OUT;
   }
 
   bytes(where: "front" | "back", bytes: Uint8Array<ArrayBuffer>): void {
@@ -350,6 +349,8 @@ class ScriptedBackend implements Disposable {
 
   #heard(): void {
     try {
+      this.#back?.flush();
+      if (!this.#back?.isFull && this.#backWatch !== undefined) this.#backWatch.events = Poll.IN;
       while (this.#back !== undefined && !this.disposed) {
         const message = this.#back.receive();
         if (message === null) return;
@@ -370,7 +371,6 @@ class ScriptedBackend implements Disposable {
     this.#front[Symbol.dispose]();
     this.#back?.[Symbol.dispose]();
     for (const { file } of this.#regions) file[Symbol.dispose]();
-    for (const event of this.#events) event[Symbol.dispose]();
     for (const file of this.#kept) file[Symbol.dispose]();
     this.#logFile?.[Symbol.dispose]();
   }
@@ -379,6 +379,7 @@ class ScriptedBackend implements Disposable {
 function carryOut(command: Command): unknown {
   switch (command.kind) {
     case "serve":
+      backend?.[Symbol.dispose]();
       backend = new ScriptedBackend(UnixSocket.own(duplicateFd(command.fd)), command.script);
       return;
     case "listen": {
