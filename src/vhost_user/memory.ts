@@ -1,4 +1,4 @@
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { DisposedError, MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
@@ -356,7 +356,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
 /** Back ends map what they are given for writing, so they are given nothing else. */
 function pieceOf({ range: { start, end }, mappable, fileOffset, type }: DmaRequest): Piece {
   const isShared = type === "ram" && mappable !== null && mappable.writable;
-  return { start, end, fileOffset, file: isShared ? mappable.file : null, mappable: isShared ? mappable : null };
+  return { start, end, fileOffset, file: isShared ? fileOf(mappable) : null, mappable: isShared ? mappable : null };
 }
 
 /** What a back end is given of `pieces`, in ascending order. */
