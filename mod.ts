@@ -26,7 +26,6 @@
  *
  * Holes that remain:
  *
- * - Pages a guest has written are not tracked.
  * - Requests come from the threads of one process; other processes cannot make them.
  * - What is not one system call is not atomic to a guest that nobody holds: give the manager a `quiesce` hook.
  * - Undo can fail. The error then names what is out of step, and the next request over it mends what it can, but until
@@ -80,6 +79,7 @@ export {
 } from "./src/guest/device_memory.ts";
 export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_guest.ts";
 export type { MemoryUsage } from "./ffi/host/smaps.ts";
+export { DirtyTracker } from "./src/memory/dirty_tracker.ts";
 export { GuestMemory } from "./src/memory/guest_memory.ts";
 export { MappedMemory } from "./src/memory/mapped_memory.ts";
 export type { MemoryKind, MemoryPiece, PieceRegion } from "./src/memory/memory_piece.ts";
@@ -92,6 +92,12 @@ export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
 export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
 export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";
 export { LockedMemory, LockedRanges, type LockOptions } from "./src/memory/locked_memory.ts";
-export type { InspectMapping, InspectNode, InspectPartition, InspectRegion } from "./src/regions/inspect.ts";
+export type {
+  InspectDmaTarget,
+  InspectMapping,
+  InspectNode,
+  InspectPartition,
+  InspectRegion,
+} from "./src/regions/inspect.ts";
 export { drawMemoryMap, type DrawOptions } from "./src/drawing/draw.ts";
 export { drawMemoryMapSvg, type SvgOptions } from "./src/drawing/draw_svg.ts";

@@ -13,6 +13,8 @@ export interface Access {
   readonly writable: boolean;
   /** Whether the guest may execute. */
   readonly executable: boolean;
+  /** Whether what the guest writes is to be noted from the first moment on, for `takeDirty`; not where left out. */
+  readonly logDirty?: boolean;
 }
 
 /**
@@ -40,7 +42,8 @@ export interface Partition {
   unpinRange?(range: MemoryRange): void;
   /**
    * Begins or ends noting which pages of `range` the guest writes: exactly one range that `mapRange` mapped, which stays in
-   * place. What was written before it begins is not reported, what is written after it returns is.
+   * place. What was written before it begins is not reported, what is written after it returns is. Asking for what is
+   * so already is no error.
    */
   setDirtyLog?(range: MemoryRange, on: boolean): void;
   /**

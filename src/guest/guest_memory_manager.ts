@@ -5,6 +5,7 @@ import type { OverlapRule } from "../core/map/overlap.ts";
 import { checkAlias, layOutRam, RAM_ALIGNMENT } from "../core/ram_layout.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
+import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import { internalsOf, RegionManager } from "../regions/region_manager.ts";
 import { reportTo } from "../targets/report.ts";
@@ -210,6 +211,15 @@ export class GuestMemoryManager implements Disposable {
         });
       },
     };
+  }
+
+  /**
+   * Begins to track which pages of guest memory are written, by whomever: see `DirtyTracker`.
+   *
+   * @throws {MappingError} If a partition cannot be told; nothing has changed then.
+   */
+  trackDirty(): DirtyTracker {
+    return this.regions.trackDirty();
   }
 
   /**

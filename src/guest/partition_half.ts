@@ -12,11 +12,16 @@ export class PartitionHalf implements Partition {
   readonly prefetchRange?: (range: MemoryRange) => void;
   readonly pinRange?: (range: MemoryRange) => void;
   readonly unpinRange?: (range: MemoryRange) => void;
+  readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
+  readonly takeDirty?: (range: MemoryRange, mark: (start: number, end: number) => void) => void;
   readonly #whole: Partition;
 
   constructor(whole: Partition, isAlias: boolean) {
     this.#whole = whole;
     this.name = `${whole.name ?? "partition"}${isAlias ? " alias" : ""}`;
+    // Each half is asked for its own addresses.
+    if (whole.setDirtyLog !== undefined) this.setDirtyLog = (range, on) => whole.setDirtyLog?.(range, on);
+    if (whole.takeDirty !== undefined) this.takeDirty = (range, mark) => whole.takeDirty?.(range, mark);
     if (isAlias) return;
     if (whole.prefetchRange !== undefined) this.prefetchRange = (range) => whole.prefetchRange?.(range);
     if (whole.pinRange !== undefined) this.pinRange = (range) => whole.pinRange?.(range);

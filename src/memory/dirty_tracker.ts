@@ -6,6 +6,8 @@ import type { Consumer } from "./written_pages.ts";
 export interface TrackerHost {
   /** What was written since the consumer took last. */
   take(consumer: Consumer): PageSet;
+  /** Whether the consumer tracks. */
+  has(consumer: Consumer): boolean;
   /** Ends the tracking. */
   end(consumer: Consumer): void;
 }
@@ -45,7 +47,6 @@ export interface TrackerHost {
 export class DirtyTracker implements Disposable {
   readonly #host: TrackerHost;
   readonly #consumer: Consumer;
-  #disposed = false;
 
   /** Made by `trackDirty`. */
   constructor(host: TrackerHost, consumer: Consumer) {
@@ -61,7 +62,6 @@ export class DirtyTracker implements Disposable {
    * @throws {DisposedError} After dispose, and once the region manager is gone.
    */
   take(): PageSet {
-    this.#check();
     return this.#host.take(this.#consumer);
   }
 
@@ -71,7 +71,7 @@ export class DirtyTracker implements Disposable {
    * @throws {DisposedError} After dispose.
    */
   giveBack(pages: PageSet): void {
-    this.#check();
+    if (!this.#host.has(this.#consumer)) throw new DisposedError("The dirty tracker");
     if (!(pages instanceof PageSet)) throw new TypeError("What is given back must be a PageSet");
     this.#consumer.pending = this.#consumer.pending.union(pages);
   }
@@ -82,12 +82,6 @@ export class DirtyTracker implements Disposable {
    * @throws {MappingError} If a partition could not be told; nothing has changed then, and it can be tried again.
    */
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    this.#host.end(this.#consumer);
-    this.#disposed = true;
-  }
-
-  #check(): void {
-    if (this.#disposed) throw new DisposedError("The dirty tracker");
+    if (this.#host.has(this.#consumer)) this.#host.end(this.#consumer);
   }
 }

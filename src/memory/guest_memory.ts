@@ -259,7 +259,7 @@ export class GuestMemory extends MappedMemory {
       const { base, writableEnd, marked } = this.#view;
       const at = gpa - base;
       if (at >= 0 && at + length <= writableEnd && (at | 0) === at) {
-        if (marked !== null) {
+        if (marked !== null && length > 0) {
           // To store is cheaper than to look first.
           marked[at >>> 12] = 1;
           if ((at & 0xfff) > 0x1000 - length) this.#view.mark(at, length);

@@ -14,12 +14,13 @@
  * @module
  */
 
-import { MembackingError } from "../core/errors.ts";
+import { DisposedError, MembackingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
 import type { DmaState, PartitionState, State } from "../core/map/state.ts";
-import type { Step } from "../core/plan/steps.ts";
+import type { Plan } from "../core/plan/plan.ts";
+import { isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { WriteMarks } from "./write_marks.ts";
 
@@ -27,12 +28,27 @@ import { WriteMarks } from "./write_marks.ts";
 export interface Consumer {
   /** What was found and not taken yet. */
   pending: PageSet;
+  /** Whether a request that ends it is under way. */
+  isEnding?: boolean;
+}
+
+/** A request that has been carried out or undone. */
+export interface CarriedOut {
+  readonly plan: Plan;
+  /** The steps that may have been done. */
+  readonly begun: readonly Step[];
+  /** Whether vCPUs are held. */
+  readonly isHeld: boolean;
+  /** Whether it has happened. */
+  readonly committed: boolean | null;
 }
 
 /** What the account asks of those around it. */
 export interface WrittenSources {
   /** Where guest memory ends, in bytes. */
   readonly length: number;
+  /** Whether guest memory can be written through this package at all. */
+  readonly isAccessible: boolean;
   /** Who holds locks that may write, all those in other threads included, at this moment. */
   writers(): Iterable<{ readonly start: number; readonly end: number }>;
   /** Has accessors mark what they write from now on, or no more with `null`. */
@@ -58,9 +74,14 @@ export class WrittenPages {
     return this.#consumers.size > 0;
   }
 
-  /** The marks of those who write by this package, made at the first use. */
-  get marks(): WriteMarks {
-    return this.#marks ??= WriteMarks.create(this.#sources.length);
+  /** Whether `consumer` tracks. */
+  has(consumer: Consumer): boolean {
+    return this.#consumers.has(consumer);
+  }
+
+  /** Makes ready for `add`, which cannot fail then. */
+  prepare(): void {
+    if (this.#sources.isAccessible) this.#marks ??= WriteMarks.create(this.#sources.length);
   }
 
   /** Begins an account for `consumer`: of what is written from now on. */
@@ -70,7 +91,7 @@ export class WrittenPages {
       this.#harvestAll(state);
       this.#share();
     } else {
-      this.#sources.markIn(this.marks);
+      this.#sources.markIn(this.#marks);
       this.#harvestAll(state);
       this.#found.take();
     }
@@ -95,9 +116,11 @@ export class WrittenPages {
   /**
    * What was written since `consumer` took last.
    *
+   * @throws {DisposedError} If it tracks no longer, or not yet.
    * @throws {MembackingError} If a target fails to say what it has written. What is known by then is kept for next time.
    */
   take(consumer: Consumer, state: State): PageSet {
+    if (!this.#consumers.has(consumer)) throw new DisposedError("The dirty tracker");
     const failures = this.#harvestAll(state);
     this.#share();
     if (failures.length > 0) {
@@ -141,19 +164,28 @@ export class WrittenPages {
   }
 
   /**
-   * Counts as written what `steps` have touched, once they are done or undone: `undone` of them. Without `held` vCPUs a
-   * guest may have written between the last look and the end of a range.
+   * Counts as written what the steps of a request have touched, once they are done or undone. Where nobody holds vCPUs, a
+   * guest may have written between the last look and the end of a slot.
    */
-  afterSteps(steps: readonly Step[], held: boolean, undone: boolean): void {
+  afterSteps({ begun, plan, isHeld, committed }: CarriedOut): void {
     if (!this.isOn) return;
-    for (const step of steps) {
+    const undone = committed !== true;
+    for (const step of begun) {
       const { start, end } = step;
       if (step.kind === "host") this.#found.add(start, end);
       else if (step.kind === "slot") {
-        const had = step.from?.writable === true || (undone && step.to?.writable === true);
-        if (!held && had) this.#found.add(start, end);
+        // A log that was to end, and goes on, was not there in between.
+        if (isTurn(step) ? undone && step.from?.logDirty === true : !isHeld && this.#couldWrite(step, undone)) {
+          this.#found.add(start, end);
+        }
       }
     }
+    if (!undone) { for (const { start, end } of plan.discards) this.#found.add(start, end); }
+  }
+
+  /** Whether a guest may have written in a slot that has gone, be it one that came with the request that was undone. */
+  #couldWrite({ from, to }: SlotStep, undone: boolean): boolean {
+    return from?.writable === true || (undone && to?.writable === true);
   }
 
   /** Gives what was found to every consumer. */

@@ -55,6 +55,18 @@ export interface InspectPartition {
   readonly pin: boolean;
   /** The ranges it has been told of (for KVM: its slots), in region GPAs. */
   readonly ranges: readonly { readonly range: string; readonly writable: boolean; readonly executable: boolean }[];
+  /** Present while written pages are tracked and it cannot say which it has written: all it may write counts then. */
+  readonly writesAll?: true;
+}
+
+/** One DMA target as it was when inspected. */
+export interface InspectDmaTarget {
+  /** Its name. */
+  readonly name: string;
+  /** The ranges it has been told of. */
+  readonly ranges: readonly string[];
+  /** Present while written pages are tracked and it cannot say which it has written: all it may write counts then. */
+  readonly writesAll?: true;
 }
 
 /** A memory map as plain data: everything in it survives `JSON.stringify`. */
@@ -68,7 +80,7 @@ export interface InspectNode {
   /** The partitions, in the order they were added. */
   readonly partitions: readonly InspectPartition[];
   /** The DMA targets, in the order they were added, with what each has been told of. */
-  readonly dmaTargets: readonly { readonly name: string; readonly ranges: readonly string[] }[];
+  readonly dmaTargets: readonly InspectDmaTarget[];
   /** The ranges that are locked, and how often. */
   readonly locks: readonly { readonly range: string; readonly count: number }[];
   /** How many kernel mappings host memory takes. */
@@ -125,14 +137,24 @@ export function inspectState(
       name: nameOf(target, "partition"),
       offset,
       pin,
-      ranges: [...slots.held].map((entry) => ({ range: rangeText(entry), ...entry.value })),
+      ranges: [...slots.held].map((entry) => {
+        const { writable, executable } = entry.value;
+        return { range: rangeText(entry), writable, executable };
+      }),
+      ...writesAll(state, target),
     })),
     dmaTargets: state.dmaTargets.map(({ target, mappings }) => ({
       name: nameOf(target, "DMA target"),
       ranges: [...mappings.held].map((entry) => rangeText(entry)),
+      ...writesAll(state, target),
     })),
     locks: locks.map((entry) => ({ range: rangeText(entry), count: entry.value })),
     hostMappings: state.hostMappings,
     outOfStep: [...state.damage.outOfStep].map((entry) => rangeText(entry)),
   };
+}
+
+/** Says of a target that it cannot say what it has written, where somebody wants to know. */
+function writesAll({ trackers }: State, target: { takeDirty?: unknown }): { writesAll?: true } {
+  return trackers > 0 && target.takeDirty === undefined ? { writesAll: true } : {};
 }

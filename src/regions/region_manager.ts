@@ -15,6 +15,7 @@ import {
   removePartition,
   removeRegion,
   setMapping,
+  setTrackers,
   unmapRegion,
 } from "../core/map/edits.ts";
 import { fragments, type OverlapRule } from "../core/map/overlap.ts";
@@ -23,7 +24,11 @@ import type { State } from "../core/map/state.ts";
 import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import { piecesIn } from "../core/map/view.ts";
+import { PageSet } from "../core/page_set.ts";
+import { DirtyTracker } from "../memory/dirty_tracker.ts";
 import { GuestMemory } from "../memory/guest_memory.ts";
+import type { WriteMarks } from "../memory/write_marks.ts";
+import { type Consumer, WrittenPages } from "../memory/written_pages.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../targets/checks.ts";
@@ -95,6 +100,7 @@ export class RegionManager implements Disposable {
   readonly #retained: Disposable | undefined;
   readonly #map: MemoryMap;
   readonly #locks: LockKeeper;
+  readonly #written: WrittenPages;
   readonly #requests: RegionRequests;
   #clients: ClientServer | undefined;
   #nextId = 1;
@@ -123,7 +129,17 @@ export class RegionManager implements Disposable {
     this.#overlap = overlap;
     const report: Report = (level, msg, ...args) => this.#map.logger[level](msg, ...args);
     this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
-    this.#map = new MemoryMap({ va, quiesce, logger, locks: this.#locks, invalidate: () => this.memory.invalidate() });
+    this.#written = new WrittenPages({
+      length: va.length,
+      isAccessible: va.view !== undefined,
+      writers: () => this.#locks.writers(),
+      markIn: (marks) => this.#markIn(marks),
+      alone: (look) => this.#alone(look),
+    });
+    this.#map = new MemoryMap({
+      ...{ va, quiesce, logger, locks: this.#locks, written: this.#written },
+      invalidate: () => this.memory.invalidate(),
+    });
     this.memory = new GuestMemory(this.#locks);
     this.#internals = {
       base: va.base,
@@ -228,6 +244,48 @@ export class RegionManager implements Disposable {
     const needsFd = options.needsFd ?? false;
     this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd }));
     return this.#attachment("remove a DMA target", (state) => removeDmaTarget(state, id));
+  }
+
+  /**
+   * Begins to track which pages are written, by whomever: see `DirtyTracker`. Any number of trackers may live at a time,
+   * each with a view of its own; with the first one partitions begin to log, with the last one they stop.
+   *
+   * @throws {MappingError} If a partition cannot be told; nothing logs then, unless for another tracker.
+   */
+  trackDirty(): DirtyTracker {
+    this.#map.check();
+    this.#written.prepare();
+    const consumer: Consumer = { pending: PageSet.EMPTY };
+    this.#setTrackers("track written pages", 1);
+    this.#map.whenDecided((committed) => {
+      if (committed) this.#written.add(consumer, this.#map.committed);
+    });
+    return new DirtyTracker({
+      has: (consumer) => this.#written.has(consumer),
+      take: (consumer) => {
+        this.#map.check();
+        return this.#written.take(consumer, this.#map.committed);
+      },
+      end: (consumer) => {
+        if (consumer.isEnding) return;
+        this.#map.check();
+        this.#setTrackers("stop tracking written pages", -1);
+        consumer.isEnding = true;
+        this.#map.whenDecided((committed) => {
+          consumer.isEnding = false;
+          if (committed) this.#written.remove(consumer);
+        });
+      },
+    }, consumer);
+  }
+
+  /**
+   * Counts a range as written, for trackers: what changed its contents is none of the writers they know.
+   *
+   * @internal
+   */
+  markWritten({ start, end }: MemoryRange): void {
+    this.#written.mark(start, end);
   }
 
   /**
@@ -342,6 +400,7 @@ export class RegionManager implements Disposable {
       const context = { va: this.#va, logger: this.#map.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
+    this.#written.close();
     for (const file of this.#watched) file.unwatch(this.#handOuts);
     // Input and output into bytes that were locked may still be under way: nothing else may ever live there.
     for (const { start, end } of this.#locks.everLocked) this.#va.keepReserved?.(start, end);
@@ -373,8 +432,28 @@ export class RegionManager implements Disposable {
       locks: this.#locks,
       logger: this.#map.logger,
     });
+    if (this.#written.isOn) clients.markIn(this.#locks.marks);
     this.#map.gate = clients;
     return clients;
+  }
+
+  #setTrackers(name: string, more: number): void {
+    const { current } = this.#map;
+    this.#map.request(name, null, setTrackers(current, current.trackers + more, this.#va.length));
+  }
+
+  /** Has everybody who writes by this package mark what they write, or no more. */
+  #markIn(marks: WriteMarks | null): void {
+    this.#locks.marks = marks;
+    this.memory.invalidate();
+    this.#clients?.markIn(marks);
+  }
+
+  /** Calls `look` while nobody is in the middle of a write by this package; each begins anew to mark afterwards. */
+  #alone(look: () => void): void {
+    if (this.#clients === undefined) look();
+    else this.#clients.alone(look);
+    this.memory.invalidate();
   }
 
   /**

@@ -8,9 +8,10 @@ import type { Mappable } from "../../ffi/files/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import type { Piece } from "../core/map/region.ts";
-import type { HostStep, Step } from "../core/plan/steps.ts";
+import { type HostStep, isTurn, type Step } from "../core/plan/steps.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { mappableOf, sharedFileOf } from "../memory/file_backing.ts";
+import type { WrittenPages } from "../memory/written_pages.ts";
 import type { DmaRequest, DmaTarget, Logger } from "../targets/targets.ts";
 
 /** What steps act through, besides the partitions and DMA targets in them. */
@@ -19,6 +20,8 @@ export interface StepContext {
   readonly va: VaTarget<Mappable>;
   /** Where failures go that fail nothing. */
   readonly logger: Logger;
+  /** Who keeps account of written pages, if anybody. */
+  readonly written?: WrittenPages;
 }
 
 /** Carries out one step. A prefetch that fails is logged and fails nothing. */
@@ -30,15 +33,18 @@ export function carryOut(step: Step, context: StepContext): void {
       const { target, offset } = step.partition;
       if (target.disposed ?? false) return;
       const range = new MemoryRange(step.start + offset, step.end + offset);
-      expectSync(
-        step.to === null ? target.unmapRange(range) : target.mapRange(context.va.base + step.start, range, step.to),
-      );
+      if (step.to === null) {
+        context.written?.beforeStep(step);
+        expectSync(target.unmapRange(range));
+      } else if (isTurn(step)) expectSync(target.setDirtyLog?.(range, step.to.logDirty ?? false));
+      else expectSync(target.mapRange(context.va.base + step.start, range, step.to));
       return;
     }
     case "dma": {
       // SAFETY: the manager puts nothing but DmaTargets into a state.
       const target = step.dma.target as DmaTarget;
       const range = new MemoryRange(step.start, step.end);
+      if (step.to === null) context.written?.beforeStep(step);
       expectSync(step.to === null ? target.unmapDma(range) : target.mapDma(dmaRequest(range, step.to, context.va)));
       return;
     }
@@ -128,6 +134,7 @@ export function messageOf(error: unknown): string {
 /** What messages call the effect of `step`. */
 export function describe(step: Step): string {
   if (step.kind === "host") return step.action;
+  if (isTurn(step)) return "log written pages of";
   const isMap = step.kind === "slot" || step.kind === "dma";
   return `${step.to === null ? "un" : ""}${isMap ? "map" : step.kind}`;
 }

@@ -8,6 +8,7 @@ import { type Facts, plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
+import type { WrittenPages } from "../memory/written_pages.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
@@ -34,6 +35,8 @@ export interface MemoryMapOptions {
   readonly invalidate: () => void;
   /** The locks on guest memory, which requests respect. */
   readonly locks: LockKeeper;
+  /** The account of written pages. */
+  readonly written: WrittenPages;
 }
 
 /**
@@ -52,6 +55,7 @@ export class MemoryMap {
   readonly #logger: Logger;
   readonly #invalidate: () => void;
   readonly #locks: LockKeeper;
+  readonly #written: WrittenPages;
   readonly #watchers = new Set<Watcher>();
   /** Set once there are clients in other threads. */
   gate: MapGate | null = null;
@@ -63,12 +67,13 @@ export class MemoryMap {
   #unfinished: Unfinished | null = null;
 
   constructor(options: MemoryMapOptions) {
-    const { va, quiesce, logger } = options;
+    const { va, quiesce, logger, written } = options;
     this.#va = va;
+    this.#written = written;
     this.#invalidate = options.invalidate;
     this.#locks = options.locks;
     this.#logger = logger === undefined ? SILENT : guardedLogger(logger, (call) => this.#whileBusy(call));
-    this.#context = { va, quiesce, logger: this.#logger };
+    this.#context = { va, quiesce, logger: this.#logger, written };
   }
 
   /** The state that is carried out. */
@@ -182,6 +187,7 @@ export class MemoryMap {
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
+      this.#written.beforeRequest(old);
       const planned = plan(old, change.state, change.changed, this.#facts(change.state));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
@@ -221,6 +227,7 @@ export class MemoryMap {
       this.#replaceState(giveUp(transaction.plan, this.#context));
     }
     transaction.committed = failure === null;
+    this.#written.afterSteps(transaction);
     // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
     transaction.release(this.#context);
     this.#unfinished = null;
@@ -237,6 +244,7 @@ export class MemoryMap {
         this.#replaceState(transaction.recover(this.#context));
         transaction.committed = false;
       }
+      this.#written.afterSteps(transaction);
       transaction.release(this.#context);
       this.#unfinished = null;
     } finally {

@@ -7,6 +7,7 @@
 import { ReservationLostError } from "../../ffi/host/va_mapper.ts";
 import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
 import type { Plan } from "../core/plan/plan.ts";
+import type { Step } from "../core/plan/steps.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import { carryOut, changeHostMemory, clear, isThenable, rangeOf, type StepContext } from "./carry_out.ts";
@@ -49,6 +50,16 @@ export class Transaction {
     if (typeof hold?.[Symbol.dispose] === "function") return;
     this.#hold = undefined;
     throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
+  }
+
+  /** Whether vCPUs are held. */
+  get isHeld(): boolean {
+    return this.#hold !== undefined;
+  }
+
+  /** The steps that may have been done. */
+  get begun(): readonly Step[] {
+    return this.plan.steps.slice(0, this.#reached + 1);
   }
 
   /** Carries out all steps, or none: `null` where they are done, else what came of undoing them. */

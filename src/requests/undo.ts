@@ -19,7 +19,7 @@ import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
-import { inverse, type Step } from "../core/plan/steps.ts";
+import { inverse, isTurn, type Step } from "../core/plan/steps.ts";
 import { carryOut, clear, describe, isThere, messageOf, rangeOf, type StepContext, targetName } from "./carry_out.ts";
 
 /** A request that failed: what to tell the caller, and the state that is true now. */
@@ -102,7 +102,8 @@ class Undo {
 
   /** Undoes a step that may have been done or not. */
   #forceBack(step: Step): void {
-    if (step.kind !== "host") clear(step, this.#context);
+    // A slot that stays in place is not taken away only to end its log.
+    if (step.kind !== "host" && !isTurn(step)) clear(step, this.#context);
     for (const back of inverse(step, this.#old)) {
       // Only what was there before is put back: a range that was not mapped is cleared already.
       if (back.kind === "host" || isThere(back)) this.#restore(back);

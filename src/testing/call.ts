@@ -7,6 +7,8 @@ export type CallMethod =
   | "prefetchRange"
   | "pinRange"
   | "unpinRange"
+  | "setDirtyLog"
+  | "takeDirty"
   | "mapDma"
   | "unmapDma"
   | "map"

@@ -20,6 +20,8 @@ export interface PartitionRange {
 export interface RecordingPartitionOptions extends RecordingOptions {
   /** How many ranges it can hold. Unlimited when left out. */
   capacity?: number;
+  /** Whether it can log written pages, as KVM does: then it has `setDirtyLog` and `takeDirty`. It cannot when left out. */
+  dirtyLog?: boolean;
 }
 
 /**
@@ -51,7 +53,15 @@ export class RecordingPartition implements Partition, Disposable {
   readonly #recorder: Recorder;
   readonly #pieces = new Pieces<PartitionRange>();
   readonly #pinned = new Set<number>();
+  /** The first addresses of the ranges that log. */
+  readonly #logging = new Set<number>();
+  /** The pages in their logs. */
+  readonly #dirty = new Set<number>();
   #disposed = false;
+  /** Begins or ends the log of exactly one mapped range. There with the option `dirtyLog`. */
+  readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
+  /** Tells and forgets what `write` has put into the logs. There with the option `dirtyLog`. */
+  readonly takeDirty?: (range: MemoryRange, mark: (start: number, end: number) => void) => void;
 
   /** Makes an empty partition. */
   constructor(options: RecordingPartitionOptions = {}) {
@@ -60,6 +70,9 @@ export class RecordingPartition implements Partition, Disposable {
     this.#recorder = new Recorder(options);
     this.calls = this.#recorder.calls;
     this.faults = this.#recorder.faults;
+    if (options.dirtyLog !== true) return;
+    this.setDirtyLog = (range, on) => this.#setDirtyLog(range, on);
+    this.takeDirty = (range, mark) => this.#takeDirty(range, mark);
   }
 
   /** Whether {@linkcode dispose} was called. */
@@ -94,6 +107,26 @@ export class RecordingPartition implements Partition, Disposable {
     return piece === undefined ? null : piece.value.hva + gpa - piece.start;
   }
 
+  /** The ranges that log what is written, lowest address first. */
+  get logging(): readonly MemoryRange[] {
+    return this.ranges.map(({ range }) => range).filter(({ start }) => this.#logging.has(start));
+  }
+
+  /**
+   * Writes as a guest would. Of the pages of `range` those that lie in a range that logs are in its log afterwards; where
+   * nothing logs, nobody knows.
+   *
+   * @throws {TargetStateError} If a part of `range` is not mapped, or not writable.
+   */
+  write(range: MemoryRange): void {
+    this.#checkMapped(range);
+    for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) {
+      const piece = this.#pieces.at(gpa)!.value;
+      if (!piece.access.writable) throw new TargetStateError(`The guest cannot write ${hex(gpa)}`);
+      if (this.#logging.has(piece.range.start)) this.#dirty.add(gpa);
+    }
+  }
+
   /**
    * Adds a range.
    *
@@ -113,6 +146,7 @@ export class RecordingPartition implements Partition, Disposable {
         }
         const value = { range, hva, access: { writable: access.writable, executable: access.executable } };
         this.#pieces.replace(range.start, range.end, [{ start: range.start, end: range.end, value }]);
+        if (access.logDirty === true && this.takeDirty !== undefined) this.#logging.add(range.start);
       },
     });
   }
@@ -128,6 +162,7 @@ export class RecordingPartition implements Partition, Disposable {
         throw new TargetStateError(`Cannot unmap ${range}: it is not one mapped range`);
       }
       this.#pieces.replace(range.start, range.end, []);
+      this.#forget(range);
     };
     this.#run("unmapRange", range, undefined, { act, destroy: act });
   }
@@ -173,6 +208,39 @@ export class RecordingPartition implements Partition, Disposable {
   /** The same as {@linkcode dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #setDirtyLog(range: MemoryRange, on: boolean): void {
+    const act = () => {
+      if (!this.#pieces.at(range.start)?.value.range.equals(range)) {
+        throw new TargetStateError(`Cannot log ${range}: it is not one mapped range`);
+      }
+      if (on === this.#logging.has(range.start)) return;
+      this.#forget(range);
+      if (on) this.#logging.add(range.start);
+    };
+    this.#run("setDirtyLog", range, undefined, { act, destroy: () => this.#forget(range) });
+  }
+
+  #takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
+    // Half of it is told before a call fails, as by a kernel that is asked slot by slot.
+    const pages = [...this.#dirty].filter((gpa) => range.containsAddress(gpa)).sort((a, b) => a - b);
+    const tell = (count: number) => {
+      for (const gpa of pages.splice(0, count)) {
+        mark(gpa, gpa + PAGE_SIZE);
+        this.#dirty.delete(gpa);
+      }
+    };
+    this.#run("takeDirty", range, undefined, {
+      act: () => tell(pages.length),
+      destroy: () => tell(Math.ceil(pages.length / 2)),
+    });
+  }
+
+  /** What is in the log of a range is lost with it. */
+  #forget(range: MemoryRange): void {
+    this.#logging.delete(range.start);
+    for (const gpa of this.#dirty) if (range.containsAddress(gpa)) this.#dirty.delete(gpa);
   }
 
   #run(

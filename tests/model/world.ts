@@ -483,7 +483,10 @@ function phaseOf(call: RecordedCall, before: Wanted): number {
       return 6;
     case "pinRange":
     case "prefetchRange":
+    case "setDirtyLog":
       return 7;
+    case "takeDirty":
+      return 0;
   }
 }
 

@@ -132,3 +132,10 @@ export function removeDmaTarget(state: State, id: number): Change {
   if (dmaTargets.length === state.dmaTargets.length) return change(state, NOWHERE);
   return change(state.withTargets(state.partitions, dmaTargets, state.hostMappings, state.damage), NOWHERE);
 }
+
+/** Lets `trackers` want to know which pages are written, of guest memory of `length` bytes. */
+export function setTrackers(state: State, trackers: number, length: number): Change {
+  // Whether slots log changes with the first and the last one.
+  const changed = (trackers > 0) === (state.trackers > 0) ? NOWHERE : [{ start: 0, end: length }];
+  return change(state.withTrackers(trackers), changed);
+}

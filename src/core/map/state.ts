@@ -82,10 +82,12 @@ export class State implements View {
   readonly hostMappings: number;
   /** What earlier undos could not restore. */
   readonly damage: Damage;
+  /** How many want to know which pages are written: where there are any, slots log. */
+  readonly trackers: number;
 
   /** A map without regions or targets. */
   static empty(): State {
-    return new State(new RegionTable(), [], RangeMap.EMPTY, [], [], [], 1, UNDAMAGED);
+    return new State(new RegionTable(), [], RangeMap.EMPTY, [], [], [], 1, UNDAMAGED, 0);
   }
 
   private constructor(
@@ -97,6 +99,7 @@ export class State implements View {
     dmaTargets: readonly DmaState[],
     hostMappings: number,
     damage: Damage,
+    trackers: number,
   ) {
     this.regions = regions;
     this.layers = layers;
@@ -106,13 +109,14 @@ export class State implements View {
     this.dmaTargets = dmaTargets;
     this.hostMappings = hostMappings;
     this.damage = damage;
+    this.trackers = trackers;
   }
 
   /** The state with another one of a region, with `null` without it, and with what is then to see. */
   withRegion(region: Region, next: RegionState | null, layers: Layers, { visible, beaten }: View): State {
     const regions = this.regions.with(region, next ?? undefined);
-    const { partitions, dmaTargets, hostMappings, damage } = this;
-    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage);
+    const { partitions, dmaTargets, hostMappings, damage, trackers } = this;
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
   }
 
   /** The state with other targets, or told otherwise, and with what host memory has come to. */
@@ -128,8 +132,14 @@ export class State implements View {
     ) {
       return this;
     }
-    const { regions, layers, visible, beaten } = this;
-    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage);
+    const { regions, layers, visible, beaten, trackers } = this;
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
+  }
+
+  /** The state with so many who want to know which pages are written. */
+  withTrackers(trackers: number): State {
+    const { regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage } = this;
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
   }
 
   /** What can change about `region`; the caller holds a live handle, so it is there. */

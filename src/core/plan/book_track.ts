@@ -47,7 +47,7 @@ export abstract class BookTrack<V> implements Track {
   readonly #next: State;
   readonly #spans: readonly Span[];
   /** Ranges that stay, under another value that comes to the same. */
-  readonly #renamed: Entry<V>[] = [];
+  protected readonly renamed: Entry<V>[] = [];
   /** The range of the book, or the gap, that the walk is at. */
   readonly #under = new Place<V>();
   /** Whether it is a range that somewhere does not want what it has, or has another value that comes to the same. */
@@ -104,7 +104,7 @@ export abstract class BookTrack<V> implements Track {
     this.#fit(capacity);
     let { held } = book;
     for (let i = 0; i < this.gone.length; i++) held = held.delete(this.gone[i]!.start, this.gone[i]!.end);
-    for (const entries of [this.#renamed, this.added]) {
+    for (const entries of [this.renamed, this.added]) {
       for (let i = 0; i < entries.length; i++) {
         const { start, end, value } = entries[i]!;
         held = held.set(start, end, value);
@@ -149,7 +149,7 @@ export abstract class BookTrack<V> implements Track {
       this.gone.push({ start, end, value });
       this.#addAnew(start, end, value);
     } else if (value !== null && this.#isRenamed) {
-      this.#renamed.push({ start, end, value: this.#wantedAt(start, value) });
+      this.renamed.push({ start, end, value: this.#wantedAt(start, value) });
     }
     this.#differs = this.#isRenamed = false;
   }

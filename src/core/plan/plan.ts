@@ -21,7 +21,7 @@ import { AttendTrack, unpinAll } from "./attend_track.ts";
 import { DmaTrack } from "./dma_track.ts";
 import { HostTrack } from "./host_track.ts";
 import { SlotTrack } from "./slot_track.ts";
-import type { AttendStep, HostStep, Step } from "./steps.ts";
+import { type AttendStep, type HostStep, isTurn, type Step } from "./steps.ts";
 import { type Track, walk } from "./walk.ts";
 
 /** What the targets say of themselves, asked before planning. */
@@ -90,6 +90,7 @@ export function plan(old: State, next: State, changed: readonly Span[], facts: F
   for (const step of host.leaving) steps.push(step);
   for (const { mappings } of dmaTargets) mappings.pushArriving(steps);
   for (const { slots } of partitions) slots.pushArriving(steps);
+  for (const { slots } of partitions) slots.pushTurns(steps);
   for (const step of pins) steps.push(step);
 
   const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans));
@@ -249,7 +250,7 @@ function exposedRanges(
   let unmaps = 0;
   const seen: Span[] = [];
   for (const step of steps) {
-    if (step.kind !== "slot") continue;
+    if (step.kind !== "slot" || isTurn(step)) continue;
     if (step.to === null) unmaps++;
     seen.push(step);
   }

@@ -29,7 +29,10 @@ export interface HostStep {
   readonly writable: boolean;
 }
 
-/** A partition is told of a range (`from` is null) or loses one (`to` is null). */
+/**
+ * A partition is told of a range (`from` is null) or loses one (`to` is null); or one begins or ends to be logged, where
+ * both are there.
+ */
 export interface SlotStep {
   /** Tells it from steps on other targets. */
   readonly kind: "slot";
@@ -81,6 +84,11 @@ export interface AttendStep {
   readonly to: true | null;
   /** Set where an undo that failed left it open if it is so: it is ended, which may fail. */
   readonly uncertain: boolean;
+}
+
+/** Whether the step leaves a slot in place and begins or ends its log. */
+export function isTurn(step: Step): boolean {
+  return step.kind === "slot" && step.from !== null && step.to !== null;
 }
 
 /** What undoes `step`, in the order to do it. `old` is the state before the request. */
