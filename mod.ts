@@ -63,6 +63,7 @@ export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./sr
 export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.ts";
 export type { RegionInfo } from "./src/regions/region_info.ts";
 export { RegionManager } from "./src/regions/region_manager.ts";
+export type { RequestRecord } from "./src/regions/request_record.ts";
 export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
 export { type AttachOptions, GuestMemoryManager, type GuestMemoryOptions } from "./src/guest/guest_memory_manager.ts";
 export type { RamBacking } from "./src/guest/ram_backing.ts";

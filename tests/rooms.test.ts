@@ -44,7 +44,9 @@ function roomOf(path: string): number {
 /** What a file imports and re-exports, types included: as paths from the root, or bare specifiers. */
 function importsOf(path: string): string[] {
   // Doc comments hold examples that import the package by its name; they are not imports of the file.
-  const source = Deno.readTextFileSync(new URL(path, ROOT)).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
+  const source = Deno.readTextFileSync(new URL(path, ROOT)).replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "")
+    // Files that are there as text are data.
+    .replace(/^import .* with \{ type: "text" \};$/gm, "");
   const found = [...source.matchAll(/^(?:import|export)\b(?:[^;]*?\bfrom)?\s*"([^"]+)"|\bimport\(\s*"([^"]+)"/gm)]
     .map(([, declared, dynamic]) => declared ?? dynamic ?? "");
   return found.map((specifier) =>

@@ -13,8 +13,11 @@ const RING = MemoryRange.of(0x9_8000, 32 * KIB);
 const VGA = new MemoryRange(0xa_0000, 0xc_0000);
 const BIOS = new MemoryRange(0xf_0000, MIB);
 
-/** What a chipset and a graphics card do with the memory of a PC, and everything that `inspect()` says about it. */
-export async function showPc(guest: Guest): Promise<void> {
+/**
+ * What a chipset and a graphics card do with the memory of a PC, and everything that `inspect()` says about it.
+ * `onReady` is waited for as soon as there is memory.
+ */
+export async function showPc(guest: Guest, onReady: (memory: GuestMemoryManager) => Promise<void>): Promise<void> {
   scene("1  RAM, with the ranges that a chipset switches");
   say("32 MiB in one memfd. The VGA window, the BIOS area and all in between are regions of their own.");
   using pc = GuestMemoryManager.create({
@@ -22,6 +25,7 @@ export async function showPc(guest: Guest): Promise<void> {
     ram: [{ ranges: [new MemoryRange(0, RAM)] }],
     x86Legacy: true,
   });
+  await onReady(pc);
   using _attached = pc.attachPartition(guest.partition);
   guest.start(pc.regions);
   pc.memory.write(VGA.start, toWord("ram!"));

@@ -11,10 +11,14 @@ const KIB = 1024;
 const RAM = 128 * KIB;
 const SWITCHES = 2000;
 
-/** Regions that are mapped, unmapped and switched, seen by a guest each time. */
-export async function showSwitching(guest: Guest): Promise<void> {
+/**
+ * Regions that are mapped, unmapped and switched, seen by a guest each time. `onReady` is waited for as soon as there
+ * is a manager of them.
+ */
+export async function showSwitching(guest: Guest, onReady: (regions: RegionManager) => Promise<void>): Promise<void> {
   using va = VaMapper.reserve(RAM);
   using regions = new RegionManager(va, { overlap: "any" });
+  await onReady(regions);
   const vm = new CountingPartition(guest.partition);
   using _attached = regions.addPartition(vm);
 

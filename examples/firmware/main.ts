@@ -1,33 +1,38 @@
 /**
  * Boots unmodified firmware, with its memory run by membacking.
  *
- * `deno task firmware [--floppy FILE | --checks] [--firmware FILE]`
+ * `deno task firmware [--floppy FILE | --checks] [--firmware FILE] [--inspect]`
  *
  * It needs --allow-ffi, and --allow-read for the modules that the vCPU's thread loads, which Deno wants for a Worker's.
- * Firmware, floppy and /dev/kvm are opened through libc.
+ * Firmware, floppy and /dev/kvm are opened through libc. `--inspect`, which shows the memory in a browser as it changes,
+ * needs --allow-net for the address it is served at.
  *
  * @module
  */
 
 import { Mappable, OsError } from "membacking";
+import { INSPECT, inspect, linger } from "../inspect.ts";
 import { bootFloppy } from "./boot_sector.ts";
 import { Machine, type MemoryChange } from "./machine.ts";
 import { Screen } from "./screen.ts";
 import { SetupError } from "../pc/setup_error.ts";
 
-const USAGE = "Usage: deno task firmware [--floppy FILE | --checks] [--firmware FILE]";
+const USAGE = "Usage: deno task firmware [--floppy FILE | --checks] [--firmware FILE] [--inspect]";
 
 interface Arguments {
   firmware?: string;
   floppy?: Uint8Array;
+  inspect: boolean;
 }
 
 function parse(args: readonly string[]): Arguments {
-  const parsed: Arguments = {};
+  const parsed: Arguments = { inspect: false };
   for (let i = 0; i < args.length; i++) {
     const file = args[i + 1];
     if (args[i] === "--checks") {
       parsed.floppy = bootFloppy();
+    } else if (args[i] === INSPECT) {
+      parsed.inspect = true;
     } else if (args[i] === "--floppy" && file !== undefined) {
       parsed.floppy = readFile(file);
       i++;
@@ -52,8 +57,9 @@ function readFile(path: string): Uint8Array {
 try {
   const changes: MemoryChange[] = [];
   const screen = new Screen((line) => console.log(line), Deno.stdout.isTerminal() && !Deno.noColor);
+  const { inspect: isInspected, ...parts } = parse(Deno.args);
   using machine = new Machine({
-    ...parse(Deno.args),
+    ...parts,
     events: {
       onLog: (line) => screen.onLog(line),
       onFinding: (line) => screen.onFinding(line),
@@ -64,9 +70,11 @@ try {
       },
     },
   });
+  using _inspector = isInspected ? await inspect(machine.memory.guest, "SeaBIOS") : null;
   const end = await machine.boot();
   screen.end(machine.memory.guest.inspect(), end, changes);
   if (end.crash !== null) Deno.exitCode = 1;
+  if (isInspected) await linger();
 } catch (error) {
   // What a user can do something about is said without a stack.
   if (!(error instanceof SetupError || error instanceof OsError)) throw error;

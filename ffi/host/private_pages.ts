@@ -1,5 +1,6 @@
 /**
- * Which pages of a mapping are this process's own, rather than those of the file behind it.
+ * Which pages of a mapping are in memory, and which of them are this process's own rather than those of the file behind
+ * it.
  *
  * Why it is safe: the kernel is asked about addresses and writes into buffers made here, as many entries as they have
  * room for. Nothing is changed.
@@ -45,6 +46,33 @@ const ENTRY = { present: 1 << 31, swapped: 1 << 30, file: 1 << 29 } as const;
 /** How many entries are read at once. */
 const ENTRIES = 1 << 16;
 
+/** Which pages are wanted, in the words of PAGEMAP_SCAN and in those of /proc/PID/pagemap. */
+interface Wanted {
+  /** Categories that all have to be so. */
+  readonly mask: bigint;
+  /** Those of them that have not to be so. */
+  readonly inverted: bigint;
+  /** Categories of which one has to be so. */
+  readonly any: bigint;
+  /** The same of the high half of an entry. */
+  readonly isEntry: (bits: number) => boolean;
+}
+
+const PRIVATE: Wanted = {
+  // The page of zeros, which anonymous memory shows until it is written, is nobody's own.
+  mask: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+  inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+  any: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+  isEntry: (bits) => (bits & (ENTRY.present | ENTRY.swapped)) !== 0 && (bits & ENTRY.file) === 0,
+};
+
+const RESIDENT: Wanted = {
+  mask: PAGE_IS_PRESENT | PAGE_IS_PFNZERO,
+  inverted: PAGE_IS_PFNZERO,
+  any: PAGE_IS_PRESENT,
+  isEntry: (bits) => (bits & ENTRY.present) !== 0,
+};
+
 /** Whether this kernel can be asked by PAGEMAP_SCAN; `undefined` until it was. */
 let canScan: boolean | undefined;
 
@@ -55,24 +83,38 @@ let canScan: boolean | undefined;
  * @throws {OsError} If the kernel does not say, for want of /proc or of memory.
  */
 export function privatePages(address: number, length: number, how: "scan" | "read" | "any" = "any"): Span[] {
+  return pagesOf(PRIVATE, address, length, how);
+}
+
+/**
+ * The pages in `[address, address + length)` that are in memory and in this process's page tables: touched since they
+ * were mapped, by this process or by a guest. As host addresses, in order, runs joined.
+ *
+ * @throws {OsError} If the kernel does not say, for want of /proc or of memory.
+ */
+export function residentPages(address: number, length: number, how: "scan" | "read" | "any" = "any"): Span[] {
+  return pagesOf(RESIDENT, address, length, how);
+}
+
+function pagesOf(wanted: Wanted, address: number, length: number, how: "scan" | "read" | "any"): Span[] {
   const { sys, errno } = libc();
   const path = "/proc/self/pagemap";
   const fd = unwrap(sys.open(cString(path), O_RDONLY | O_CLOEXEC, 0), errno[0], "open", () => path);
   try {
     if (how === "scan" || (how === "any" && canScan !== false)) {
-      const scanned = scan(fd, address, address + length);
+      const scanned = scan(fd, wanted, address, address + length);
       canScan = scanned !== null;
       if (scanned !== null) return scanned;
       if (how === "scan") throw new OsError("PAGEMAP_SCAN", Errno.ENOTTY, "it came with Linux 6.7");
     }
-    return read(fd, address, address + length);
+    return read(fd, wanted, address, address + length);
   } finally {
     sys.close(fd);
   }
 }
 
 /** By PAGEMAP_SCAN, which takes the time of what it finds; `null` on kernels that do not have it. */
-function scan(fd: number, start: number, end: number): Span[] | null {
+function scan(fd: number, wanted: Wanted, start: number, end: number): Span[] | null {
   const { sys, errno } = libc();
   const regions = new BigUint64Array(REGIONS * REGION_WORDS);
   const arg = new BigUint64Array(ARG.words);
@@ -81,9 +123,9 @@ function scan(fd: number, start: number, end: number): Span[] | null {
   arg[ARG.end] = BigInt(end);
   arg[ARG.vec] = Deno.UnsafePointer.value(Deno.UnsafePointer.of(regions));
   arg[ARG.vec_len] = BigInt(REGIONS);
-  // The page of zeros, which anonymous memory shows until it is written, is nobody's own.
-  arg[ARG.category_inverted] = arg[ARG.category_mask] = PAGE_IS_FILE | PAGE_IS_PFNZERO;
-  arg[ARG.category_anyof_mask] = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+  arg[ARG.category_inverted] = wanted.inverted;
+  arg[ARG.category_mask] = wanted.mask;
+  arg[ARG.category_anyof_mask] = wanted.any;
   arg[ARG.return_mask] = PAGE_IS_PRESENT;
   const found: { start: number; end: number }[] = [];
   // The kernel may stop early, and says where.
@@ -105,7 +147,7 @@ function scan(fd: number, start: number, end: number): Span[] | null {
 }
 
 /** By reading an entry for each page. */
-function read(fd: number, start: number, end: number): Span[] {
+function read(fd: number, { isEntry }: Wanted, start: number, end: number): Span[] {
   const { sys, errno } = libc();
   const found: { start: number; end: number }[] = [];
   const buffer = new Uint8Array(8 * ENTRIES);
@@ -119,9 +161,7 @@ function read(fd: number, start: number, end: number): Span[] {
     if (count < 8) throw new OsError("pread", code, "/proc/self/pagemap");
     for (let i = 0; i < count / 8; i++, at += PAGE_SIZE) {
       const bits = high.getUint32(8 * i + 4, true);
-      if ((bits & (ENTRY.present | ENTRY.swapped)) !== 0 && (bits & ENTRY.file) === 0) {
-        append(found, at, at + PAGE_SIZE);
-      }
+      if (isEntry(bits)) append(found, at, at + PAGE_SIZE);
     }
   }
   return found;

@@ -349,6 +349,11 @@ export class GuestMemoryManager implements Disposable {
     return this.#shareable.watch(listener);
   }
 
+  /** The device memory that has not been disposed, oldest first, whether the guest has it or not. */
+  get devices(): readonly DeviceMemory[] {
+    return [...this.#devices];
+  }
+
   /**
    * The memory map and what it is made of, as plain data, safe for JSON. `drawMemoryMap` draws it.
    *

@@ -56,8 +56,7 @@ export function closeFile(mapping: Mapping): void {
   if (mappable !== null) takeBack(mappable);
 }
 
-/** What messages call the file behind a mapping, `undefined` for private memory. */
-export function labelOf(mapping: Mapping): string | undefined {
-  const mappable = mappableOf(mapping);
-  return mappable === null ? undefined : fileOf(mappable).label;
+/** What messages call the file behind a mapping, closed or not; `undefined` for private memory. */
+export function labelOf({ backing }: Mapping): string | undefined {
+  return backing === null ? undefined : (backing as FileBacking).file.label;
 }

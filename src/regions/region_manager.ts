@@ -1,7 +1,7 @@
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
-import { ClientServer, type ServeOptions } from "../serving/server.ts";
+import { ClientServer, type ClientSummary, type ServeOptions } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { GPA_LIMIT, MemoryRange, ownFilledRange, PAGE_SIZE } from "../core/memory_range.ts";
@@ -42,6 +42,7 @@ import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
 import { type RegionInfo, regionInfos } from "./region_info.ts";
+import { RecordedMap, recordOf, type RequestRecord } from "./request_record.ts";
 
 /** What the package's own layers, which are built on regions and have state of their own, see of a manager. */
 export interface RegionInternals {
@@ -53,8 +54,16 @@ export interface RegionInternals {
   pieces(start: number, end: number): readonly Entry<Piece>[];
   /** What a region has, visible or not, in order. */
   mappings(handle: RegionHandle): readonly Entry<Mapping>[];
+  /** The memory map as it is now: the empty one once the manager has been disposed. */
+  readonly state: State;
   /** The host address of GPA 0. */
   readonly base: number;
+  /** Where guest memory ends. */
+  readonly length: number;
+  /** Whether there is host memory behind it. */
+  readonly isReal: boolean;
+  /** The locks on guest memory, and the clients with what they hold. */
+  holders(): { readonly locks: readonly Entry<number>[]; readonly clients: readonly ClientSummary[] };
   /** Refuses new locks on the regions, waits until the old ones are gone, and calls `then`. */
   drain(regions: readonly RegionHandle[], signal: AbortSignal | undefined, then: () => void): Promise<void>;
 }
@@ -141,8 +150,19 @@ export class RegionManager implements Disposable {
       invalidate: () => this.memory.invalidate(),
     });
     this.memory = new GuestMemory(this.#locks);
+    const map = this.#map;
     this.#internals = {
+      get state() {
+        return map.committed;
+      },
       base: va.base,
+      length: va.length,
+      isReal: va instanceof VaMapper,
+      holders: () => {
+        if (map.closed) return { locks: [], clients: [] };
+        this.#clients?.updateLocks();
+        return { locks: this.#locks.entries(), clients: this.#clients?.describe() ?? [] };
+      },
       whenDecided: (outcome) => this.#map.whenDecided(outcome),
       watch: (watcher) => this.#map.watch(watcher),
       pieces: (start, end) => {
@@ -190,8 +210,17 @@ export class RegionManager implements Disposable {
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
     const region: Region = { id: this.#nextId++, name, range, priority, type, holes, latest: undefined };
     this.#map.check();
-    this.#map.request("add", region, addRegion(this.#map.current, region, this.#overlap));
+    this.#map.request("add", region, this.#withRegion(region));
     return new RegionHandle(region, this.#requests);
+  }
+
+  #withRegion(region: Region): Change {
+    try {
+      return addRegion(this.#map.current, region, this.#overlap);
+    } catch (error) {
+      this.#map.refused("add", region, error);
+      throw error;
+    }
   }
 
   /**
@@ -371,6 +400,40 @@ export class RegionManager implements Disposable {
     return regionInfos(this.#map.current);
   }
 
+  /**
+   * Calls `listener` once for each request from now on that is done or has failed, those of clients included, until the
+   * result is disposed. Its record keeps the memory map as the request left it, which costs what has changed since.
+   *
+   * A listener is called before the caller goes on, so it should be quick; it cannot make requests, and what it throws is
+   * ignored.
+   *
+   * @example What a request took
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * using guest = GuestMemoryManager.create({
+   *   maxAddress: 0x100_0000,
+   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
+   *   x86Legacy: true,
+   * });
+   * using _watching = guest.regions.watchRequests(({ name, range, systemCalls, microseconds }) => {
+   *   console.log(`${name} ${range}: ${systemCalls} system calls, ${microseconds.toFixed(1)} us`);
+   * });
+   * guest.setRamVisibility(new MemoryRange(0xa0000, 0xc0000), "unmapped");
+   * ```
+   */
+  watchRequests(listener: (record: RequestRecord) => void): Disposable {
+    if (typeof listener !== "function") throw new TypeError("A function is needed that is told of requests");
+    return this.#map.report((report) => {
+      try {
+        const locks = this.#locks.isEmpty ? NO_LOCKS : this.#locks.entries();
+        listener(recordOf(report, new RecordedMap(report.state, locks, this.#va)));
+      } catch {
+        // What it does is its own affair, and the request is over.
+      }
+    });
+  }
+
   /** Whether it has been disposed. */
   get disposed(): boolean {
     return this.#map.closed;
@@ -542,6 +605,8 @@ export class RegionManager implements Disposable {
     };
   }
 }
+
+const NO_LOCKS: readonly never[] = [];
 
 /** The managers' reservations: one serves one. */
 const served = new WeakSet<VaTarget<Mappable>>();

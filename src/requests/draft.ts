@@ -1,8 +1,9 @@
 import type { Change } from "../core/map/edits.ts";
-import type { Mapping } from "../core/map/region.ts";
+import type { Mapping, Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { Span } from "../core/span.ts";
 import { closeFile } from "../memory/file_backing.ts";
+import type { RequestPart } from "./request_report.ts";
 
 /** Is told whether what it belongs to came true. Must not throw. */
 export type Outcome = (committed: boolean) => void;
@@ -15,6 +16,7 @@ interface Mark {
   readonly split: number;
   readonly added: number;
   readonly waiting: number;
+  readonly parts: number;
 }
 
 /** What a batch has asked for so far: several changes that are to become one. */
@@ -25,6 +27,8 @@ export class Draft implements Change {
   readonly split: Mapping[] = [];
   /** The mappings it brought along, with handles of files of their own. */
   readonly added: Mapping[] = [];
+  /** The requests, for those who are told of it. */
+  readonly parts: RequestPart[] = [];
   /** Who wants to know whether it came true. */
   readonly waiting: Outcome[] = [];
 
@@ -33,8 +37,9 @@ export class Draft implements Change {
     this.state = state;
   }
 
-  /** Adds what one request changes about `state`. */
-  add(change: Change, added: Mapping | null): void {
+  /** Adds a request, and what it changes about `state`. */
+  add(name: string, region: Region | null, change: Change, added: Mapping | null): void {
+    this.parts.push({ name, region });
     if (added !== null) this.added.push(added);
     this.state = change.state;
     for (const span of change.changed) this.changed.push(span);
@@ -44,7 +49,7 @@ export class Draft implements Change {
 
   /** Where it is now. */
   mark(): Mark {
-    const { state, changed, gone, split, added, waiting } = this;
+    const { state, changed, gone, split, added, waiting, parts } = this;
     return {
       state,
       changed: changed.length,
@@ -52,12 +57,14 @@ export class Draft implements Change {
       split: split.length,
       added: added.length,
       waiting: waiting.length,
+      parts: parts.length,
     };
   }
 
   /** Forgets what has been added since, and closes what came along with it. */
-  goBackTo({ state, changed, gone, split, added, waiting }: Mark): void {
+  goBackTo({ state, changed, gone, split, added, waiting, parts }: Mark): void {
     this.state = state;
+    this.parts.length = parts;
     this.changed.length = changed;
     this.gone.length = gone;
     this.split.length = split;
@@ -68,7 +75,7 @@ export class Draft implements Change {
 
   /** Forgets all of it. */
   abandon(): void {
-    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, added: 0, waiting: 0 });
+    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, added: 0, waiting: 0, parts: 0 });
   }
 
   /** Tells those who wait that it came true. */

@@ -1,10 +1,10 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { DisposedError, ReentrancyError } from "../core/errors.ts";
+import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
 import { regionsIn, type View } from "../core/map/overlap.ts";
 import type { Change } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";
-import { type Facts, plan } from "../core/plan/plan.ts";
+import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
@@ -13,6 +13,7 @@ import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { guardedLogger, SILENT } from "./guarded_logger.ts";
+import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
 import { beforeGivingUp, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
 
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
@@ -57,6 +58,9 @@ export class MemoryMap {
   readonly #locks: LockKeeper;
   readonly #written: WrittenPages;
   readonly #watchers = new Set<Watcher>();
+  readonly #reporters = new Set<Reporter>();
+  /** Whether states may be asked that have been replaced: those of reports are kept by others. */
+  #keepsStates = false;
   /** Set once there are clients in other threads. */
   gate: MapGate | null = null;
   #state: State = State.empty();
@@ -118,7 +122,7 @@ export class MemoryMap {
       const { start, end } = region.range;
       change = { ...change, changed: [...change.changed, ...damage.outOfStep.overlapping(start, end)] };
     }
-    if (this.#draft !== null) this.#draft.add(change, added);
+    if (this.#draft !== null) this.#draft.add(name, region, change, added);
     else this.#commit(name, region, change, added, null);
   }
 
@@ -158,6 +162,19 @@ export class MemoryMap {
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
   }
 
+  /** Tells `reporter` of each request from now on, until the result is disposed. States it is told of can be kept. */
+  report(reporter: Reporter): Disposable {
+    this.#reporters.add(reporter);
+    this.#keepsStates = true;
+    return { [Symbol.dispose]: () => void this.#reporters.delete(reporter) };
+  }
+
+  /** Tells of a request that could not even be thought of. */
+  refused(name: string, region: Region, error: unknown): void {
+    if (!this.#isWatched) return;
+    this.#tell({ name, region, parts: [], changed: [], plan: null, microseconds: 0, error, state: this.#state });
+  }
+
   /** Ends all requests for good: `tearDown` is handed the last state, and callbacks in it cannot make any. */
   close(tearDown: (state: State) => void): void {
     if (this.#busy || this.#draft !== null) throw new ReentrancyError();
@@ -181,6 +198,9 @@ export class MemoryMap {
 
   #commit(name: string, region: Region | null, change: Change, added: Mapping | null, draft: Draft | null): void {
     const old = this.#state;
+    const began = this.#isWatched ? performance.now() : 0;
+    let planned: Plan | null = null;
+    let failure: unknown = null;
     let committed = change.state === old && change.changed.length === 0;
     try {
       if (committed) return;
@@ -188,23 +208,44 @@ export class MemoryMap {
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
       this.#written.beforeRequest(old);
-      const planned = plan(old, change.state, change.changed, this.#facts(change.state));
+      planned = plan(old, change.state, change.changed, this.#facts(change.state));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
-      this.#unfinished = { transaction: new Transaction(planned), change, added, draft };
+      this.#unfinished = { transaction: new Transaction(planned), name, region, change, added, draft };
       this.#carryOut(this.#unfinished.transaction);
       committed = true;
       releaseFiles(change.gone, change.split);
-      if (this.#logger !== SILENT) {
-        this.#logger.debug(region === null ? name : `${name}: region "${region.name}" ${region.range}`, {
-          steps: planned.steps.length,
-        });
-      }
+    } catch (error) {
+      failure = error;
+      throw error;
     } finally {
       this.#busy = false;
       // What was interrupted is left to `check`, which knows more than this.
-      if (this.#unfinished === null) this.#finish(old, change.changed, committed ? null : added, draft, committed);
+      if (this.#unfinished === null) {
+        const parts = draft?.parts.slice() ?? [];
+        const { changed } = change;
+        const reported = began === 0 ? [] : changed.slice();
+        this.#finish(old, changed, committed ? null : added, draft, committed);
+        if (began !== 0) {
+          const microseconds = (performance.now() - began) * 1000;
+          const state = this.#state;
+          this.#tell({ name, region, parts, changed: reported, plan: planned, microseconds, error: failure, state });
+        }
+      }
     }
+  }
+
+  get #isWatched(): boolean {
+    return this.#reporters.size > 0 || this.#logger !== SILENT;
+  }
+
+  /** Tells the logger and those who asked for reports. */
+  #tell(report: RequestReport): void {
+    if (this.#logger !== SILENT) {
+      const { microseconds } = report;
+      this.#logger.debug(reportText(report), { ...effortOf(report.plan), microseconds: Math.round(microseconds) });
+    }
+    for (const reporter of this.#reporters) this.#whileBusy(() => reporter(report));
   }
 
   /** Carries out a plan, all of it or nothing, and makes its state the present one. */
@@ -235,8 +276,11 @@ export class MemoryMap {
   }
 
   /** Puts in order what an exception has left behind that came from where none was expected. */
-  #recover({ transaction, change, added, draft }: Unfinished): void {
-    const { old } = transaction.plan;
+  #recover({ transaction, name, region, change, added, draft }: Unfinished): void {
+    const { plan } = transaction;
+    const { old } = plan;
+    const parts = draft?.parts.slice() ?? [];
+    const changed = change.changed.slice();
     this.#busy = true;
     try {
       this.#invalidate();
@@ -254,6 +298,8 @@ export class MemoryMap {
     this.#logger.error(`A request was interrupted by an exception from where none was expected, and has been ${done}`);
     if (transaction.committed) releaseFiles(change.gone, change.split);
     this.#finish(old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
+    const error = new MembackingError(`The request was interrupted, and has been ${done}`);
+    if (this.#isWatched) this.#tell({ name, region, parts, changed, plan, microseconds: 0, error, state: this.#state });
   }
 
   /** Tells everybody what became of a request. `unused` is a mapping it brought along for nothing. */
@@ -288,7 +334,7 @@ export class MemoryMap {
   #replaceState(state: State): void {
     const old = this.#state;
     this.#state = state;
-    if (state.regions !== old.regions) old.regions.retire();
+    if (state.regions !== old.regions && !this.#keepsStates) old.regions.retire();
     if (state.hostMappings !== old.hostMappings) this.#va.noteMappings?.(state.hostMappings);
   }
 
@@ -306,6 +352,8 @@ export class MemoryMap {
 /** A request whose effects may have begun, and what has to be put in order after it. */
 interface Unfinished {
   readonly transaction: Transaction;
+  readonly name: string;
+  readonly region: Region | null;
   readonly change: Change;
   readonly added: Mapping | null;
   readonly draft: Draft | null;

@@ -1,6 +1,7 @@
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MemoryLockedError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
+import type { Span } from "../core/span.ts";
 import type { Logger } from "../targets/targets.ts";
 import type { ClientFiles } from "./client_files.ts";
 import type { Json } from "./error_data.ts";
@@ -29,6 +30,11 @@ export class ClientRegions {
     this.#manager = manager;
     this.#files = files;
     this.#logger = logger;
+  }
+
+  /** Where they are. */
+  get spans(): Span[] {
+    return [...this.#regions.values()].map(({ range: { start, end } }) => ({ start, end }));
   }
 
   /** Does what is asked for; throws what the manager throws. */

@@ -26,6 +26,7 @@ export interface ServedMapping {
 export interface ServedRegion extends Disposable {
   readonly id: number;
   readonly name: string;
+  readonly range: MemoryRange;
   readonly mapParams: MapParams | null;
   readonly visible: readonly MemoryRange[];
   map(params?: Partial<MapParams>): void;

@@ -44,6 +44,16 @@ const ROUND = 100;
 const THREAD_DEADLINE = 5000;
 const PROCESS_DEADLINE = 1000;
 
+/** A client, as it is listed. */
+export interface ClientSummary {
+  /** What it is called. */
+  readonly name: string;
+  /** Where the regions are that it has made. */
+  readonly regions: readonly Span[];
+  /** What it has locked, as far as is known. */
+  readonly locks: readonly Span[];
+}
+
 /** Serves the clients of one region manager, and keeps the memory map that they see in step with the real one. */
 export class ClientServer implements MapGate, SessionHost {
   readonly #options: ServerOptions;
@@ -54,6 +64,9 @@ export class ClientServer implements MapGate, SessionHost {
   readonly #threads: ThreadClients;
   readonly #processes: ProcessClients;
   readonly #sessions = new Set<Session>();
+  /** What clients are called where they are listed. */
+  readonly #numbers = new WeakMap<Session, number>();
+  #count = 0;
   #rounds: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   /** Whether the map was not written down since there was nobody to read it. */
@@ -199,6 +212,16 @@ export class ClientServer implements MapGate, SessionHost {
     this.shut();
     if (!wasShut && !this.#closed) this.#gate.open();
     if (this.#closed) this.#letGo();
+  }
+
+  /** The clients that have been let in, in the order in which they came, and what they hold. */
+  describe(): ClientSummary[] {
+    return [...this.#sessions].filter(({ reader }) => reader !== null).map((session) => {
+      let number = this.#numbers.get(session);
+      if (number === undefined) this.#numbers.set(session, number = ++this.#count);
+      const name = `client ${number}${session.isSameProcess ? "" : " (process)"}`;
+      return { name, regions: session.regions, locks: spansOf(session.mirror) };
+    });
   }
 
   /**

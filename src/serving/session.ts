@@ -111,6 +111,11 @@ export class Session {
     return this.#admitted?.mirror ?? null;
   }
 
+  /** Where the regions are that the client has made. */
+  get regions(): Span[] {
+    return this.#regions.spans;
+  }
+
   /** Sends the client a message. */
   post(message: OwnerMessage, fds: readonly number[] = []): void {
     this.#channel.post(message, fds);

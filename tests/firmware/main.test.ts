@@ -28,8 +28,12 @@ function romFile(...code: number[]): Disposable & { readonly path: string } {
   return { path, [Symbol.dispose]: () => Deno.removeSync(path) };
 }
 
-Deno.test("the task asks for FFI and for reading the modules of its Worker, and for nothing else", () => {
-  assertEquals(FLAGS, ["--allow-ffi", "--allow-read=mod.ts,src,ffi,examples/firmware,examples/pc"]);
+Deno.test("the task asks for FFI, for reading the modules of its Worker, for --inspect on this host, and for nothing else", () => {
+  assertEquals(FLAGS, [
+    "--allow-ffi",
+    "--allow-net=127.0.0.1",
+    "--allow-read=mod.ts,src,ffi,examples/firmware,examples/pc",
+  ]);
 });
 
 Deno.test("a firmware file that is missing is named, with the package that has it", async () => {
