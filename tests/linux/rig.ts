@@ -13,6 +13,9 @@ import { testUnless } from "../support/require.ts";
 
 const FOLDER = `${cacheFolder()}/${LINUX_FOLDER}`;
 
+/** For whoever looks for what went wrong: set it, and the console is shown. */
+const SHOW_CONSOLE = Deno.env.has("LINUX_CONSOLE");
+
 /** Why Linux cannot be booted here, and where it can. */
 const noLinux: string | undefined = (() => {
   const hint =
@@ -42,7 +45,10 @@ export class Linux implements AsyncDisposable {
       folder: FOLDER,
       onBroken: (error) => this.broken.push(error),
       ...options,
-      onByte: (byte) => this.shell.take(byte),
+      onByte: (byte) => {
+        if (SHOW_CONSOLE) Deno.stderr.writeSync(new Uint8Array([byte]));
+        this.shell.take(byte);
+      },
     });
     this.#running = this.machine.run().finally(() => this.shell.close());
     this.#running.catch(() => {}); // whoever waits for the end sees it
