@@ -99,6 +99,7 @@ export class MapPublisher implements FileRows {
     const access = (writable ? CODE.writable : 0) |
       (mappable !== null && fileOf(mappable).truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);
+    // Private and copy-on-write memory is where it is mapped, and nowhere else.
     if (mappable === null) return { key: null, file: null, delta: 0, access };
     return { key: mapping, file: fileOf(mappable), delta: mapping.delta, access };
   }

@@ -19,6 +19,7 @@ export interface ServedMapping {
   readonly mappable: Mappable | "private";
   readonly fileOffset?: number;
   readonly writable?: boolean;
+  readonly copyOnWrite?: boolean;
   readonly policy?: MemoryPolicy;
 }
 

@@ -472,3 +472,21 @@ Deno.test("a forked client is a client of its own", async () => {
   await region.map();
   assertEquals(rig.regions.inspect().regions.map(({ name }) => name), ["forked"]);
 });
+
+Deno.test("clients in other threads see copy-on-write memory as it is, whatever its file says, and lock it", async () => {
+  using rig = new Rig();
+  const client = await rig.connect();
+  const ram = rig.regions.newRegion({ name: "ram", range: range(0, 0x2000), priority: 0 });
+  ram.addMapping({ rangeInRegion: range(0, 0x2000), mappable: rig.file, copyOnWrite: true });
+  ram.map();
+  rig.regions.memory.writeUint8(0, 5);
+  client.memory.writeUint8(1, 6);
+  assertEquals([...client.memory.read(0, 2)], [5, 6]);
+  assertEquals([...rig.regions.memory.read(0, 2)], [5, 6]);
+  const bytes = new Uint8Array(2);
+  rig.file.read(0, bytes);
+  assertEquals([...bytes], [0, 0]);
+  ram.map({ writable: false });
+  using locked = client.memory.lock(range(0, 0x1000));
+  assertEquals([...locked.bytes.subarray(0, 2)], [5, 6]);
+});

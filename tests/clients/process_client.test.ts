@@ -115,9 +115,19 @@ Deno.test("private memory is not mapped in another process, a file that may be t
   open.write(5, new Uint8Array([9]));
   rig.ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x1000), mappable: "private" });
   rig.ram.addMapping({ rangeInRegion: new MemoryRange(0x1000, 0x2000), mappable: open });
+  rig.ram.addMapping({ rangeInRegion: new MemoryRange(0x2000, 0x3000), mappable: rig.file, copyOnWrite: true });
   await using remote = await RemoteProcess.start(rig.regions);
   assertEquals((await remoteError(remote.run("client.memory.readUint8(0);"))).fields.kind, "not-mapped");
+  assertEquals((await remoteError(remote.run("client.memory.readUint8(0x2000);"))).fields.kind, "not-mapped");
   assertEquals(await remote.run("return client.memory.readUint8(0x1005);"), 9);
+  await remote.run(`
+    kept.region = await client.newRegion({ name: "cow", range: MemoryRange.of(0x1_0000, 0x1000), priority: 1 });
+    const file = await client.memfd("cow", 0x1000);
+    file.write(0, new Uint8Array([5]));
+    await kept.region.addMapping({ rangeInRegion: new MemoryRange(0, 0x1000), mappable: file, copyOnWrite: true });
+    await kept.region.map();
+  `);
+  assertEquals(rig.regions.memory.readUint8(0x1_0000), 5);
   const locked = await remoteError(remote.run("client.memory.lock(new MemoryRange(0x1000, 0x2000));"));
   assertEquals(locked.className, "MappingError");
 });
@@ -236,7 +246,7 @@ Deno.test("an owner that ends leaves its processes with a typed error, not waiti
 
 Deno.test("a process that is stopped in the middle of an access is cut off at its deadline, and knows it afterwards", async () => {
   // One file, shown so often that writing all of it takes long.
-  const [PART, PARTS] = [2 ** 26, 256];
+  const [PART, PARTS] = [2 ** 26, 32];
   using va = VaMapper.reserve(PART * PARTS + 0x1_0000);
   using regions = new RegionManager(va);
   using file = Mappable.memfd("ram", PART);
