@@ -100,6 +100,7 @@ function viewOf(shared: SharedMemory, link: ProcessLink): ClientView {
   const { welcome, line, locks } = shared;
   const { length } = welcome;
   const hold = new Hold(line, () => link.isOwnerAlive(), link.isSameProcess);
+  link.why = () => hold.closed;
   if (!welcome.hasMemory) return { hold, access: null, memory: null };
   const nodes = new Int32Array(shared.nodes, 0, MAP_FILE.words);
   const rows = new Float64Array(shared.rows, MAP_FILE.rows, MAP_FILE.numbers);

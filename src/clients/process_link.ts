@@ -9,10 +9,12 @@ import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
 import { MessageSocket } from "../serving/message_socket.ts";
+import { decodeAnswer, encodeRequest } from "../serving/mail_codes.ts";
 import { CLIENT_FILE, MAP_FILE } from "../serving/process_layout.ts";
 import type { ClientMessage, FileReference, OwnerMessage, ProcessWelcome, Request } from "../serving/protocol.ts";
 import { LINE } from "../serving/shared_words.ts";
 import type { Attached, LentFile, OwnerLink } from "./connection.ts";
+import { OWNER_ENDED } from "./hold.ts";
 import { readOwnerMessage } from "./owner_messages.ts";
 import { plain } from "./plain.ts";
 
@@ -34,6 +36,8 @@ const connected = new Set<number>();
 export class ProcessLink implements OwnerLink, Disposable {
   receive: (message: OwnerMessage) => void = () => {};
   hungUp: () => void = () => {};
+  /** Says why the owner serves this client no longer, if it does not. */
+  why: () => DisposedError | null = () => null;
   /** Is told where the memory map has changed. */
   changed: (spans: readonly (readonly [start: number, end: number])[]) => void = () => {};
   readonly #fd: number;
@@ -63,6 +67,10 @@ export class ProcessLink implements OwnerLink, Disposable {
       inherited.inheritable = false; // A process that this one starts has nothing to do with it.
       this.#socket = new MessageSocket(socket, {
         message: (data, fds, credentials) => this.#message(readOwnerMessage(data), fds, credentials?.pid),
+        numbers: (id, code, numbers) => {
+          const value = decodeAnswer(code, numbers);
+          if (value !== undefined && this.#shared !== null) this.receive({ kind: "answer", id, answer: { value } });
+        },
         closed: () => {
           this.#welcomed.reject(
             new DisposedError("The owner of the region manager", "has ended, or serves nobody here"),
@@ -101,7 +109,8 @@ export class ProcessLink implements OwnerLink, Disposable {
   }
 
   request(id: number, request: Request): void {
-    this.post({ kind: "request", id, request });
+    const went = this.#socket.postNumbers(id, (numbers) => encodeRequest(request, numbers));
+    if (!went) this.post({ kind: "request", id, request });
   }
 
   reference(key: number, { fd }: OpenFile): FileReference {
@@ -144,7 +153,7 @@ export class ProcessLink implements OwnerLink, Disposable {
       const found = arrived();
       if (found !== null) return found;
       const left = until - performance.now();
-      if (this.#socket.closed) throw new DisposedError("The owner of the region manager", "has ended");
+      if (this.#socket.closed) throw this.why() ?? new DisposedError(...OWNER_ENDED);
       if (left <= 0) {
         throw new MembackingError("The owner of the region manager has not sent a file that this memory needs");
       }

@@ -6,8 +6,12 @@ export interface ClientChannel {
   receive: (data: unknown, fds: readonly number[]) => void;
   /** Is told when nothing will arrive any more. Must not throw. */
   hungUp: () => void;
+  /** Is handed messages of numbers, which are its own during the call. Must not throw. */
+  receiveNumbers?: (id: number, code: number, numbers: Float64Array) => void;
   /** Sends a message, and duplicates of descriptors with it. Never waits, and never throws. */
   post(message: OwnerMessage, fds?: readonly number[]): void;
+  /** Sends a message of numbers, if `encode` makes numbers of it: it returns their code, 0 if it cannot. */
+  postNumbers?(id: number, encode: (numbers: Float64Array) => number): boolean;
   /** Hands on what has arrived by now. Returns how many messages there were. */
   poll(): number;
   /** Nothing is sent or received any more. */

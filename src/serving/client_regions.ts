@@ -6,7 +6,7 @@ import type { Logger } from "../targets/targets.ts";
 import type { ClientFiles } from "./client_files.ts";
 import type { Json } from "./error_data.ts";
 import type { ChangeRequest, Ends, Request } from "./protocol.ts";
-import type { ServedManager, ServedMapping, ServedRegion } from "./served.ts";
+import type { ServedManager, ServedRegion } from "./served.ts";
 
 /** How long to wait before a region that could not be removed is tried again, in milliseconds; doubled each time. */
 const RETRY_AFTER = 100;
@@ -18,6 +18,8 @@ export interface Outcome {
   /** A file that goes with the answer to another process. */
   readonly file?: Mappable;
 }
+
+const NOTHING: Outcome = { value: null };
 
 /** The regions that one client has made, and its requests about them. */
 export class ClientRegions {
@@ -54,8 +56,15 @@ export class ClientRegions {
         return this.#lend(Mappable.memfd(request.name, request.size, request.options));
       case "open":
         return this.#lend(Mappable.open(request.path, request.options));
-      default:
+      case "new-region":
         return { value: this.#changes([request], (act) => act())[0] ?? null };
+      case "remove":
+        this.#change(this.#region(request.region), request);
+        this.#regions.delete(request.region);
+        return NOTHING;
+      default:
+        this.#change(this.#region(request.region), request);
+        return NOTHING;
     }
   }
 
@@ -107,10 +116,10 @@ export class ClientRegions {
       case "unmap":
         return region.unmap();
       case "add-mapping": {
-        const { kind: _kind, region: _region, range, file, ...rest } = request;
+        const { range, file, fileOffset = 0, writable = true, copyOnWrite = false, policy } = request;
         const mappable = file === "private" ? file : this.#files.get(file);
-        const mapping: ServedMapping = { ...rest, rangeInRegion: rangeOf(range), mappable };
-        return region.addMapping(mapping);
+        const mapping = { rangeInRegion: rangeOf(range), mappable, fileOffset, writable, copyOnWrite };
+        return region.addMapping(policy === undefined ? mapping : { ...mapping, policy });
       }
       case "remove-mappings":
         return region.removeMappings(rangeOf(request.range));

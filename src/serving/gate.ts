@@ -8,6 +8,8 @@ export interface Reader {
   readonly deadline: number;
   /** Whether the thread or the process that reads is still there. */
   isAlive(): boolean;
+  /** Is called again and again while the reader is waited for: it may need something that only this thread can give. */
+  help?(): void;
   /** Whether it counts as out for good, whatever its word says. */
   gone: boolean;
 }
@@ -97,6 +99,7 @@ export class Gate {
     for (let naps = 1;; naps++) {
       const reading = Atomics.load(words, LINE.reading);
       if (reading === 0) return;
+      reader.help?.();
       line.wait(LINE.reading, reading, NAP);
       if (naps % NAPS !== 0) continue;
       if (!reader.isAlive()) {

@@ -9,7 +9,6 @@
 
 import type { MapParams } from "../core/map/region.ts";
 import type { Json } from "./error_data.ts";
-import { readRequest } from "./messages.ts";
 import { ProtocolError } from "./protocol_error.ts";
 import type { Request } from "./protocol.ts";
 import { MAIL, TEXT } from "./shared_words.ts";
@@ -69,32 +68,35 @@ export function encodeRequest(request: Request, numbers: Float64Array): number {
 }
 
 /**
- * The request that a client has written down. `numbers` is the owner's own copy.
+ * The request that a client has written down. `numbers` is the owner's own copy, and has as many as there is room for.
  *
  * @throws {ProtocolError} If it is none.
  */
 export function decodeRequest(code: number, numbers: Float64Array): Request {
-  const [region = 0, a = 0, b = 0, key = 0, fd = 0, fileOffset = 0, flags = 0] = numbers;
+  const region = numbers[0]!;
+  if (!Number.isSafeInteger(region)) throw new ProtocolError(`There is no region ${region}`);
   switch (code) {
     case REQUEST.map:
-      return readRequest({ kind: "map", region, params: paramsGiven(a) });
+      return { kind: "map", region, params: paramsGiven(numbers[1]!) };
     case REQUEST.unmap:
-      return readRequest({ kind: "unmap", region });
+      return { kind: "unmap", region };
     case REQUEST.mapParams:
-      return readRequest({ kind: "map-params", region });
+      return { kind: "map-params", region };
     case REQUEST.remove:
-      return readRequest({ kind: "remove", region });
+      return { kind: "remove", region };
     case REQUEST.removeMappings:
-      return readRequest({ kind: "remove-mappings", region, range: [a, b] });
-    case REQUEST.addMapping:
-      return readRequest({
+      return { kind: "remove-mappings", region, range: [numbers[1]!, numbers[2]!] };
+    case REQUEST.addMapping: {
+      const flags = numbers[6]!;
+      return {
         kind: "add-mapping",
         region,
-        range: [a, b],
-        file: { key, fd },
-        ...((flags & HAS_OFFSET) !== 0 && { fileOffset }),
-        ...((flags & HAS_WRITABLE) !== 0 && { writable: (flags & IS_WRITABLE) !== 0 }),
-      });
+        range: [numbers[1]!, numbers[2]!],
+        file: { key: numbers[3]!, fd: numbers[4]! },
+        fileOffset: (flags & HAS_OFFSET) !== 0 ? numbers[5]! : 0,
+        writable: (flags & HAS_WRITABLE) === 0 || (flags & IS_WRITABLE) !== 0,
+      };
+    }
     default:
       throw new ProtocolError(`There is no request of code ${code}`);
   }
@@ -140,8 +142,8 @@ function flagsOf(params: Partial<MapParams>): number | null {
 
 function paramsGiven(flags: number): Record<string, boolean> {
   const params: Record<string, boolean> = {};
-  PARAMS.forEach((name, i) => {
-    if ((flags & GIVEN << i) !== 0) params[name] = (flags & 1 << i) !== 0;
-  });
+  for (let i = 0; i < PARAMS.length; i++) {
+    if ((flags & GIVEN << i) !== 0) params[PARAMS[i]!] = (flags & 1 << i) !== 0;
+  }
   return params;
 }

@@ -43,7 +43,7 @@ export class Mailbox {
     if (Atomics.compareExchange(this.#words, MAIL.request, word, word + 1) !== word) return null;
     const code = this.#words[MAIL.asked] ?? TEXT;
     if (code === TEXT) return { id: word / 2, request: this.#readText() };
-    this.#copy.set(this.#numbers);
+    for (let i = 0; i < MAIL.numberCount; i++) this.#copy[i] = this.#numbers[i]!;
     return { id: word / 2, request: decodeRequest(code, this.#copy) };
   }
 

@@ -13,8 +13,10 @@ import { type FileRows, type MapFile, PageWriter, type Paint } from "./page_writ
 export interface FilesListener {
   /** A file is shown that was not shown before. */
   shown(file: number, fd: number): void;
-  /** It is shown no more; its descriptor may be closed next. */
+  /** It is shown no more, and its descriptor may be closed next. Its number is kept for it until `forget`. */
   gone(file: number): void;
+  /** It is shown again. */
+  back(file: number): void;
 }
 
 /** A file that clients can see, and how many rows refer to it. */
@@ -44,7 +46,7 @@ export class MapPublisher implements FileRows {
 
   /** The files that are shown, by their numbers. */
   *files(): Iterable<{ number: number; fd: number }> {
-    for (const { file, number } of this.#byNumber.values()) yield { number, fd: file.fd };
+    for (const { file, number, rows } of this.#byNumber.values()) if (rows > 0) yield { number, fd: file.fd };
   }
 
   /** Writes everything to `sink`, and from now on what changes. */
@@ -61,7 +63,7 @@ export class MapPublisher implements FileRows {
   added(file: MapFile): number {
     const known = this.#byFile.get(file);
     if (known !== undefined) {
-      known.rows++;
+      if (known.rows++ === 0) this.listener?.back(known.number);
       return known.number;
     }
     const shown = { file, number: ++this.#files, rows: 1 };
@@ -75,9 +77,16 @@ export class MapPublisher implements FileRows {
   removed(number: number): void {
     const shown = this.#byNumber.get(number);
     if (shown === undefined || --shown.rows > 0) return;
+    if (this.listener === null) this.forget(number);
+    else this.listener.gone(number);
+  }
+
+  /** Gives the number of a file up that is shown no more. */
+  forget(number: number): void {
+    const shown = this.#byNumber.get(number);
+    if (shown === undefined || shown.rows > 0) return;
     this.#byNumber.delete(number);
     this.#byFile.delete(shown.file);
-    this.listener?.gone(number);
   }
 
   /** Writes down what is mapped in `spans` now. */

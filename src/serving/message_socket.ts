@@ -1,5 +1,6 @@
 import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
+import { MAIL } from "./shared_words.ts";
 import { closeFds, type Credentials, duplicateFd, MAX_FDS, type UnixSocket } from "../../ffi/os/socket.ts";
 
 /** How long a packet is at most, in bytes. A socket's buffer has room for several. */
@@ -13,9 +14,16 @@ const TURN = 64;
 /** How long to wait before descriptors are sent again that the kernel has no room for, in milliseconds. */
 const RETRY = 10;
 
-/** The first byte of a packet: whether the message ends with it. */
+/** The first byte of a packet: whether the message ends with it, or whether it is one of numbers. */
 const MORE = 0;
 const LAST = 1;
+const NUMBERS = 2;
+
+/** How many numbers a message of numbers has: an id, a code, and what `mail_codes.ts` writes. */
+const NUMBER_COUNT = 2 + MAIL.numberCount;
+/** Behind the first byte, so that the numbers are aligned. */
+const NUMBERS_AT = 8;
+const NUMBERS_LENGTH = NUMBERS_AT + NUMBER_COUNT * Float64Array.BYTES_PER_ELEMENT;
 
 /** A packet that waits to be sent, with descriptors of its own. */
 interface Waiting {
@@ -27,6 +35,8 @@ interface Waiting {
 export interface SocketListener {
   /** A message has arrived; the descriptors are closed when this returns. */
   message(data: unknown, fds: readonly number[], credentials: Credentials | null): void;
+  /** A message of numbers has arrived; they are the listener's during the call. */
+  numbers(id: number, code: number, numbers: Float64Array): void;
   /** Nothing will arrive any more, and nothing can be sent. */
   closed(): void;
 }
@@ -39,7 +49,12 @@ export class MessageSocket {
   readonly #socket: UnixSocket;
   readonly #listener: SocketListener;
   readonly #watch: FdWatch;
-  readonly #buffer = new Uint8Array(PACKET + 1);
+  readonly #buffer = new Uint8Array(PACKET + 8);
+  readonly #numbers = new Float64Array(this.#buffer.buffer, NUMBERS_AT, NUMBER_COUNT);
+  readonly #rest = this.#numbers.subarray(2);
+  readonly #packet = new Float64Array(1 + NUMBER_COUNT);
+  readonly #packetBytes = new Uint8Array(this.#packet.buffer);
+  readonly #packetRest = this.#packet.subarray(3);
   readonly #waiting: Waiting[] = [];
   #waitingBytes = 0;
   #parts: Uint8Array[] = [];
@@ -53,7 +68,7 @@ export class MessageSocket {
     this.#socket = socket;
     this.#listener = listener;
     this.#watch = watchFd(socket.fd, Poll.IN, (events) => {
-      if ((events & Poll.OUT) !== 0) this.#flush();
+      if ((events & Poll.OUT) !== 0) this.flush();
       this.pump(TURN);
     });
   }
@@ -81,6 +96,23 @@ export class MessageSocket {
       bytes.set(part, 1);
       this.#send(bytes, at === 0 ? fds : []);
     }
+  }
+
+  /**
+   * Sends a message of numbers, if `encode` makes numbers of it: it returns their code, 0 if it cannot.
+   *
+   * @returns Whether it could.
+   */
+  postNumbers(id: number, encode: (numbers: Float64Array) => number): boolean {
+    if (this.#closed) return true;
+    const code = encode(this.#packetRest);
+    if (code === 0) return false;
+    this.#packetBytes[0] = NUMBERS;
+    this.#packet[1] = id;
+    this.#packet[2] = code;
+    const isNext = this.#waiting.length === 0 && this.#trySend(this.#packetBytes, []);
+    if (!isNext) this.#send(this.#packetBytes.slice(), []);
+    return true;
   }
 
   /** Hands on what has arrived by now. Returns how many messages there were. */
@@ -114,7 +146,7 @@ export class MessageSocket {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#flush(); // As much as goes at once: the last words.
+    this.flush(); // As much as goes at once: the last words.
     clearTimeout(this.#retry);
     this.#watch[Symbol.dispose]();
     this.#socket[Symbol.dispose]();
@@ -130,6 +162,11 @@ export class MessageSocket {
 
   /** Takes one packet in. Returns whether a message was complete with it. */
   #take(length: number, credentials: Credentials | null): boolean {
+    if (this.#buffer[0] === NUMBERS && length === NUMBERS_LENGTH && this.#partBytes === 0) {
+      this.#listener.numbers(this.#numbers[0]!, this.#numbers[1]!, this.#rest);
+      closeFds(this.#fds.splice(0));
+      return true;
+    }
     this.#parts.push(this.#buffer.slice(1, length));
     this.#partBytes += length;
     if (this.#partBytes > LONGEST) {
@@ -179,7 +216,7 @@ export class MessageSocket {
       if (error instanceof OsError && error.code === "ETOOMANYREFS") {
         this.#retry ??= setTimeout(() => {
           this.#retry = undefined;
-          this.#flush();
+          this.flush();
         }, RETRY);
         return false;
       }
@@ -188,7 +225,8 @@ export class MessageSocket {
     }
   }
 
-  #flush(): void {
+  /** Sends what waits to be sent, as far as there is room. */
+  flush(): void {
     while (this.#waiting.length > 0) {
       const [first] = this.#waiting;
       if (first === undefined || !this.#trySend(first.bytes, first.fds)) return;

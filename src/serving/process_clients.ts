@@ -19,6 +19,8 @@ import type { ServedMemory } from "./thread_clients.ts";
 
 /** Pieces of a change that are told one by one; more than that, and all of memory may have changed. */
 const MOST_SPANS = 256;
+/** After how long clients are told what they can let go of, in milliseconds. */
+const TELL_AFTER = 20;
 /** The largest page size there is: reservations are not aligned to more. */
 const LARGEST_PAGE = 2 ** 30;
 
@@ -47,7 +49,10 @@ export class ProcessClients implements FilesListener {
   #shared: SharedMap | null = null;
   #marks: WriteMarks | null = null;
   #isFull = false;
-  #isTelling = false;
+  /** Files that are shown no more, of which nobody has been told yet. */
+  readonly #gone = new Set<number>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #due = 0;
 
   constructor(memory: ServedMemory, locks: LockKeeper, map: MapPublisher) {
     this.#memory = memory;
@@ -76,6 +81,8 @@ export class ProcessClients implements FilesListener {
       line,
       deadline,
       isAlive: () => !channel.closed && (process === null || process.isAlive),
+      // In the middle of an access it may wait for a file that has not gone out yet.
+      help: () => channel.flush(),
       gone: false,
     };
     const table = new Float64Array(file.bytes, CLIENT_FILE.locks);
@@ -97,6 +104,7 @@ export class ProcessClients implements FilesListener {
 
   /** Tells a client that was let in what there is, and from now on what changes. */
   welcome(session: Session): void {
+    this.tellAll(); // A file that has gone and comes back under its old number is known to those of now alone.
     const told: Told = { session, changed: [], isBusy: false };
     this.#told.set(session, told);
     session.onLetGo = () => {
@@ -123,25 +131,47 @@ export class ProcessClients implements FilesListener {
   }
 
   gone(file: number): void {
-    this.#postAll({ kind: "forget", files: [file] }, []);
+    this.#gone.add(file);
+    this.#tellSoon();
   }
 
-  /** Has everybody let go of what is no longer what it was in `spans`, once the owner comes back to its event loop. */
+  back(file: number): void {
+    this.#gone.delete(file);
+  }
+
+  /** Has everybody let go of what is no longer what it was in `spans`, soon: nobody accesses it by now. */
   changed(spans: readonly Span[]): void {
     if (this.#told.size === 0) return;
     for (const told of this.#told.values()) {
       told.changed.push(...spans);
       if (told.changed.length > MOST_SPANS) told.changed = [{ start: 0, end: this.#memory.length }];
     }
-    if (this.#isTelling) return;
-    this.#isTelling = true;
-    queueMicrotask(() => this.tellAll());
+    this.#tellSoon();
   }
 
   /** Tells everybody now. */
   tellAll(): void {
-    this.#isTelling = false;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     for (const told of this.#told.values()) this.#tell(told);
+    if (this.#gone.size === 0) return;
+    const files = [...this.#gone];
+    this.#gone.clear();
+    for (const file of files) this.#map.forget(file);
+    this.#postAll({ kind: "forget", files }, []);
+  }
+
+  /** Tells everybody if it is time: for an owner whose event loop stands still. */
+  poll(): void {
+    if (this.#timer !== undefined && performance.now() >= this.#due) this.tellAll();
+  }
+
+  /** A file that goes for a moment is not sent again, and many small changes are told as one. */
+  #tellSoon(): void {
+    if (this.#timer !== undefined) return;
+    this.#due = performance.now() + TELL_AFTER;
+    this.#timer = setTimeout(() => this.tellAll(), TELL_AFTER);
+    Deno.unrefTimer(this.#timer);
   }
 
   #sendMarks(session: Session): void {
@@ -178,6 +208,7 @@ export class ProcessClients implements FilesListener {
     this.#told.delete(session);
     this.#clients.delete(session);
     if (this.#clients.size > 0 || this.#shared === null) return;
+    this.tellAll();
     this.#map.listener = null;
     this.#map.removeSink(this.#shared.sink);
     this.#shared.file[Symbol.dispose]();

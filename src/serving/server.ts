@@ -156,7 +156,7 @@ export class ClientServer implements MapGate, SessionHost {
   poll(): number {
     let count = 0;
     for (const session of [...this.#sessions]) count += session.poll();
-    this.#processes.tellAll();
+    this.#processes.poll();
     return count;
   }
 
@@ -281,7 +281,7 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   #serveMail(): void {
-    for (const session of [...this.#sessions]) session.serveMail();
+    for (const session of this.#sessions) session.serveMail();
   }
 
   #overdue(reader: Reader): void {

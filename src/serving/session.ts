@@ -15,7 +15,7 @@ import { readMessage } from "./messages.ts";
 import { ProtocolError } from "./protocol_error.ts";
 import type { Answer, ClientMessage, Hello, OwnerMessage, Request } from "./protocol.ts";
 import type { ServedManager } from "./served.ts";
-import { CLOSED, LINE } from "./shared_words.ts";
+import { CLOSED, LINE, TEXT } from "./shared_words.ts";
 
 /** A client that has been let in: what the owner knows of it, and what it is told. */
 export interface Admitted extends Disposable {
@@ -93,6 +93,7 @@ export class Session {
     this.#files = new ClientFiles(options.isSameProcess);
     this.#regions = new ClientRegions(host.manager, this.#files, host.logger);
     this.#channel.receive = (data, fds) => this.#receive(data, fds);
+    this.#channel.receiveNumbers = (id, code, numbers) => this.#receiveNumbers(id, code, numbers);
     this.#channel.hungUp = () => this.#hungUp();
   }
 
@@ -196,6 +197,16 @@ export class Session {
     this.#host.ended(this);
     this.#admitted?.[Symbol.dispose]();
     return true;
+  }
+
+  #receiveNumbers(id: number, code: number, numbers: Float64Array): void {
+    if (this.#ended) return;
+    try {
+      if (!Number.isSafeInteger(id)) throw new ProtocolError(`There is no request ${id}`);
+      this.#request(id, decodeRequest(code, numbers));
+    } catch (error) {
+      this.cutOff(error);
+    }
   }
 
   #receive(data: unknown, fds: readonly number[]): void {
@@ -313,9 +324,13 @@ export class Session {
   #answer(id: number, request: Request["kind"], answer: Answer): void {
     if (this.#ended) return;
     if (this.#mailbox !== null) return this.#mailbox.answer(id, answer, request);
-    if (this.#lane === null) return this.post({ kind: "answer", id, answer });
+    const encode = (numbers: Float64Array) => "value" in answer ? encodeAnswer(answer.value, request, numbers) : TEXT;
+    if (this.#lane === null) {
+      if (!this.#channel.postNumbers?.(id, encode)) this.post({ kind: "answer", id, answer });
+      return;
+    }
     const { sender, bell } = this.#lane;
-    const order = sender.send(id, (numbers) => "value" in answer ? encodeAnswer(answer.value, request, numbers) : 0);
+    const order = sender.send(id, encode);
     if (order === 0) ring(bell);
     else this.post({ kind: "answer", id, order, answer });
   }

@@ -6,6 +6,7 @@ import type { OwnerMessage } from "./protocol.ts";
 /** A channel to a client in another process. */
 export class SocketChannel implements ClientChannel {
   receive: (data: unknown, fds: readonly number[]) => void = () => {};
+  receiveNumbers: (id: number, code: number, numbers: Float64Array) => void = () => {};
   hungUp: () => void = () => {};
   /** Who sent the message that is being handed on; `null` between two, and where the kernel does not say. */
   sender: Credentials | null = null;
@@ -20,6 +21,7 @@ export class SocketChannel implements ClientChannel {
         this.receive(data, fds);
         this.sender = null;
       },
+      numbers: (id, code, numbers) => this.receiveNumbers(id, code, numbers),
       closed: () => this.hungUp(),
     });
   }
@@ -31,6 +33,15 @@ export class SocketChannel implements ClientChannel {
 
   post(message: OwnerMessage, fds: readonly number[] = []): void {
     this.#socket.post(message, fds);
+  }
+
+  postNumbers(id: number, encode: (numbers: Float64Array) => number): boolean {
+    return this.#socket.postNumbers(id, encode);
+  }
+
+  /** Sends what waits to be sent, as far as there is room. */
+  flush(): void {
+    this.#socket.flush();
   }
 
   poll(): number {

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+import { Mappable, RegionManager, VaMapper } from "membacking";
 import { internalsOf } from "../../src/regions/region_manager.ts";
 import { LANE_BYTES, LaneReceiver, LaneSender } from "../../src/serving/lane.ts";
 import { ProtocolError } from "../../src/serving/protocol_error.ts";

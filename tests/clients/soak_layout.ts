@@ -8,6 +8,7 @@
  * @module
  */
 
+import { MemoryRange } from "membacking";
 import { PAGE } from "../support/units.ts";
 
 /** Pages of a window. */
@@ -22,8 +23,12 @@ export const OWN_AT = WINDOWS * WINDOW;
 export const OWN_WINDOWS = 64;
 /** How many Workers there are at a time. */
 export const WORKERS = 8;
+/** How many processes there are at a time. */
+export const PROCESSES = 3;
+/** A page that everybody sees, with the words of `SHARED`. */
+export const BOARD: MemoryRange = MemoryRange.of(OWN_AT + OWN_WINDOWS * WINDOW, PAGE);
 /** The length of guest memory in bytes. */
-export const LENGTH = OWN_AT + OWN_WINDOWS * WINDOW;
+export const LENGTH: number = BOARD.end;
 /** Pages of a file. */
 export const FILE_PAGES = 64;
 /** How many files there are; the last may be truncated by anyone, so it is read by system calls. */
@@ -34,13 +39,13 @@ export function stamp(file: number, page: number): number {
   return (file + 1) * 0x1_0000 + page;
 }
 
-/** Words that the owner and the Workers share. */
+/** Words that the owner, the Workers and the processes share. */
 export const SHARED = {
   /** For each window what it shows: `CHANGING`, `NOTHING`, or the stamp of its first page, with `READ_ONLY` on top. */
   model: 0,
-  /** For each Worker how much it has done. */
+  /** For each Worker and process how much it has done. */
   progress: 64,
-  /** 1 once the Workers shall stop. */
+  /** 1 once they shall stop. */
   stop: 128,
   /** How many words there are. */
   words: 129,
@@ -53,14 +58,17 @@ export const NOTHING = 0;
 /** The window may not be written. */
 export const READ_ONLY = 0x100_0000;
 
-/** The first message to a Worker. */
+/** What a Worker or a process has to know. */
 export interface SoakStart {
-  readonly port: MessagePort;
-  readonly shared: SharedArrayBuffer;
   readonly index: number;
   /** The GPA of its own region. */
   readonly own: number;
   readonly seed: number;
+}
+
+/** The first message to a Worker. */
+export interface SoakWorkerStart extends SoakStart {
+  readonly port: MessagePort;
   /** Whether it uses the synchronous client. */
   readonly sync: boolean;
 }

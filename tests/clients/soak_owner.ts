@@ -1,6 +1,6 @@
 /**
- * The program of the soak test: changes memory under eight Workers that use it, and ends some of them at random
- * moments. Run it in a process of its own, so that a crash is a failing test: soak_owner.ts SECONDS SEED
+ * The program of the soak test: changes memory under eight Workers and three processes that use it, and ends some of
+ * them at random moments, or has a process stand still. Run it in a process of its own, so that a crash is a failing test: soak_owner.ts SECONDS SEED
  *
  * @module
  */
@@ -8,6 +8,7 @@
 import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { mappings } from "../support/proc.ts";
 import {
+  BOARD,
   CHANGING,
   FILE_PAGES,
   FILES,
@@ -15,11 +16,13 @@ import {
   NOTHING,
   OWN_AT,
   OWN_WINDOWS,
+  PROCESSES,
   randomFrom,
   READ_ONLY,
   SHARED,
   type SoakReport,
   type SoakStart,
+  type SoakWorkerStart,
   stamp,
   WINDOW,
   WINDOW_PAGES,
@@ -30,8 +33,10 @@ import { PAGE } from "../support/units.ts";
 
 const [seconds = 3, seed = 1] = Deno.args.map(Number);
 const random = randomFrom(seed);
-const shared = new Int32Array(new SharedArrayBuffer(SHARED.words * Int32Array.BYTES_PER_ELEMENT));
-/** For how long a Worker may stand still, in milliseconds. */
+/** The words of `SHARED`, on the board. */
+let shared = new Int32Array(0);
+const nap = new Int32Array(new SharedArrayBuffer(4));
+/** For how long a Worker or a process may stand still, in milliseconds. */
 const PATIENCE = 20_000;
 
 /** A file whose pages have their stamps. */
@@ -45,17 +50,43 @@ function stampedFile(file: number): Mappable {
   return mappable;
 }
 
-/** How many Workers there have been. */
+/** How many Workers and processes there have been. */
 let started = 0;
 
-/** One Worker and what became of it. */
-class Soaked {
-  readonly report: Promise<SoakReport>;
-  readonly #worker: Worker;
+/** Where the next one has its own region. */
+function nextOwn(): number {
+  return OWN_AT + (started++ % OWN_WINDOWS) * WINDOW;
+}
+
+/** A Worker or a process, and what became of it. */
+abstract class Soaked {
+  abstract readonly report: Promise<SoakReport>;
   #seen = -1;
   #since = performance.now();
 
-  constructor(regions: RegionManager, readonly index: number, seed: number) {
+  constructor(readonly index: number) {}
+
+  /** Ends it, wherever it is. */
+  abstract end(): void;
+
+  /** Throws if it has stood still for too long. */
+  watch(): void {
+    const now = Atomics.load(shared, SHARED.progress + this.index);
+    if (now !== this.#seen) {
+      this.#seen = now;
+      this.#since = performance.now();
+    } else if (performance.now() - this.#since > PATIENCE) {
+      throw new Error(`Number ${this.index} stands still after ${now} steps`);
+    }
+  }
+}
+
+class SoakedWorker extends Soaked {
+  readonly report: Promise<SoakReport>;
+  readonly #worker: Worker;
+
+  constructor(regions: RegionManager, index: number, seed: number) {
+    super(index);
     const { port1, port2 } = new MessageChannel();
     regions.serve(port1);
     this.#worker = new Worker(new URL("./soak_worker.ts", import.meta.url), { type: "module" });
@@ -66,24 +97,84 @@ class Soaked {
       event.preventDefault();
       resolve({ failure: event.message });
     };
-    const own = OWN_AT + (started++ % OWN_WINDOWS) * WINDOW;
-    const start: SoakStart = { port: port2, shared: shared.buffer, index, own, seed, sync: index % 2 === 1 };
+    const start: SoakWorkerStart = { port: port2, index, own: nextOwn(), seed, sync: index % 2 === 1 };
     this.#worker.postMessage(start, [port2]);
   }
 
   end(): void {
     this.#worker.terminate();
   }
+}
 
-  /** Throws if it has stood still for too long. */
-  watch(): void {
-    const now = Atomics.load(shared, SHARED.progress + this.index);
-    if (now !== this.#seen) {
-      this.#seen = now;
-      this.#since = performance.now();
-    } else if (performance.now() - this.#since > PATIENCE) {
-      throw new Error(`Worker ${this.index} stands still after ${now} steps`);
+/** For how long the owner waits for a process, in milliseconds. */
+const DEADLINE = 100;
+
+class SoakedProcess extends Soaked {
+  readonly report: Promise<SoakReport>;
+  readonly #child: Deno.ChildProcess;
+  readonly #served: Disposable;
+  #isStopped = false;
+  #isExpendable = false;
+
+  constructor(regions: RegionManager, index: number, seed: number) {
+    super(index);
+    const start: SoakStart = { index, own: nextOwn(), seed };
+    const served = regions.serveProcess((fd) =>
+      new Deno.Command(Deno.execPath(), {
+        args: [
+          "run",
+          "--allow-ffi",
+          "--no-check",
+          new URL("./soak_process.ts", import.meta.url).href,
+          String(fd),
+          JSON.stringify(start),
+        ],
+        stdin: "null",
+        stdout: "piped",
+        stderr: "inherit",
+      }).spawn(), { deadline: DEADLINE });
+    this.#served = served;
+    this.#child = served.child;
+    this.report = this.#readReport();
+  }
+
+  /** Has it stop for a while, wherever it is. In the middle of an access, it is cut off for that. */
+  pause(): void {
+    this.#isExpendable = true;
+    this.#signal(this.#isStopped ? "SIGCONT" : "SIGSTOP");
+    this.#isStopped = !this.#isStopped;
+  }
+
+  resume(): void {
+    if (this.#isStopped) this.pause();
+  }
+
+  end(): void {
+    this.#isExpendable = true;
+    this.#signal("SIGKILL");
+  }
+
+  override watch(): void {
+    if (!this.#isStopped && !this.#isExpendable) super.watch();
+  }
+
+  #signal(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch {
+      // It has ended.
     }
+  }
+
+  async #readReport(): Promise<SoakReport> {
+    const text = await new Response(this.#child.stdout).text();
+    const { signal } = await this.#child.status;
+    this.#served[Symbol.dispose]();
+    if (signal === "SIGKILL") return { counts: { "processes killed at random moments": 1 } };
+    if (signal !== null) return { failure: `Process ${this.index} ended by ${signal}` };
+    const report: SoakReport = JSON.parse(text || '{"failure":"no report"}');
+    const wasCutOff = "failure" in report && /was cut off|no longer served/.test(report.failure);
+    return this.#isExpendable && wasCutOff ? { counts: { "processes stopped, and cut off": 1 } } : report;
   }
 }
 
@@ -222,46 +313,68 @@ async function soak(): Promise<void> {
   {
     using regions = new RegionManager(va);
     const windows = Array.from({ length: WINDOWS }, (_, index) => newWindow(regions, index));
-    const workers = Array.from({ length: WORKERS }, (_, index) => new Soaked(regions, index, random(2 ** 31)));
+    const boardFile = Mappable.memfd("board", PAGE);
+    const board = regions.newRegion({ name: "board", range: BOARD, priority: 3 });
+    board.addMapping({ rangeInRegion: new MemoryRange(0, PAGE), mappable: boardFile });
+    board.map();
+    boardFile[Symbol.dispose]();
+    const boardLock = regions.memory.lock(BOARD, { write: true });
+    shared = new Int32Array(boardLock.bytes.buffer);
+
+    const all: Soaked[] = [];
+    const reports: SoakReport[] = [];
     const failed: string[] = [];
-    const watched = (soaked: Soaked) =>
-      void soaked.report.then((report) => "failure" in report && failed.push(report.failure));
-    workers.forEach(watched);
+    const start = (index: number): Soaked => {
+      const soaked = index < WORKERS
+        ? new SoakedWorker(regions, index, random(2 ** 31))
+        : new SoakedProcess(regions, index, random(2 ** 31));
+      all[index] = soaked;
+      soaked.report.then((report) => {
+        if ("failure" in report) failed.push(report.failure);
+        else reports.push(report);
+        // A process that has ended is replaced while there is time.
+        if (index >= WORKERS && all[index] === soaked && Atomics.load(shared, SHARED.stop) === 0) start(index);
+      });
+      return soaked;
+    };
+    for (let index = 0; index < WORKERS + PROCESSES; index++) start(index);
 
     const end = performance.now() + seconds * 1000;
-    let ends = 0;
     while (performance.now() < end && failed.length === 0) {
       const slice = performance.now() + 4;
       while (performance.now() < slice) {
         if (random(10) === 0) tryBatch(regions, windows);
         else tryChange(windows, files);
-        if (random(4) === 0) Atomics.wait(shared, SHARED.stop, 0, random(3) / 10);
+        if (random(4) === 0) Atomics.wait(nap, 0, 0, random(3) / 10);
       }
-      for (const soaked of workers) soaked.watch();
-      if (random(50) === 0) {
-        const index = random(WORKERS);
-        workers[index]?.end();
-        const next = new Soaked(regions, index, random(2 ** 31));
-        workers[index] = next;
-        watched(next);
-        ends++;
+      for (const soaked of all) soaked.watch();
+      const chosen = all[random(2) === 0 ? random(WORKERS) : WORKERS + random(PROCESSES)];
+      if (chosen instanceof SoakedWorker && random(50) === 0) {
+        chosen.end();
+        start(chosen.index);
+        count("Workers ended at random moments");
+      } else if (chosen instanceof SoakedProcess) {
+        const choice = random(40);
+        if (choice < 2) chosen.end();
+        else if (choice < 4) chosen.pause();
       }
       await new Promise((resolve) => setTimeout(resolve, 0));
     }
     Atomics.store(shared, SHARED.stop, 1);
+    for (const soaked of all) if (soaked instanceof SoakedProcess) soaked.resume();
     const deadline = setTimeout(() => {
-      console.error("The Workers did not stop");
+      console.error("The Workers and processes did not stop");
       Deno.exit(1);
     }, PATIENCE);
-    const reports = await Promise.all(workers.map(({ report }) => report));
+    await Promise.all(all.map(({ report }) => report));
     clearTimeout(deadline);
     if (failed.length > 0) throw new Error(failed.join("\n"));
     for (const report of reports) {
       if ("failure" in report) throw new Error(report.failure);
       for (const [what, times] of Object.entries(report.counts)) counts[what] = (counts[what] ?? 0) + times;
     }
-    workers.forEach((soaked) => soaked.end());
-    counts["Workers ended at random moments"] = ends;
+    for (const soaked of all) soaked.end();
+    boardLock[Symbol.dispose]();
 
     // The dead leave nothing behind: no regions, no locks.
     const patience = performance.now() + 5000;
