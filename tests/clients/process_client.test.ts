@@ -184,6 +184,24 @@ Deno.test("the locks of another process count, and go with it", async () => {
   rig.ram.unmap();
 });
 
+Deno.test("what another process writes is tracked, by access and by lock, whichever came first", async () => {
+  using rig = new Rig();
+  await using before = await RemoteProcess.start(rig.regions);
+  await before.run("client.memory.writeUint8(0x7000, 1);");
+  using tracker = rig.regions.trackDirty();
+  await using after = await RemoteProcess.start(rig.regions);
+  assertEquals([...tracker.take()].map(String), []);
+  await before.run("client.memory.writeUint8(0x1000, 1); client.memory.readUint8(0x6000);");
+  await after.run("client.memory.fill(0x3000, 0x1001, 1);");
+  assertEquals([...tracker.take()].map(String), ["0x1000-0x2000", "0x3000-0x5000"]);
+  await after.run("kept.lock = client.memory.lock(new MemoryRange(0x5000, 0x6000), { write: true });");
+  assertEquals([...tracker.take()].map(String), ["0x5000-0x6000"]);
+  await after.kill();
+  await until(() => rig.regions.inspect().locks.length === 0, "the lock is gone");
+  assertEquals([...tracker.take()].map(String), ["0x5000-0x6000"]);
+  assertEquals([...tracker.take()].map(String), []);
+});
+
 Deno.test("a process outlives its client and connects again, and a client of it can be handed on", async () => {
   using rig = new Rig();
   await using remote = await RemoteProcess.start(rig.regions, { later: true });

@@ -68,11 +68,13 @@ class Soaker {
   }
 
   get stopped(): boolean {
+    if (this.#board.bytes.length === 0) fail("It was cut off: its locks are gone");
     return Atomics.load(this.#shared, SHARED.stop) !== 0;
   }
 
   /** Does one random thing. A promise is returned where it has to be awaited. */
   step(): Promise<void> | void {
+    if (this.#board.bytes.length === 0) return;
     Atomics.add(this.#shared, SHARED.progress + this.#index, 1);
     const choice = this.#random(100);
     if (choice < 35) return this.#readWindow();
