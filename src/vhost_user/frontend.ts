@@ -119,6 +119,7 @@ export class VhostUserFrontend implements Disposable {
 
   /** The vrings that were started and not stopped. */
   get vrings(): readonly { readonly index: number; readonly state: VringState }[] {
+    if (this.state !== "connected") this.#link.vrings.lose();
     return [...this.#link.vrings].map(({ index, state }) => ({ index, state }));
   }
 
