@@ -39,9 +39,12 @@ export function exchangeTable(link: BackendLink, change: TableChange<OpenFile>, 
         parts.some(({ gpa, length }) => entryAt(change.table, gpa, length) === undefined)
       ),
     );
-    const refusal = connection.state === "open" ? send(link, change, context) : null;
+    // Back ends look for all their vrings whenever a region is added, suspended or not, and give up if one is missing.
+    const { table, removed, disturbs } = change;
+    const ordered = { table, removed, disturbs, added: vringsFirst(link, change.added) };
+    const refusal = connection.state === "open" ? send(link, ordered, context) : null;
     if (refusal !== null) {
-      const failed = putBack(link, change, context, refusal);
+      const failed = putBack(link, ordered, context, refusal);
       if (failed === null) throw refusal.error;
       const message = `The back end does not take its table back: ${failed.message}`;
       connection.cutOff(new VhostUserError("protocol", failed.request, message, { cause: failed }));
@@ -81,11 +84,18 @@ function putBack(
   const { connection } = link;
   const messages = link.rules.kind === "whole" ? [whole(context.before, context)] : [
     ...added.filter((_, i) => done[removed.length + i]).map((entry) => remove(entry, context)),
-    ...removed.filter((_, i) => done[i]).map((entry) => add(entry, context)),
+    ...vringsFirst(link, removed.filter((_, i) => done[i])).map((entry) => add(entry, context)),
   ];
   const replies = connection.tellAll(messages);
   connection.waitFor(replies);
   return connection.state === "open" ? refusalIn(replies) : null;
+}
+
+/** The entries, those first where vrings are. */
+function vringsFirst(link: BackendLink, entries: readonly Run<OpenFile>[]): Run<OpenFile>[] {
+  const parts = [...link.vrings].flatMap((vring) => vring.parts);
+  const rank = ({ start, end }: Run<OpenFile>) => parts.some(({ gpa }) => start <= gpa && gpa < end) ? 0 : 1;
+  return [...entries].sort((a, b) => rank(a) - rank(b));
 }
 
 function whole(entries: readonly Run<OpenFile>[], context: TableContext): Outgoing {
