@@ -33,8 +33,12 @@ export function currentThread(): ThreadIdentity {
   return { tid, started: startOf(tid) };
 }
 
-/** Whether the thread is still there. Where /proc cannot be read, any thread of that number counts. */
+/**
+ * Whether the thread is still there. Where /proc cannot be read, any thread of that number counts. What is no number of a
+ * thread, since another thread has written over it, is not there.
+ */
 export function isAlive({ tid, started }: ThreadIdentity): boolean {
+  if (!Number.isInteger(tid) || tid <= 0 || tid >= 2 ** 31) return false;
   const { sys, errno } = libc();
   // SAFETY: signal 0 is none; the call only says whether there is such a thread.
   const gone = sys.syscall3(SYS_TGKILL, BigInt(sys.getpid()), BigInt(tid), 0n) === -1 ? errno[0] === ESRCH : false;

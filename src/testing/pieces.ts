@@ -1,3 +1,5 @@
+import { checkNumber } from "../core/memory_range.ts";
+
 /** A range of addresses with a value. */
 export interface Piece<T> {
   /** The first address, in bytes. */
@@ -28,6 +30,7 @@ export class Pieces<T> {
 
   /** The piece that holds `address`. */
   at(address: number): Piece<T> | undefined {
+    checkNumber(address, "Address");
     return this.overlapping(address, address + 1)[0];
   }
 

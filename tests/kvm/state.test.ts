@@ -25,13 +25,15 @@ interface Saved {
 async function saveInMidLoop(source: CountingMachine): Promise<Saved> {
   const thread = await VcpuThread.start(source.vcpu);
   let saved: Saved;
+  let pause = 10;
   do {
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    pause *= 2;
     using _held = thread.pause();
     saved = { vcpu: source.vcpu.saveState(), vm: source.vm.saveState(), memory: source.memory };
   } while (saved.vcpu.regs.r8 === 0n);
-  for (let now = saved.vcpu.regs.r8; now === saved.vcpu.regs.r8;) {
-    await new Promise((resolve) => setTimeout(resolve, 1));
+  for (let [now, pause] = [saved.vcpu.regs.r8, 1]; now === saved.vcpu.regs.r8; pause *= 2) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
     using _held = thread.pause();
     now = source.vcpu.getRegs().r8;
   }

@@ -1,0 +1,97 @@
+/**
+ * A Worker that uses memory as a client, until somebody ends it at any instruction; or the owner, whose clients are
+ * elsewhere.
+ *
+ * @module
+ */
+
+import {
+  Mappable,
+  MemoryRange,
+  RegionManager,
+  RegionManagerClient,
+  SyncRegionManagerClient,
+  VaMapper,
+} from "membacking";
+import { Random } from "./random.ts";
+
+/** What such a Worker is to be. */
+export interface Job {
+  readonly role: "client" | "sync-client" | "owner";
+  /** One port for each client of an owner; the one of a client. */
+  readonly ports: readonly MessagePort[];
+  readonly seed: number;
+}
+
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<Job>) => void) | null;
+  postMessage(message: unknown): void;
+}
+const scope = globalThis as unknown as WorkerScope;
+const PAGE = 0x1000;
+
+const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
+
+async function beClient(random: Random, port: MessagePort): Promise<void> {
+  const client = await RegionManagerClient.connect(port);
+  scope.postMessage("connected");
+  using file = Mappable.memfd("client", 16 * PAGE);
+  while (true) {
+    const start = (32 + random.below(16)) * PAGE;
+    const region = await client.newRegion({ name: "client", range: MemoryRange.of(start, 4 * PAGE), priority: 200 });
+    await region.addMapping({ rangeInRegion: MemoryRange.of(0, 4 * PAGE), mappable: file });
+    await region.map();
+    client.memory.fill(start, 4 * PAGE, 7);
+    const lock = client.memory.lock(MemoryRange.of(start, PAGE), { write: true });
+    lock.bytes[0] = 1;
+    if (random.oneIn(2)) lock[Symbol.dispose]();
+    else setTimeout(() => lock[Symbol.dispose](), 1);
+    client.memory.read(0, PAGE);
+    await region.remove().catch(() => {}); // refused while the lock is held
+    if (random.oneIn(4)) await turn();
+  }
+}
+
+async function beSyncClient(random: Random, port: MessagePort): Promise<void> {
+  const client = await SyncRegionManagerClient.connect(port);
+  scope.postMessage("connected");
+  using file = client.memfd("sync client", 16 * PAGE);
+  for (let i = 0; i < 100_000; i++) {
+    const start = (48 + random.below(8)) * PAGE;
+    using region = client.newRegion({ name: "sync", range: MemoryRange.of(start, 4 * PAGE), priority: 201 });
+    region.addMapping({ rangeInRegion: MemoryRange.of(0, 4 * PAGE), mappable: file });
+    region.map();
+    client.memory.writeUint32(start, i);
+    using lock = client.memory.lock(MemoryRange.of(start, PAGE));
+    void lock.bytes[0];
+  }
+}
+
+function beOwner(ports: readonly MessagePort[]): void {
+  const va = VaMapper.reserve(2 ** 24);
+  const manager = new RegionManager(va, { overlap: "any" });
+  const file = Mappable.memfd("owner", 64 * PAGE);
+  const region = manager.newRegion({ name: "ram", range: MemoryRange.of(0, 64 * PAGE), priority: 0 });
+  region.addMapping({ rangeInRegion: MemoryRange.of(0, 64 * PAGE), mappable: file });
+  region.map();
+  for (const port of ports) manager.serve(port);
+  scope.postMessage("serving");
+  const change = () => {
+    region.unmap();
+    region.map();
+    setTimeout(change, 0);
+  };
+  change();
+}
+
+scope.onmessage = async ({ data: { role, ports, seed } }) => {
+  const random = new Random(seed);
+  const [port] = ports;
+  try {
+    if (role === "owner") return beOwner(ports);
+    if (port === undefined) throw new Error("A client needs a port");
+    await (role === "client" ? beClient(random, port) : beSyncClient(random, port));
+  } catch (error) {
+    scope.postMessage(`${error}`);
+  }
+};
