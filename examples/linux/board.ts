@@ -32,6 +32,8 @@ export interface BoardOptions {
   readonly setIrq: (irq: number, level: boolean) => void;
   /** Is told that the guest switches the machine off. */
   readonly onOff: (why: "off" | "reset") => void;
+  /** Is told of accesses to addresses at which there is nothing, or ROM that the guest wants to write. */
+  readonly onStray: (gpa: number, isWrite: boolean) => void;
   /** Devices that answer at addresses. */
   readonly devices: readonly MmioDevice[];
 }
@@ -45,10 +47,12 @@ export class Board {
   readonly uart: Uart;
   readonly #ports = new PortBus();
   readonly #devices: readonly MmioDevice[];
+  readonly #onStray: (gpa: number, isWrite: boolean) => void;
 
   /** Puts everything in its place. */
-  constructor({ ram, onByte, setIrq, onOff, devices }: BoardOptions) {
+  constructor({ ram, onByte, setIrq, onOff, onStray, devices }: BoardOptions) {
     this.#devices = devices;
+    this.#onStray = onStray;
     this.uart = new Uart(onByte, (level) => setIrq(COM1.irq, level));
     this.#ports.attach(this.uart, COM1.port, COM1.ports);
     this.#ports.attach(new Cmos(ram), CMOS_PORT, 2);
@@ -63,8 +67,12 @@ export class Board {
       return this.#ports.handle({ kind: "io", direction, port: address, size, count, data });
     }
     const device = this.#devices.find(({ gpa, length }) => address >= gpa && address < gpa + length);
-    // Writes to ROM and to nothing are lost, and nothing reads as all ones.
-    if (device === undefined) return void (isWrite || data.fill(0xff));
+    if (device === undefined) {
+      this.#onStray(address, isWrite);
+      // Writes to ROM and to nothing are lost, and nothing reads as all ones.
+      if (!isWrite) data.fill(0xff);
+      return;
+    }
     if (isWrite) device.write(address - device.gpa, data);
     else device.read(address - device.gpa, data);
   }

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { READY, STATUS } from "./guest_init.ts";
+import { READY, STATUS } from "./guest/init.ts";
 
 /** What became of a command. */
 export interface CommandResult {
@@ -20,7 +20,7 @@ export class ConsoleClosedError extends Error {
   override name = "ConsoleClosedError";
 }
 
-/** Someone who waits for a line. */
+/** Someone who waits for a line, and gets all up to it. */
 interface Waiting {
   readonly isIt: (line: string) => boolean;
   readonly resolve: (lines: string[]) => void;
@@ -34,6 +34,7 @@ export class GuestShell {
   #line = "";
   #lines: string[] = [];
   #waiting: Waiting | null = null;
+  #watch: { readonly text: string; readonly resolve: () => void } | null = null;
   #closed = false;
 
   /** `type` sends text to the guest. */
@@ -50,6 +51,7 @@ export class GuestShell {
     const line = this.#line.replace(/\r$/, "");
     this.#line = "";
     this.#lines.push(line);
+    if (line === this.#watch?.text) this.#watch.resolve();
     if (this.#waiting?.isIt(line)) this.#takeWaiting()?.resolve(this.#takeLines());
   }
 
@@ -80,6 +82,12 @@ export class GuestShell {
     const { status, lines } = await this.run(command);
     if (status !== 0) throw new Error(`"${command}" failed in the guest with ${status}: ${lines.join("\n")}`);
     return lines.join("\n");
+  }
+
+  /** Waits until a command that is running prints a line. */
+  async line(text: string): Promise<void> {
+    if (this.#lines.includes(text)) return;
+    await new Promise<void>((resolve) => this.#watch = { text, resolve });
   }
 
   /** Types a command that is not expected to come back. */

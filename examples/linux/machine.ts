@@ -44,6 +44,8 @@ export interface LinuxOptions {
   readonly devices?: (memory: LinuxMemory) => readonly VirtioDevice[];
   /** Is told what a driver of a virtio device did wrong. */
   readonly onBroken?: (error: unknown) => void;
+  /** Is told of accesses to addresses at which there is nothing, or ROM that Linux wants to write. */
+  readonly onStray?: (gpa: number, isWrite: boolean) => void;
   /** Is told each byte that Linux writes to its console. */
   readonly onByte: (byte: number) => void;
 }
@@ -111,6 +113,7 @@ export class LinuxMachine implements Disposable {
       onByte,
       setIrq,
       onOff: (why) => this.#end(why),
+      onStray: setup.onStray ?? (() => {}),
       devices: this.#virtio,
     });
     this.#resources = stack.move();

@@ -8,10 +8,10 @@ import { cacheFolder, exists } from "../../examples/debian/cache.ts";
 import { GuestShell } from "../../examples/linux/guest_shell.ts";
 import { whyNoLinux } from "../../examples/linux/host.ts";
 import { type LinuxEnd, LinuxMachine, type LinuxOptions } from "../../examples/linux/machine.ts";
-import { LINUX_FOLDER } from "../../examples/linux/prepare.ts";
+import { linuxFolder } from "../../examples/linux/prepare.ts";
 import { testUnless } from "../support/require.ts";
 
-const FOLDER = `${cacheFolder()}/${LINUX_FOLDER}`;
+const FOLDER = `${cacheFolder()}/${linuxFolder()}`;
 
 /** For whoever looks for what went wrong: set it, and the console is shown. */
 const SHOW_CONSOLE = Deno.env.has("LINUX_CONSOLE");
