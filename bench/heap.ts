@@ -27,7 +27,16 @@ function used(): number {
 }
 
 function manager(): RegionManager {
-  const regions = new RegionManager({ base: 2 ** 40, length: 2 ** 40, map() {}, protect() {}, remove() {} });
+  const regions = new RegionManager({
+    base: 2 ** 40,
+    length: 2 ** 40,
+    map() {},
+    protect() {},
+    remove() {},
+    park() {},
+    restore() {},
+    discard() {},
+  });
   regions.addPartition({ mapRange() {}, unmapRange() {} });
   return regions;
 }

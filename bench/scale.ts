@@ -36,7 +36,7 @@ const PLACES = 256;
 
 /** A VA target that does nothing. */
 function idleVa(): VaTarget<Mappable> {
-  return { base: 2 ** 40, length: LENGTH, map() {}, protect() {}, remove() {} };
+  return { base: 2 ** 40, length: LENGTH, map() {}, protect() {}, remove() {}, park() {}, restore() {}, discard() {} };
 }
 
 /** A partition that does nothing, and has room for everything. */

@@ -9,13 +9,14 @@
  * @module
  */
 
-import { DisposedError, MembackingError } from "../../src/core/errors.ts";
+import { DisposedError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
-import { checkNumber, MemoryRange } from "../../src/core/memory_range.ts";
-import type { MemoryPolicy, VaTarget } from "../../src/core/targets.ts";
+import { checkNumber } from "../../src/core/memory_range.ts";
+import type { HostMemory, MemoryPolicy, VaTarget } from "../../src/core/targets.ts";
 import { adviseHost } from "../os/advise.ts";
 import { FileMapping, RESERVE_FLAGS } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
+import { noteNoEffect, plugHole } from "./failures.ts";
 import { makeRoom, spareMappings } from "./mapping_budget.ts";
 import { fileOf, type Mappable } from "../files/mappable.ts";
 import { applyPolicy } from "../files/memory_policy.ts";
@@ -23,19 +24,18 @@ import {
   MADV_POPULATE_READ,
   MADV_POPULATE_WRITE,
   MAP_FIXED,
-  MAP_FIXED_NOREPLACE,
   MAP_NORESERVE,
   MAP_PRIVATE,
   MAP_SHARED,
   MREMAP_FIXED,
   MREMAP_MAYMOVE,
-  MS_ASYNC,
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,
 } from "../os/mman.ts";
-import { Errno, OsError } from "../os/os_error.ts";
+import { OsError } from "../os/os_error.ts";
 import { lockPages, unlockPages } from "./page_locks.ts";
+import { Parking } from "./parking.ts";
 import { Reservation } from "./reservation.ts";
 import { hostView } from "../os/view.ts";
 import { word64 } from "../os/word64.ts";
@@ -53,26 +53,6 @@ const NOTHING_HERE = RESERVE_FLAGS | MAP_FIXED;
 export interface ReserveOptions {
   /** A power of two in bytes: the largest page size to be used. 2 MiB when it is less or left out. */
   alignment?: number;
-}
-
-/**
- * A part of the reservation is gone: replacing a mapping failed in a way that took the old one with it, and the
- * addresses could not be taken back, since something else in the process got them first.
- *
- * Whoever gets this must see to it that nothing uses the range any more: delete the memory slots over it, and never map
- * there again.
- */
-export class ReservationLostError extends MembackingError {
-  /** The class name, which is also what a stack trace shows. */
-  override name = "ReservationLostError";
-  /** What was lost: GPAs, that is, offsets into the reservation, in bytes. */
-  readonly range: MemoryRange;
-
-  /** Builds the error; `cause` is what failed first. */
-  constructor(range: MemoryRange, cause: unknown) {
-    super(`The host addresses of guest memory ${range} are lost, and nothing may be mapped there again`, { cause });
-    this.range = range;
-  }
 }
 
 /**
@@ -95,6 +75,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
   /** The length of the reservation in bytes. */
   readonly length: number;
   #reservation: Reservation;
+  readonly #parking = new Parking();
   #disposed = false;
 
   private constructor(reservation: Reservation) {
@@ -226,7 +207,7 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     if (failed === undefined) return;
     const error = new OsError("mprotect", failed, `guest memory at ${hex(start)}-${hex(end)}`);
     // It may have got part of the way, and going back needs no mapping more than there are.
-    if (sys.mprotect(at, size, before) === 0) withoutEffect.add(error);
+    if (sys.mprotect(at, size, before) === 0) noteNoEffect(error);
     throw error;
   }
 
@@ -244,6 +225,51 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
     // SAFETY: inside the reservation.
     const failed = sys.mmap(at, length, PROT_NONE, NOTHING_HERE, -1, 0n) === -1 ? errno[0] : undefined;
     if (failed !== undefined) this.#fail("mmap", failed, start, end);
+  }
+
+  /**
+   * Takes memory that is in no file from `[start, end)` to addresses where guests do not see it: the offsets of `memory`
+   * from `offset` on. An empty mapping stays, for something else to be mapped over.
+   *
+   * @internal
+   * @throws {OsError} If the kernel refuses. What has been taken there stays there, and is left alone the next time.
+   */
+  park(start: number, end: number, memory: HostMemory, offset: number): void {
+    this.#check(start, end);
+    this.#parking.park(this.base + start, end - start, memory, offset);
+  }
+
+  /**
+   * Brings back to `[start, end)` what is parked of `memory` from `offset` on. What is not parked is there already, and
+   * only protected as it is to be.
+   *
+   * @internal
+   * @throws {OsError} If the kernel refuses. What has come back stays, and is left alone the next time.
+   * @throws {ReservationLostError} If the range is lost for good.
+   */
+  restore(start: number, end: number, memory: HostMemory, offset: number, writable: boolean): void {
+    this.#check(start, end);
+    try {
+      this.#parking.restore(this.base + start, end - start, memory, offset);
+    } catch (error) {
+      plugHole(this.base, start, end, error);
+      throw error;
+    }
+    const { sys, errno } = libc();
+    const prot = writable ? READ_WRITE : READ_ONLY;
+    // SAFETY: inside the reservation.
+    const failed = sys.mprotect(word64(this.base + start), word64(end - start), prot) === -1 ? errno[0] : undefined;
+    if (failed !== undefined) throw new OsError("mprotect", failed, `guest memory at ${hex(start)}-${hex(end)}`);
+  }
+
+  /**
+   * Gives up what is parked at the offsets `[start, end)` of `memory`.
+   *
+   * @internal
+   * @throws {OsError} If the kernel refuses.
+   */
+  discard(memory: HostMemory, start: number, end: number): void {
+    this.#parking.discard(memory, start, end);
   }
 
   /** How many more kernel mappings may be made in this process, by all reservations together. */
@@ -343,34 +369,11 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
 
   /** Reports that a replacing call failed, after making sure that it left no hole. */
   #fail(syscall: string, code: number, start: number, end: number): never {
-    const { sys, errno } = libc();
-    const at = BigInt(this.base + start);
-    const size = BigInt(end - start);
-    // With MS_ASYNC, msync does nothing but walk the mappings, and reports ENOMEM if there are gaps between them.
-    const gap = sys.msync(at, size, MS_ASYNC) === -1 ? errno[0] : 0;
     const error = new OsError(syscall, code, `guest memory at ${hex(start)}-${hex(end)}`);
-    if (gap === Errno.ENOMEM) {
-      // SAFETY: takes free addresses of the reservation back, and never replaces a mapping.
-      const plugged = sys.mmap(at, size, PROT_NONE, RESERVE_FLAGS | MAP_FIXED_NOREPLACE, -1, 0n) !== -1;
-      if (!plugged) throw new ReservationLostError(new MemoryRange(start, end), error);
-    } else if (gap === 0) {
-      // What the kernel takes away before it fails, it leaves as a gap.
-      withoutEffect.add(error);
-    }
+    // What the kernel takes away before it fails, it leaves as a gap.
+    if (!plugHole(this.base, start, end, error)) noteNoEffect(error);
     throw error;
   }
-}
-
-const withoutEffect = new WeakSet<Error>();
-
-/**
- * Whether a `VaMapper` failed with `error` and left host memory as it was: then there is nothing to put back, and
- * trying to might fail for the same reason.
- *
- * @internal
- */
-export function hadNoEffect(error: unknown): boolean {
-  return error instanceof Error && withoutEffect.has(error);
 }
 
 /** Maps a part of a file outside of the reservation. */
@@ -389,7 +392,7 @@ function mapAlone(
     stack.move();
     return aside;
   } catch (error) {
-    if (error instanceof Error) withoutEffect.add(error);
+    if (error instanceof Error) noteNoEffect(error);
     throw error;
   }
 }

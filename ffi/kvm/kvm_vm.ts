@@ -158,8 +158,8 @@ export class KvmVm implements Partition, Disposable {
    * @throws {MappingError} If slots do not cover all of it.
    * @throws {OsError} If it cannot be brought in, as past the end of a file.
    */
-  prefetchRange(range: MemoryRange): void {
-    this.#live().prefetchRange(range);
+  prefetchRange(range: MemoryRange, copyOnWrite: boolean = false): void {
+    this.#live().prefetchRange(range, copyOnWrite);
   }
 
   /**

@@ -159,9 +159,9 @@ export class VmMemory {
   }
 
   /** As `KvmVm.prefetchRange`. */
-  prefetchRange(range: MemoryRange): void {
+  prefetchRange(range: MemoryRange, copyOnWrite: boolean): void {
     for (const { hva, length, writable } of this.#pieces(range)) {
-      adviseHost(hva, length, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+      adviseHost(hva, length, writable && !copyOnWrite ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
     }
   }
 

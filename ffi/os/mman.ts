@@ -30,6 +30,8 @@ export const MAP_FIXED_NOREPLACE = 0x10_0000;
 export const MREMAP_MAYMOVE = 1;
 /** To exactly this address, in place of whatever is there. */
 export const MREMAP_FIXED = 2;
+/** Leaves an empty mapping behind. */
+export const MREMAP_DONTUNMAP = 4;
 
 /** Start nothing and wait for nothing. */
 export const MS_ASYNC = 1;

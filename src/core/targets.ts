@@ -34,8 +34,11 @@ export interface Partition {
   readonly disposed?: boolean;
   /** A name for messages; "partition" when left out. */
   readonly name?: string;
-  /** Brings the memory of `range` in ahead of use. A failure is logged and fails nothing. */
-  prefetchRange?(range: MemoryRange): void;
+  /**
+   * Brings the memory of `range` in ahead of use. A failure is logged and fails nothing. With `copyOnWrite` it is to be read
+   * and not written, since writing would copy all of a file.
+   */
+  prefetchRange?(range: MemoryRange, copyOnWrite: boolean): void;
   /** Pins the memory of `range` into host memory. A failure fails the request. */
   pinRange?(range: MemoryRange): void;
   /** Undoes `pinRange` for `range`. */
@@ -78,6 +81,14 @@ export interface HostBytes {
   readonly offset: number;
 }
 
+/** Memory that is in no file: compared by identity. All its offsets are in `[start, end)`, in bytes. */
+export interface HostMemory {
+  /** The first offset. */
+  readonly start: number;
+  /** One past the last. */
+  readonly end: number;
+}
+
 /**
  * The reserved host address range that guest memory is mapped into. GPA x lives at `base + x`.
  *
@@ -106,6 +117,18 @@ export interface VaTarget<M> {
   protect(start: number, end: number, writable: boolean): void;
   /** Gives `[start, end)` back to the reservation: no access, no backing. */
   remove(start: number, end: number): void;
+  /**
+   * Takes memory that is in no file from `[start, end)` to addresses of the target's own: those offsets of `memory` from
+   * `offset` on. What was taken there before stays there. Something else is mapped at the range next.
+   */
+  park(start: number, end: number, memory: HostMemory, offset: number): void;
+  /**
+   * Brings back to `[start, end)` what is parked of `memory` from `offset` on, in place of what is there; what is not
+   * parked is there already. All of it may be written afterwards, or none.
+   */
+  restore(start: number, end: number, memory: HostMemory, offset: number, writable: boolean): void;
+  /** Gives up the parked memory at the offsets `[start, end)` of `memory`. */
+  discard(memory: HostMemory, start: number, end: number): void;
   /** How many more kernel mappings (VMAs) may be made; no limit when left out. */
   readonly spareMappings?: number;
   /** Is called before a request is undone: makes kernel mappings available for it, until the result is disposed. */

@@ -248,7 +248,10 @@ export class GuestMemoryManager implements Disposable {
   prefault(options: PrefaultOptions = {}): Promise<void> {
     const populate = (start: number, end: number) => {
       for (const piece of internalsOf(this.regions).pieces(start, end)) {
-        if (piece.value.region.type === "ram") this.#va.populate?.(piece.start, piece.end, piece.value.writable);
+        const { region, mapping, writable } = piece.value;
+        // To write to copy-on-write memory would copy all of its file.
+        const writes = writable && mapping.kind !== "copy-on-write";
+        if (region.type === "ram") this.#va.populate?.(piece.start, piece.end, writes);
       }
     };
     return prefault(this.ramRanges, populate, options);
@@ -273,7 +276,7 @@ export class GuestMemoryManager implements Disposable {
    *
    * @param range Exactly one of `ramRanges`; use `regions.batch` to switch several in one request.
    * @throws {RamLayoutError} If it is not; the message names the nearest ones.
-   * @throws {MappingError} If private memory would be unmapped and so lost, or a target failed.
+   * @throws {MappingError} If a target failed.
    * @throws {MemoryLockedError} If the range is locked.
    */
   setRamVisibility(range: MemoryRange, to: RamVisibility): void {

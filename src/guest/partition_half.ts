@@ -9,7 +9,7 @@ import type { Access, Partition } from "../core/targets.ts";
  */
 export class PartitionHalf implements Partition {
   readonly name: string;
-  readonly prefetchRange?: (range: MemoryRange) => void;
+  readonly prefetchRange?: (range: MemoryRange, copyOnWrite: boolean) => void;
   readonly pinRange?: (range: MemoryRange) => void;
   readonly unpinRange?: (range: MemoryRange) => void;
   readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
@@ -23,7 +23,9 @@ export class PartitionHalf implements Partition {
     if (whole.setDirtyLog !== undefined) this.setDirtyLog = (range, on) => whole.setDirtyLog?.(range, on);
     if (whole.takeDirty !== undefined) this.takeDirty = (range, mark) => whole.takeDirty?.(range, mark);
     if (isAlias) return;
-    if (whole.prefetchRange !== undefined) this.prefetchRange = (range) => whole.prefetchRange?.(range);
+    if (whole.prefetchRange !== undefined) {
+      this.prefetchRange = (range, copyOnWrite) => whole.prefetchRange?.(range, copyOnWrite);
+    }
     if (whole.pinRange !== undefined) this.pinRange = (range) => whole.pinRange?.(range);
     if (whole.unpinRange !== undefined) this.unpinRange = (range) => whole.unpinRange?.(range);
   }

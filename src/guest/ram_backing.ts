@@ -36,7 +36,7 @@ export interface RamBacking {
    * What the memory is:
    *
    * - `"shared"` (the default): a memfd made for it, which can be shared with other processes;
-   * - `"private"`: anonymous memory of this process. It cannot be unmapped, since that would lose its contents;
+   * - `"private"`: anonymous memory of this process;
    * - a `Mappable`: a file that exists already, such as the memory of an earlier manager with the same ranges. It is
    *   mapped at the same file offsets as a memfd would be, or, if it is exactly as long as the ranges together or
    *   `fileOffset` is given, one range right behind the other, as other VMMs save them. It stays the caller's to dispose.

@@ -167,15 +167,13 @@ export class LockKeeper implements AccessMap {
    *
    * @throws {MemoryLockedError} Naming the lock.
    */
-  check({ steps, discards }: Plan): void {
+  check({ steps }: Plan): void {
     if (this.#table.isEmpty) return;
-    for (const step of steps) if (step.kind === "host") this.#checkStep(step);
-    for (const step of discards) this.#checkStep(step);
-  }
-
-  #checkStep({ start, end }: Span): void {
-    const conflict = this.#table.conflict(start, end);
-    if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
+    for (const step of steps) {
+      if (step.kind !== "host") continue;
+      const conflict = this.#table.conflict(step.start, step.end);
+      if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
+    }
   }
 
   /**

@@ -117,7 +117,7 @@ export class RegionHandle implements Disposable, AsyncDisposable {
   /**
    * Unmaps the region, which keeps its mappings; what is below it shows again.
    *
-   * @throws {MappingError} If a target failed, or if the region holds private memory, which would be lost.
+   * @throws {MappingError} If a target failed.
    * @throws {MemoryLockedError} If memory that would change is locked.
    * @throws {DisposedError} If the region has been removed.
    */

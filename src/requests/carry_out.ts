@@ -60,7 +60,7 @@ export function carryOut(step: Step, context: StepContext): void {
       if (step.to === null || (target.disposed ?? false)) return;
       const range = new MemoryRange(step.start + offset, step.end + offset);
       try {
-        expectSync(target.prefetchRange?.(range));
+        expectSync(target.prefetchRange?.(range, step.copyOnWrite));
       } catch (error) {
         context.logger.warn(`Prefetching ${range} failed`, error);
       }
@@ -70,14 +70,14 @@ export function carryOut(step: Step, context: StepContext): void {
 }
 
 /** Carries out one step on host memory. */
-export function changeHostMemory({ action, start, end, mapping, writable }: HostStep, va: VaTarget<Mappable>): void {
-  if (mapping === null) va.remove(start, end);
-  else if (action === "protect") va.protect(start, end, writable);
-  else {
-    const mappable = mappableOf(mapping);
-    const offset = mappable === null ? 0 : start + mapping.delta;
-    va.map(start, end, mappable, offset, writable, mapping.policy, mapping.kind === "copy-on-write");
-  }
+function changeHostMemory({ action, start, end, mapping, writable }: HostStep, va: VaTarget<Mappable>): void {
+  if (mapping === null) return va.remove(start, end);
+  const { own, delta, policy, kind } = mapping;
+  if (action === "protect") return va.protect(start, end, writable);
+  if (action === "park" && own !== null) return va.park(start, end, own, start + delta);
+  if (action === "restore" && own !== null) return va.restore(start, end, own, start + delta, writable);
+  const mappable = mappableOf(mapping);
+  va.map(start, end, mappable, mappable === null ? 0 : start + delta, writable, policy, kind === "copy-on-write");
 }
 
 function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): DmaRequest {

@@ -1,4 +1,4 @@
-import type { Change } from "../core/map/edits.ts";
+import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { Span } from "../core/span.ts";
@@ -14,6 +14,7 @@ interface Mark {
   readonly changed: number;
   readonly gone: number;
   readonly split: number;
+  readonly removed: number;
   readonly added: number;
   readonly waiting: number;
   readonly parts: number;
@@ -25,6 +26,7 @@ export class Draft implements Change {
   readonly changed: Span[] = [];
   readonly gone: Mapping[] = [];
   readonly split: Mapping[] = [];
+  readonly removed: OwnRange[] = [];
   /** The mappings it brought along, with handles of files of their own. */
   readonly added: Mapping[] = [];
   /** The requests, for those who are told of it. */
@@ -45,16 +47,18 @@ export class Draft implements Change {
     for (const span of change.changed) this.changed.push(span);
     for (const mapping of change.gone) this.gone.push(mapping);
     for (const mapping of change.split) this.split.push(mapping);
+    for (const range of change.removed) this.removed.push(range);
   }
 
   /** Where it is now. */
   mark(): Mark {
-    const { state, changed, gone, split, added, waiting, parts } = this;
+    const { state, changed, gone, split, removed, added, waiting, parts } = this;
     return {
       state,
       changed: changed.length,
       gone: gone.length,
       split: split.length,
+      removed: removed.length,
       added: added.length,
       waiting: waiting.length,
       parts: parts.length,
@@ -62,12 +66,13 @@ export class Draft implements Change {
   }
 
   /** Forgets what has been added since, and closes what came along with it. */
-  goBackTo({ state, changed, gone, split, added, waiting, parts }: Mark): void {
+  goBackTo({ state, changed, gone, split, removed, added, waiting, parts }: Mark): void {
     this.state = state;
     this.parts.length = parts;
     this.changed.length = changed;
     this.gone.length = gone;
     this.split.length = split;
+    this.removed.length = removed;
     while (this.added.length > added) closeFile(this.added.pop()!);
     // What failed is taken back from the last to the first.
     while (this.waiting.length > waiting) this.waiting.pop()!(false);
@@ -75,7 +80,7 @@ export class Draft implements Change {
 
   /** Forgets all of it. */
   abandon(): void {
-    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, added: 0, waiting: 0, parts: 0 });
+    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, removed: 0, added: 0, waiting: 0, parts: 0 });
   }
 
   /** Tells those who wait that it came true. */

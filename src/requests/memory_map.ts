@@ -1,7 +1,7 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
 import { regionsIn, type View } from "../core/map/overlap.ts";
-import type { Change } from "../core/map/edits.ts";
+import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";
 import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
@@ -14,7 +14,7 @@ import type { Logger, Quiesce } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { guardedLogger, SILENT } from "./guarded_logger.ts";
 import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
-import { beforeGivingUp, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
+import { giveUp, Transaction, type TransactionContext } from "./transaction.ts";
 
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
 export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
@@ -69,6 +69,8 @@ export class MemoryMap {
   #closed = false;
   /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
   #unfinished: Unfinished | null = null;
+  /** Memory that no region has any more and that the host did not take back yet. */
+  #kept: readonly OwnRange[] = [];
 
   constructor(options: MemoryMapOptions) {
     const { va, quiesce, logger, written } = options;
@@ -184,6 +186,7 @@ export class MemoryMap {
     this.#invalidate();
     try {
       tearDown(this.#state);
+      giveUp(this.#kept, this.#context);
     } finally {
       let { regions } = this.#state;
       for (const region of regionsIn(this.#state.layers)) {
@@ -208,7 +211,7 @@ export class MemoryMap {
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
       this.#written.beforeRequest(old);
-      planned = plan(old, change.state, change.changed, this.#facts(change.state));
+      planned = plan(old, change, this.#facts(change.state));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
       this.#unfinished = { transaction: new Transaction(planned), name, region, change, added, draft };
@@ -258,21 +261,15 @@ export class MemoryMap {
       throw error;
     }
     const failure = transaction.run(this.#context);
-    if (failure !== null) {
-      this.#replaceState(failure.state);
-    } else if (transaction.plan.discards.length === 0) {
-      this.#replaceState(transaction.plan.state);
-    } else {
-      this.#replaceState(beforeGivingUp(transaction.plan));
-      transaction.committed = true;
-      this.#replaceState(giveUp(transaction.plan, this.#context));
-    }
+    this.#replaceState(failure === null ? transaction.plan.state : failure.state);
     transaction.committed = failure === null;
     this.#written.afterSteps(transaction);
     // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
     transaction.release(this.#context);
     this.#unfinished = null;
     if (failure !== null) throw failure.error;
+    const { discards } = transaction.plan;
+    if (this.#kept.length + discards.length > 0) this.#kept = giveUp([...this.#kept, ...discards], this.#context);
   }
 
   /** Puts in order what an exception has left behind that came from where none was expected. */

@@ -38,6 +38,13 @@ export function tearDown(state: State, context: StepContext, kept: readonly Span
       attempt({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
     }
   }
+  for (const memory of state.parked.keys()) {
+    try {
+      context.va.discard(memory, memory.start, memory.end);
+    } catch (error) {
+      failures.push(error);
+    }
+  }
   // Addresses that are about to be unmapped as a whole need not be emptied first.
   if (context.va.disposed ?? false) return failures;
   for (const { start, end } of piecesIn(state)) {

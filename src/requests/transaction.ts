@@ -4,13 +4,11 @@
  * @module
  */
 
-import { ReservationLostError } from "../../ffi/host/va_mapper.ts";
-import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
+import type { OwnRange } from "../core/map/edits.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Step } from "../core/plan/steps.ts";
-import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
-import { carryOut, changeHostMemory, clear, isThenable, rangeOf, type StepContext } from "./carry_out.ts";
+import { carryOut, clear, isThenable, type StepContext } from "./carry_out.ts";
 import type { Quiesce } from "../targets/targets.ts";
 import { type TransactionFailure, undo, undoInterrupted } from "./undo.ts";
 
@@ -103,27 +101,15 @@ function isStackOverflow(error: unknown): boolean {
   return error instanceof RangeError && error.message.startsWith("Maximum call stack");
 }
 
-/** The state once a plan's steps are done, while its private memory has not been given up yet: nobody may look there. */
-export function beforeGivingUp({ state, discards }: Plan): State {
-  return outOfStep(state, discards.map((step) => ({ step, uncertain: true })), []);
-}
-
-/**
- * Gives up the private memory that is to go, once the request has happened.
- *
- * @returns The state then: what the kernel does not take back stays until the next request over it.
- */
-export function giveUp({ state, discards }: Plan, context: TransactionContext): State {
-  const kept: Unrestored[] = [];
-  const poisoned: Span[] = [];
-  for (const step of discards) {
+/** Gives up memory that no region has any more. Returns what the host keeps for now. */
+export function giveUp(ranges: readonly OwnRange[], { va, logger }: StepContext): readonly OwnRange[] {
+  return ranges.filter(({ memory, start, end }) => {
     try {
-      changeHostMemory(step, context.va);
+      va.discard(memory, start, end);
+      return false;
     } catch (error) {
-      context.logger.error(`Private memory at ${rangeOf(step)} could not be given up`, error);
-      kept.push({ step, uncertain: true });
-      if (error instanceof ReservationLostError) poisoned.push(error.range);
+      logger.error("Memory that no region has any more could not be given up, the next request tries again", error);
+      return true;
     }
-  }
-  return kept.length === 0 ? state : outOfStep(state, kept, poisoned);
+  });
 }

@@ -13,7 +13,7 @@
  * @module
  */
 
-import { hadNoEffect, ReservationLostError } from "../../ffi/host/va_mapper.ts";
+import { hadNoEffect, ReservationLostError } from "../../ffi/host/failures.ts";
 import { MappingError, MembackingError, type OutOfStep } from "../core/errors.ts";
 import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
 import type { Plan } from "../core/plan/plan.ts";
@@ -61,6 +61,7 @@ class Undo {
   #unrestored: Unrestored[] = [];
   readonly #failures: OutOfStep[] = [];
   readonly #poisoned: Span[] = [];
+  readonly #stranded: Span[] = [];
 
   constructor(old: State, context: StepContext) {
     this.#old = old;
@@ -115,12 +116,15 @@ class Undo {
       this.#unrestored.push({ step, uncertain: false });
       return;
     }
+    // Nothing takes the place of memory that could not be parked: it would be lost.
+    if (step.kind === "host" && this.#stranded.some(({ start, end }) => start < step.end && step.start < end)) return;
     try {
       carryOut(step, this.#context);
       // A target holds no two ranges over one address: what it took excludes what we could not take away before.
       if (isThere(step)) this.#ruleOut((other) => collide(other, step));
     } catch (error) {
       this.#notePoison(error);
+      if (step.kind === "host" && step.action === "park") this.#stranded.push(step);
       if (!(error instanceof ReservationLostError)) {
         this.#failures.push({ target: targetName(step), range: rangeOf(step), cause: error });
       }

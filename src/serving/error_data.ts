@@ -6,7 +6,7 @@
  */
 
 import { OsError } from "../../ffi/os/os_error.ts";
-import { ReservationLostError } from "../../ffi/host/va_mapper.ts";
+import { ReservationLostError } from "../../ffi/host/failures.ts";
 import {
   DisposedError,
   GuestMemoryError,

@@ -13,7 +13,10 @@ export type CallMethod =
   | "unmapDma"
   | "map"
   | "protect"
-  | "remove";
+  | "remove"
+  | "park"
+  | "restore"
+  | "discard";
 
 /** One call a target received. */
 export interface TargetCall {
@@ -21,7 +24,7 @@ export interface TargetCall {
   readonly target: string;
   /** The method that was called. */
   readonly method: CallMethod;
-  /** The addresses it was called for, in bytes. */
+  /** The addresses it was called for, in bytes; of `discard`, the offsets in the memory. */
   readonly range: MemoryRange;
   /** Whether it made the range writable; `undefined` where the method has no such argument. */
   readonly writable?: boolean;

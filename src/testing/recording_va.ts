@@ -1,6 +1,6 @@
 import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
-import type { HostBytes, MemoryPolicy, VaTarget } from "../core/targets.ts";
+import type { HostBytes, HostMemory, MemoryPolicy, VaTarget } from "../core/targets.ts";
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import type { CallMethod, RecordedCall } from "./call.ts";
 import type { Faults } from "./faults.ts";
@@ -79,6 +79,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
   readonly #limit: number;
   /** Memory that is in no file, by the call of `map` that made it. */
   readonly #own = new Map<number, OwnBytes>();
+  readonly #parked = new Map<HostMemory, Pieces<RecordedBacking<M>>>();
   #generation = 0;
 
   /** Makes a reservation of `length` bytes with nothing in it. */
@@ -183,6 +184,85 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
     this.#run("remove", range, { act, destroy: act });
   }
 
+  /**
+   * Puts what is in `[start, end)` where it does not show, as `memory` from `offset` on, and leaves an empty mapping. What
+   * is parked already stays as it is. When told to fail with `"old-state-destroyed"`, it parks the first page only.
+   */
+  park(start: number, end: number, memory: HostMemory, offset: number): void {
+    const range = this.#range(start, end);
+    this.#run("park", range, {
+      act: () => this.#park(range, memory, offset),
+      destroy: () => this.#park(MemoryRange.of(start, PAGE_SIZE), memory, offset),
+    });
+  }
+
+  /**
+   * Puts what is parked of `memory` back into `[start, end)`, and changes the protection. Where nothing is there
+   * afterwards, fresh private memory is. When told to fail with `"old-state-destroyed"`, nothing is in the range, and what
+   * is parked stays so.
+   */
+  restore(start: number, end: number, memory: HostMemory, offset: number, writable: boolean): void {
+    const range = this.#range(start, end);
+    const parked = this.#parkedOf(memory);
+    this.#run("restore", range, {
+      writable,
+      act: () => {
+        const back = parked.overlapping(offset, offset + end - start).map((piece) =>
+          cut(piece, offset, offset + end - start)
+        );
+        for (const piece of back) {
+          const moved = { start: piece.start - offset + start, end: piece.end - offset + start, value: piece.value };
+          this.#replace(new MemoryRange(moved.start, moved.end), [moved]);
+          cutOut(parked, piece.start, piece.end);
+        }
+        for (let at = start; at < end; at += PAGE_SIZE) {
+          if (this.#pieces.at(at) !== undefined) continue;
+          const value = { ...EMPTY, writable, generation: ++this.#generation };
+          this.#replace(MemoryRange.of(at, PAGE_SIZE), [{ start: at, end: at + PAGE_SIZE, value }]);
+        }
+        this.#protect(range, writable);
+      },
+      destroy: () => {
+        for (let at = start; at < end; at += PAGE_SIZE) {
+          if (parked.at(at - start + offset) !== undefined) this.#replace(MemoryRange.of(at, PAGE_SIZE), []);
+        }
+      },
+    });
+  }
+
+  /** Forgets what is parked of `memory` at the offsets `[start, end)`. */
+  discard(memory: HostMemory, start: number, end: number): void {
+    const act = () => {
+      cutOut(this.#parkedOf(memory), start, end);
+      if (this.#parkedOf(memory).list.length === 0) this.#parked.delete(memory);
+    };
+    this.#run("discard", new MemoryRange(start, end), { act, destroy: act });
+  }
+
+  /** How many bytes are parked. */
+  get parkedBytes(): number {
+    const pieces = [...this.#parked.values()].flatMap(({ list }) => list);
+    return pieces.reduce((sum, { start, end }) => sum + end - start, 0);
+  }
+
+  #parkedOf(memory: HostMemory): Pieces<RecordedBacking<M>> {
+    const known = this.#parked.get(memory) ?? new Pieces();
+    this.#parked.set(memory, known);
+    return known;
+  }
+
+  #park(range: MemoryRange, memory: HostMemory, offset: number): void {
+    const parked = this.#parkedOf(memory);
+    for (let at = range.start; at < range.end; at += PAGE_SIZE) {
+      const there = this.at(at);
+      const to = at - range.start + offset;
+      if (there === null || parked.at(to) !== undefined) continue;
+      join(parked, to, there);
+      const value = { ...there, generation: ++this.#generation };
+      this.#replace(MemoryRange.of(at, PAGE_SIZE), [{ start: at, end: at + PAGE_SIZE, value }]);
+    }
+  }
+
   #run(
     method: CallMethod,
     range: MemoryRange,
@@ -220,6 +300,26 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
     }
     this.#pieces.replace(range.start, range.end, pieces);
   }
+}
+
+const EMPTY = { mappable: null, fileOffset: 0, policy: undefined, copyOnWrite: false } as const;
+
+/** Adds a page with `value` to `pieces`, to the piece below it where that is the same memory. */
+function join<M>(pieces: Pieces<RecordedBacking<M>>, at: number, value: RecordedBacking<M>): void {
+  const below = pieces.at(at - PAGE_SIZE);
+  const goesOn = below !== undefined && below.end === at && below.value.generation === value.generation &&
+    below.value.writable === value.writable;
+  const start = goesOn ? below.start : at;
+  pieces.replace(start, at + PAGE_SIZE, [{ start, end: at + PAGE_SIZE, value: goesOn ? below.value : value }]);
+}
+
+/** Takes `[start, end)` out of `pieces`. */
+function cutOut<M>(pieces: Pieces<RecordedBacking<M>>, start: number, end: number): void {
+  const left = pieces.overlapping(start, end).flatMap((piece) => [
+    ...(piece.start < start ? [cut(piece, piece.start, start)] : []),
+    ...(piece.end > end ? [cut(piece, end, piece.end)] : []),
+  ]);
+  pieces.replace(start, end, left);
 }
 
 /** The part of `piece` inside `[start, end)`. */

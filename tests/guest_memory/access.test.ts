@@ -337,6 +337,9 @@ Deno.test("a target without memory of its own says so", () => {
     map() {},
     protect() {},
     remove() {},
+    park() {},
+    restore() {},
+    discard() {},
   });
   using file = Mappable.memfd("ram", PAGE);
   const ram = regions.newRegion({ name: "ram", range: range(0, PAGE), priority: 0 });

@@ -41,6 +41,8 @@ export interface AddMapping {
   writable: boolean;
   /** The number of a policy, 0 for none. */
   policy?: number;
+  /** Whether written pages are the mapping's own. */
+  copyOnWrite?: boolean;
 }
 
 /** Requests that become one. With `abandon` the callback throws after the last. */
@@ -70,13 +72,7 @@ interface MappedPage {
   readonly filePage: number;
   readonly writable: boolean;
   readonly policy: number;
-  /** Which `addMapping` it came from. */
-  readonly serial: number;
-}
-
-interface PrivatePage {
-  /** The region that shows it. */
-  readonly region: number;
+  readonly copyOnWrite: boolean;
   /** Which `addMapping` it came from. */
   readonly serial: number;
 }
@@ -112,7 +108,13 @@ export interface Backing {
   readonly filePage: number;
   readonly writable: boolean;
   readonly policy: number;
+  readonly copyOnWrite: boolean;
   readonly serial: number;
+}
+
+/** Whether memory lives in its mapping alone, so that it is lost with it. */
+export function isOwn({ file, copyOnWrite }: Pick<Backing, "file" | "copyOnWrite">): boolean {
+  return file === "private" || copyOnWrite;
 }
 
 /** What a guest may do with one page. */
@@ -138,9 +140,8 @@ export class Model {
   /** Carries the request out, or changes nothing and says which errors are right answers to it. */
   apply(request: Request): ReadonlySet<ErrorName> {
     const before = this.copyState();
-    const privateBefore = this.#privatePages();
     const errors = this.#carryOutAll(request);
-    if (errors.size === 0 && this.#losesPrivateMemory(privateBefore)) errors.add("MappingError");
+    if (errors.size === 0 && this.#pinsCopies()) errors.add("MappingError");
     if (errors.size > 0) this.state = before;
     return errors;
   }
@@ -191,8 +192,8 @@ export class Model {
     const backing = this.backing(page);
     if (!backing) return null;
     return {
-      file: backing.file,
-      filePage: backing.filePage,
+      file: isOwn(backing) ? "private" : backing.file,
+      filePage: isOwn(backing) ? 0 : backing.filePage,
       writable: backing.writable,
       type: this.winner(page)!.type,
     };
@@ -235,29 +236,10 @@ export class Model {
     return new Set(request.abandon ? ["Abandoned"] : []);
   }
 
-  /** The private memory at each page. */
-  #privatePages(): (PrivatePage | null)[] {
-    return Array.from({ length: this.pages }, (_, page) => {
-      const region = this.winner(page);
-      const mapped = region?.mapped[page - region.start];
-      return region && mapped?.file === "private"
-        ? { region: this.state.regions.indexOf(region), serial: mapped.serial }
-        : null;
-    });
-  }
-
-  /**
-   * Whether a page of private memory that was there before is gone, other than by removing its mapping or region and
-   * leaving a hole. Its bytes would be lost, with no way back should the request fail.
-   */
-  #losesPrivateMemory(before: readonly (PrivatePage | null)[]): boolean {
-    return before.some((was, page) => {
-      if (was === null) return false;
-      const backing = this.backing(page);
-      if (backing !== null) return backing.serial !== was.serial;
-      const region = this.state.regions[was.region]!;
-      return !region.disposed && region.mapped[page - region.start]?.serial === was.serial;
-    });
+  /** Whether a partition would pin copy-on-write memory, which would copy all of it. */
+  #pinsCopies(): boolean {
+    if (!this.state.partitions.some(({ pin, detached }) => pin && !detached)) return false;
+    return Array.from({ length: this.pages }, (_, page) => this.backing(page)).some((backing) => backing?.copyOnWrite);
   }
 
   /** Everything that is wrong with a request. An implementation may report any one of them. */
@@ -282,7 +264,9 @@ export class Model {
         if (request.pages === 0) errors.add("RangeError");
         if (request.at + request.pages > regions[request.region]!.pages) errors.add("RangeError");
         if (file && request.filePage + request.pages > file.pages) errors.add("MappingError");
-        if (file && request.writable && !file.writable) errors.add("MappingError");
+        if (file && request.writable && !file.writable && !request.copyOnWrite) errors.add("MappingError");
+        const replaced = regions[request.region]!.mapped.slice(request.at, request.at + request.pages);
+        if (replaced.some((page) => page !== null && isOwn(page))) errors.add("MappingError");
         break;
       }
       case "removeMappings": {
@@ -330,7 +314,8 @@ export class Model {
         for (let i = 0; i < request.pages; i++) {
           const filePage = request.file === "private" ? 0 : request.filePage + i;
           const { file, writable, policy = 0 } = request;
-          mapped[request.at + i] = { file, filePage, writable, policy, serial };
+          const copyOnWrite = file !== "private" && (request.copyOnWrite ?? false);
+          mapped[request.at + i] = { file, filePage, writable, policy, copyOnWrite, serial };
         }
         break;
       }
@@ -360,5 +345,6 @@ export class Model {
 function continues(page: Backing | null, next: Backing | null): boolean {
   if (page === null || next === null) return page === next;
   if (page.file !== next.file || page.writable !== next.writable || page.policy !== next.policy) return false;
-  return page.file === "private" ? page.serial === next.serial : page.filePage + 1 === next.filePage;
+  if (isOwn(page) || isOwn(next)) return page.serial === next.serial;
+  return page.filePage + 1 === next.filePage;
 }

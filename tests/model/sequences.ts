@@ -89,6 +89,7 @@ const addMapping = fc.record({
   filePage: fc.oneof(fc.nat(8), fc.constant(-1)),
   writable: fc.boolean(),
   policy: fc.constantFrom(0, 0, 0, 1),
+  copyOnWrite: fc.constantFrom(false, false, false, false, true),
 });
 
 const removeMappings = fc.record({
@@ -215,7 +216,8 @@ export function resolve(request: Request, wild: boolean, existing: Existing): Re
   if (request.kind === "removeMappings") return { ...request, region, at, pages };
   const { file } = request;
   const filePage = request.filePage < 0 ? chosen.start + at : request.filePage;
-  const writable = request.writable && (wild || file === "private" || FILES[file]!.writable);
+  const mayWrite = wild || file === "private" || FILES[file]!.writable || request.copyOnWrite === true;
+  const writable = request.writable && mayWrite;
   return { ...request, region, at, pages, filePage, writable };
 }
 
@@ -252,9 +254,8 @@ function runStep(model: Model, world: World, request: Request, fault: PlannedFau
   const mayFail = fault !== null || expected.size > 0;
   const snapshot = mayFail ? world.snapshot() : null;
   if (fault !== null && !inDoubt) {
-    // Giving back private memory is no part of what a request must achieve; it has tests of its own.
-    const on = ({ method, range }: TargetCall) =>
-      method !== "remove" || !before.va[range.start / PAGE]?.includes("private");
+    // Giving up memory that nobody has any more is no part of what a request must achieve; it has tests of its own.
+    const on = ({ method }: TargetCall) => method !== "discard";
     world.faults.failAfter(fault.after, { mode: fault.mode, on });
     if (fault.again > 0) world.faults.failAfter(fault.after + fault.again, { mode: fault.mode, on });
   }

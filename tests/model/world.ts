@@ -9,13 +9,14 @@ import { assert, assertEquals, assertStrictEquals, fail } from "@std/assert";
 import { Mappable, type MemoryPolicy, MemoryRange, type OutOfStep, type RegionHandle, RegionManager } from "membacking";
 import {
   Faults,
+  type RecordedBacking,
   type RecordedCall,
   type RecordedDmaMapping,
   RecordingDmaTarget,
   RecordingPartition,
   RecordingVa,
 } from "membacking/testing";
-import type { Model, ModelFile, Request } from "./model.ts";
+import { isOwn, type Model, type ModelFile, type Request } from "./model.ts";
 import { PAGE } from "../support/units.ts";
 
 /** The policies that mappings may have, by number. None has an effect on a recording target but being passed on. */
@@ -134,8 +135,8 @@ export class World implements Disposable {
   readonly #options: WorldOptions;
   /** Targets whose attachment failed or was abandoned. Nothing may be left in them. */
   readonly #turnedAway: (RecordingPartition | RecordingDmaTarget<Mappable>)[] = [];
-  /** Which private memory was seen at each page: the model's serial and the target's generation. */
-  #private = new Map<number, string>();
+  /** The target's generation of each page of memory that is in no file: it stays that memory, wherever it was meanwhile. */
+  readonly #private = new Map<string, number>();
 
   constructor(options: WorldOptions) {
     const { calls, faults } = this;
@@ -198,6 +199,7 @@ export class World implements Disposable {
           mappable: file === "private" ? "private" : this.#options.files.mappables[file]!,
           ...(file !== "private" && { fileOffset: filePage * PAGE }),
           writable,
+          copyOnWrite: file !== "private" && (request.copyOnWrite ?? false),
           ...(chosen !== undefined && { policy: chosen }),
         });
       }
@@ -261,8 +263,9 @@ export class World implements Disposable {
       // Pieces may have been cut and mapped anew, which only private memory would notice: so page by page.
       va: Array.from({ length: this.#options.pages }, (_, page) => {
         const there = this.va.at(page * PAGE);
-        return there && backing(there) + (there.mappable === null ? ` generation ${there.generation}` : "");
+        return there && backing(there) + (isPrivate(there) ? ` generation ${there.generation}` : "");
       }),
+      parked: this.va.parkedBytes,
       partitions: this.partitions.map(({ target }) => ({
         ranges: target.ranges.map(({ range, hva, access }) => ({ range: `${range}`, hva, ...access })),
         pinned: target.pinned.map(String),
@@ -304,6 +307,7 @@ export class World implements Disposable {
         there.fileOffset / PAGE,
         there.writable,
         POLICIES.findIndex((policy) => policy?.transparentHugepages === there.policy?.transparentHugepages),
+        there.copyOnWrite,
       ];
       const backing = model.backing(page);
       yield* different(
@@ -311,7 +315,7 @@ export class World implements Disposable {
         page,
         "holds",
         actual,
-        backing && [backing.file, backing.filePage, backing.writable, backing.policy],
+        backing && [backing.file, backing.filePage, backing.writable, backing.policy, backing.copyOnWrite],
       );
     }
     for (const [i, { target, offset, pin }] of this.partitions.entries()) {
@@ -381,18 +385,15 @@ export class World implements Disposable {
     for (const target of this.#turnedAway) {
       assertEquals("ranges" in target ? target.ranges : target.mappings, [], `${target.name} was turned away`);
     }
-    const seen = new Map<number, string>();
     for (let page = 0; page < model.pages; page++) {
       const backing = model.backing(page);
-      if (backing?.file !== "private") continue;
-      const memory = `${backing.serial}:${this.va.at(page * PAGE)!.generation}`;
-      const before = this.#private.get(page);
-      if (before?.startsWith(`${backing.serial}:`)) {
-        assertStrictEquals(memory, before, `the private memory at page ${page} was replaced`);
-      }
-      seen.set(page, memory);
+      if (backing === null || !isOwn(backing)) continue;
+      const memory = `${backing.serial} at ${page}`;
+      const { generation } = this.va.at(page * PAGE)!;
+      const before = this.#private.get(memory) ?? generation;
+      assertStrictEquals(generation, before, `the private memory at page ${page} was replaced`);
+      this.#private.set(memory, before);
     }
-    this.#private = seen;
   }
 
   /** Accepts what an error says could not be put back: targets that were turned away, private memory that is lost. */
@@ -400,7 +401,9 @@ export class World implements Disposable {
     this.#turnedAway.length = 0;
     for (const { target, range } of outOfStep) {
       if (target !== this.va.name) continue;
-      for (const page of pagesOf(range, 0)) this.#private.delete(page);
+      for (const page of pagesOf(range, 0)) {
+        for (const memory of this.#private.keys()) if (memory.endsWith(` at ${page}`)) this.#private.delete(memory);
+      }
     }
   }
 
@@ -413,6 +416,7 @@ export class World implements Disposable {
       if (!scarred) throw error;
     }
     assertEquals(this.va.ranges, [], "host memory after dispose");
+    assertEquals(this.va.parkedBytes, 0, "parked memory after dispose");
     for (const { target } of this.partitions) assertEquals(target.ranges, [], `${target.name} after dispose`);
     for (const { target } of this.dmaTargets) assertEquals(target.mappings, [], `${target.name} after dispose`);
   }
@@ -435,6 +439,11 @@ export interface Wanted {
   readonly dmaTargets: boolean[];
 }
 
+/** Whether what is mapped lives in its mapping alone. */
+function isPrivate({ mappable, copyOnWrite }: RecordedBacking<Mappable>): boolean {
+  return mappable === null || copyOnWrite;
+}
+
 /** What the model wants of each page now. */
 export function wantedNow(model: Model): Wanted {
   const pages = Array.from({ length: model.pages }, (_, page) => page);
@@ -446,7 +455,8 @@ export function wantedNow(model: Model): Wanted {
       filePage: backing.filePage,
       policy: backing.policy,
       ...(writable && { writable: backing.writable }),
-      ...(backing.file === "private" && { serial: backing.serial }),
+      copyOnWrite: backing.copyOnWrite,
+      ...(isOwn(backing) && { serial: backing.serial }),
     });
   return {
     va: backings.map((backing) => identity(backing, true)),
@@ -463,47 +473,40 @@ export function wantedNow(model: Model): Wanted {
 }
 
 /** The order of effects: each call belongs to a phase, and phases do not go back. */
-function phaseOf(call: RecordedCall, before: Wanted): number {
-  switch (call.method) {
-    case "unmapDma":
-      return 0;
-    case "unpinRange":
-      return 1;
-    case "unmapRange":
-      return 2;
-    case "map":
-    case "protect":
-      return 3;
-    case "remove":
-      // Private memory goes last: nothing may fail after it.
-      return before.va[call.range.start / PAGE]?.includes("private") ? 8 : 4;
-    case "mapDma":
-      return 5;
-    case "mapRange":
-      return 6;
-    case "pinRange":
-    case "prefetchRange":
-    case "setDirtyLog":
-      return 7;
-    case "takeDirty":
-      return 0;
-  }
-}
+const PHASES: Readonly<Record<RecordedCall["method"], number>> = {
+  unmapDma: 0,
+  takeDirty: 0,
+  unpinRange: 1,
+  unmapRange: 2,
+  park: 3,
+  map: 4,
+  protect: 4,
+  restore: 4,
+  remove: 5,
+  mapDma: 6,
+  mapRange: 7,
+  pinRange: 8,
+  prefetchRange: 8,
+  setDirtyLog: 8,
+  // Nothing may fail any more.
+  discard: 9,
+};
 
 /** Throws unless the calls of a request that succeeded are in order and no target was disturbed without need. */
 export function checkEconomy(world: World, before: Wanted, after: Wanted): void {
   const { calls } = world;
   let phase = 0;
   for (const call of calls) {
-    const next = phaseOf(call, before);
+    const next = PHASES[call.method];
     assert(next >= phase, `${call.method}(${call.range}) comes too late: ${describe(calls)}`);
     phase = next;
   }
 
   const touched = new Set<number>();
   for (const call of calls.filter(({ target }) => target === world.va.name)) {
+    if (call.method === "discard") continue;
     const pages = pagesOf(call.range, 0);
-    for (const page of pages) {
+    for (const page of call.method === "park" ? [] : pages) {
       assert(!touched.has(page), `host page ${page} is changed twice: ${describe(calls)}`);
       touched.add(page);
     }

@@ -48,6 +48,17 @@ class LosingVa implements VaTarget<Mappable>, Disposable {
     this.#touch("remove", start, end);
     this.#va.remove(start, end);
   }
+  park(...args: Parameters<VaTarget<Mappable>["park"]>): void {
+    this.#touch("park", args[0], args[1]);
+    this.#va.park(...args);
+  }
+  restore(...args: Parameters<VaTarget<Mappable>["restore"]>): void {
+    this.#touch("restore", args[0], args[1]);
+    this.#va.restore(...args);
+  }
+  discard(...args: Parameters<VaTarget<Mappable>["discard"]>): void {
+    this.#va.discard(...args);
+  }
   #touch(what: string, start: number, end: number): void {
     const range = new MemoryRange(start, end);
     if (this.losing !== null && range.overlaps(this.losing)) {
@@ -153,16 +164,17 @@ Deno.test("a region over lost host addresses can still be unmapped and disposed,
   assertEquals(overlapping, []);
 });
 
-Deno.test("private memory whose addresses are lost on giving it up fails no request", () => {
+Deno.test("private memory whose addresses are lost when it goes is undone, and its range given to nobody again", () => {
   using stack = new DisposableStack();
   const { va, manager, vm } = setUp(stack);
   const region = manager.newRegion({ name: "private", range: range(0x1_0000, 0x1_2000), priority: 0 });
   region.addMapping({ rangeInRegion: range(0, 0x2000), mappable: "private" });
   region.map();
   va.losing = range(0x1_0000, 0x1_2000);
-  region[Symbol.dispose]();
+  assertThrows(() => region[Symbol.dispose](), MappingError);
   assertEquals(vm.accessAt(0x1_0000), null);
   va.losing = null;
+  region[Symbol.dispose]();
   using file = Mappable.memfd("other", 0x2000);
   const next = manager.newRegion({ name: "next", range: range(0x1_0000, 0x1_2000), priority: 0 });
   next.addMapping({ rangeInRegion: range(0, 0x2000), mappable: file });

@@ -1,4 +1,4 @@
-// Requests that are one system call take a short way of their own. Here is what must not be lost on it.
+// Requests that are one system call: nothing of what holds for others may be missing for them.
 
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import {
@@ -53,7 +53,7 @@ Deno.test("private memory is not replaced in place", () => {
   const rangeInRegion = range(0xa000, 0xb000);
   region.addMapping({ rangeInRegion, mappable: "private" });
   rig.take();
-  assertThrows(() => region.addMapping({ rangeInRegion, mappable: rig.file() }), MappingError, "Private memory");
+  assertThrows(() => region.addMapping({ rangeInRegion, mappable: rig.file() }), MappingError, "would be lost");
   assertEquals(rig.take(), []);
 });
 

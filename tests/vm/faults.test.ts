@@ -48,6 +48,18 @@ class Refusing implements VaTarget<Mappable> {
     this.#va.remove(start, end);
   }
 
+  park(...args: Parameters<VaTarget<Mappable>["park"]>): void {
+    this.#va.park(...args);
+  }
+
+  restore(...args: Parameters<VaTarget<Mappable>["restore"]>): void {
+    this.#va.restore(...args);
+  }
+
+  discard(...args: Parameters<VaTarget<Mappable>["discard"]>): void {
+    this.#va.discard(...args);
+  }
+
   view(start: number, end: number): ArrayBuffer {
     return this.#va.view(start, end);
   }

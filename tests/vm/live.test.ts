@@ -121,7 +121,9 @@ kvmTest("a switch of several mappings is one to a guest that the hook holds", as
     for (const [from, to] of priority === 0 ? [[0, 1], [1, 9], [9, 16]] : [[0, 4], [4, 5], [5, 16]]) {
       const rangeInRegion = range((from ?? 0) * PAGE, (to ?? 0) * PAGE);
       const fileOffset = rangeInRegion.start;
-      region.addMapping({ rangeInRegion, mappable: set.file(priority), fileOffset, policy: {} });
+      // One policy beside another, or the pieces would be one mapping to the kernel.
+      const policy = { transparentHugepages: from === 1 || from === 4 };
+      region.addMapping({ rangeInRegion, mappable: set.file(priority), fileOffset, policy });
     }
     region.map();
     return region;

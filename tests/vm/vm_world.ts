@@ -102,6 +102,8 @@ class VmWorld implements Disposable {
   readonly #dmaTargets: Disposable[] = [];
   /** What guests and host have written into each page; as it was made where nothing is said. */
   readonly #words = new Map<string, number>();
+  /** The pages of copy-on-write memory that are copies by now. */
+  readonly #copied = new Set<string>();
   readonly #lockedBefore = status("VmLck");
   #token = 0;
 
@@ -144,12 +146,13 @@ class VmWorld implements Disposable {
       case "unmap":
         return this.#regions[request.region]!.unmap();
       case "addMapping": {
-        const { region, at, pages, file, filePage, writable } = request;
+        const { region, at, pages, file, filePage, writable, copyOnWrite = false } = request;
         return this.#regions[region]!.addMapping({
           rangeInRegion: pageRange(at, pages),
           mappable: file === "private" ? file : this.#stock.files[file]!,
           ...(file !== "private" && { fileOffset: filePage * PAGE }),
           writable,
+          copyOnWrite: file !== "private" && copyOnWrite,
         });
       }
       case "removeMappings":
@@ -204,7 +207,9 @@ class VmWorld implements Disposable {
       const access = backing.writable ? "rw-" : "r--";
       return backing.file === "private"
         ? `${access}p`
-        : `${access}s /memfd:file-${backing.file} (deleted) at page ${backing.filePage}`;
+        : `${access}${
+          backing.copyOnWrite ? "p" : "s"
+        } /memfd:file-${backing.file} (deleted) at page ${backing.filePage}`;
     });
     assertEquals(inKernel, inModel, "the kernel's mappings");
 
@@ -227,12 +232,12 @@ class VmWorld implements Disposable {
       const token = ++this.#token;
       const written = kindOf(() => memory.writeUint32(gpa + HOSTS, token));
       assertEquals(written, backing.writable ? "done" : "read-only", `writing page ${page}`);
-      if (backing.writable) this.#words.set(keyOf(backing, page, HOSTS), token);
+      if (backing.writable) this.#write(backing, page, HOSTS, token);
       for (const at of [GUESTS, HOSTS]) {
         const word = this.#word(backing, page, at);
         assertEquals(memory.readUint32(gpa + at), word, `page ${page} as the host reads it`);
         assertEquals(this.#stock.peek(this.#va.base + gpa + at), word, `page ${page} as a debugger reads it`);
-        if (backing.file === "private") continue;
+        if (backing.file === "private" || backing.copyOnWrite) continue;
         assertEquals(this.#stock.read(backing.file, backing.filePage * PAGE + at), word, `page ${page} in its file`);
       }
     }
@@ -252,7 +257,7 @@ class VmWorld implements Disposable {
     ALL_PAGES.forEach((page) => {
       const backing = model.backing(page);
       if (backing !== null && fates[page] === "stored") {
-        this.#words.set(keyOf(backing, page, GUESTS), stores[page]!.word);
+        this.#write(backing, page, GUESTS, stores[page]!.word);
       }
     });
     const sights = ALL_PAGES.map((page): Sight => {
@@ -265,7 +270,21 @@ class VmWorld implements Disposable {
 
   #word(backing: Backing, page: number, at: number): number {
     const { file, filePage } = backing;
+    if (backing.copyOnWrite && !this.#copied.has(keyOf(backing, page, 0))) {
+      return this.#word({ ...backing, copyOnWrite: false }, page, at);
+    }
     return this.#words.get(keyOf(backing, page, at)) ?? (file === "private" ? 0 : stamp(file + 1, filePage) + at);
+  }
+
+  /** A page of copy-on-write memory is a copy from its first write on. */
+  #write(backing: Backing, page: number, at: number, word: number): void {
+    if (backing.copyOnWrite && !this.#copied.has(keyOf(backing, page, 0))) {
+      for (const other of [GUESTS, HOSTS]) {
+        this.#words.set(keyOf(backing, page, other), this.#word(backing, page, other));
+      }
+      this.#copied.add(keyOf(backing, page, 0));
+    }
+    this.#words.set(keyOf(backing, page, at), word);
   }
 
   [Symbol.dispose](): void {
@@ -301,8 +320,10 @@ function vmaText({ start, access, offset, file }: Vma, address: number): string 
 }
 
 /** Which memory a page is: that of a file is the same wherever it shows. */
-function keyOf({ file, filePage, serial }: Backing, page: number, at: number): string {
-  return file === "private" ? `private ${serial} page ${page} at ${at}` : `file ${file} page ${filePage} at ${at}`;
+function keyOf({ file, filePage, copyOnWrite, serial }: Backing, page: number, at: number): string {
+  return file === "private" || copyOnWrite
+    ? `private ${serial} page ${page} at ${at}`
+    : `file ${file} page ${filePage} at ${at}`;
 }
 
 function kindOf(access: () => unknown): string {

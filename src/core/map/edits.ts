@@ -9,8 +9,10 @@
  */
 
 import { addToLayers, checkOverlap, fragments, hide, type OverlapRule, removeFromLayers, show } from "./overlap.ts";
+import { MappingError } from "../errors.ts";
+import { MemoryRange } from "../memory_range.ts";
 import { RangeMap } from "../range_map.ts";
-import type { MapParams, Mapping, Region } from "./region.ts";
+import type { MapParams, Mapping, OwnMemory, Region } from "./region.ts";
 import type { Span } from "../span.ts";
 import { type DmaState, EMPTY_BOOK, type PartitionState, type State } from "./state.ts";
 
@@ -24,13 +26,21 @@ export interface Change {
   readonly gone: readonly Mapping[];
   /** The mappings of which one entry became two. */
   readonly split: readonly Mapping[];
+  /** Memory in no file that is in no region any more. */
+  readonly removed: readonly OwnRange[];
+}
+
+/** A part of memory that is in no file, by its own offsets. */
+export interface OwnRange extends Span {
+  readonly memory: OwnMemory;
 }
 
 const NOWHERE: readonly Span[] = [];
 const NO_MAPPINGS: readonly Mapping[] = [];
+const NO_MEMORY: readonly OwnRange[] = [];
 
 function change(state: State, changed: readonly Span[]): Change {
-  return { state, changed, gone: NO_MAPPINGS, split: NO_MAPPINGS };
+  return { state, changed, gone: NO_MAPPINGS, split: NO_MAPPINGS, removed: NO_MEMORY };
 }
 
 /** Adds an unmapped region without mappings. */
@@ -71,23 +81,42 @@ export function removeRegion(state: State, region: Region): Change {
     changed: view.changed,
     gone: Array.from(mappings, ({ value }) => value),
     split: NO_MAPPINGS,
+    removed: ownMemoryIn(mappings, region.range.start, region.range.end),
   };
 }
 
-/** Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone. */
+/**
+ * Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone.
+ *
+ * @throws {MappingError} If memory that is in no file would be replaced, whose contents nobody could want to lose so.
+ */
 export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
   const { params, mappings: before } = state.regionState(region);
   const old = before.throughout(start, end);
   if (old === null && mapping === null) return change(state, NOWHERE);
+  const removed = old === null || (old !== undefined && old.own === null) ? NO_MEMORY : ownMemoryIn(before, start, end);
+  if (mapping !== null && removed.length > 0) {
+    throw new MappingError(
+      `Region "${region.name}" has memory there that is in no file and would be lost, remove it first`,
+      new MemoryRange(start, end),
+    );
+  }
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
   const { gone, split } = old === null ? UNTOUCHED : touchedIn(before, start, end);
   const next = state.withRegion(region, { region, params, mappings }, state.layers, state);
-  return {
-    state: next,
-    changed: params === null ? NOWHERE : fragments(state.visible, region, start, end),
-    gone,
-    split,
-  };
+  const changed = params === null ? NOWHERE : fragments(state.visible, region, start, end);
+  return { state: next, changed, gone, split, removed };
+}
+
+/** The memory in no file that `mappings` have in `[start, end)`. */
+function ownMemoryIn(mappings: RangeMap<Mapping>, start: number, end: number): readonly OwnRange[] {
+  const found: OwnRange[] = [];
+  for (const entry of mappings.overlapping(start, end)) {
+    const { own, delta } = entry.value;
+    if (own === null) continue;
+    found.push({ memory: own, start: Math.max(entry.start, start) + delta, end: Math.min(entry.end, end) + delta });
+  }
+  return found.length === 0 ? NO_MEMORY : found;
 }
 
 /** What a request does to the entries of a region's mappings. */
@@ -110,27 +139,27 @@ export function touchedIn(mappings: RangeMap<Mapping>, start: number, end: numbe
 /** Attaches a partition that has been told of nothing yet. */
 export function addPartition(state: State, partition: Omit<PartitionState, "slots" | "pins">): Change {
   const partitions = [...state.partitions, { ...partition, slots: EMPTY_BOOK, pins: EMPTY_BOOK }];
-  return change(state.withTargets(partitions, state.dmaTargets, state.hostMappings, state.damage), NOWHERE);
+  return change(state.withTargets(partitions, state.dmaTargets), NOWHERE);
 }
 
 /** Detaches the partition with that id, if it is there. */
 export function removePartition(state: State, id: number): Change {
   const partitions = state.partitions.filter((attached) => attached.id !== id);
   if (partitions.length === state.partitions.length) return change(state, NOWHERE);
-  return change(state.withTargets(partitions, state.dmaTargets, state.hostMappings, state.damage), NOWHERE);
+  return change(state.withTargets(partitions, state.dmaTargets), NOWHERE);
 }
 
 /** Attaches a DMA target that has been told of nothing yet. */
 export function addDmaTarget(state: State, target: Omit<DmaState, "mappings">): Change {
   const dmaTargets = [...state.dmaTargets, { ...target, mappings: EMPTY_BOOK }];
-  return change(state.withTargets(state.partitions, dmaTargets, state.hostMappings, state.damage), NOWHERE);
+  return change(state.withTargets(state.partitions, dmaTargets), NOWHERE);
 }
 
 /** Detaches the DMA target with that id, if it is there. */
 export function removeDmaTarget(state: State, id: number): Change {
   const dmaTargets = state.dmaTargets.filter((attached) => attached.id !== id);
   if (dmaTargets.length === state.dmaTargets.length) return change(state, NOWHERE);
-  return change(state.withTargets(state.partitions, dmaTargets, state.hostMappings, state.damage), NOWHERE);
+  return change(state.withTargets(state.partitions, dmaTargets), NOWHERE);
 }
 
 /** Lets `trackers` want to know which pages are written, of guest memory of `length` bytes. */

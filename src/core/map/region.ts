@@ -6,7 +6,7 @@
 
 import type { MemoryRange } from "../memory_range.ts";
 import type { RangeMap } from "../range_map.ts";
-import type { MemoryPolicy } from "../targets.ts";
+import type { HostMemory, MemoryPolicy } from "../targets.ts";
 
 /** What is fixed about a region for as long as it lives. */
 export interface Region {
@@ -72,12 +72,7 @@ export interface Backing {
  * Memory that is in no file, or is no longer what its file says: it lives in its mapping alone. Compared by identity;
  * offsets count in it as in a file.
  */
-export interface OwnMemory {
-  /** The first offset that was mapped, in bytes. */
-  readonly start: number;
-  /** One past the last. */
-  readonly end: number;
-}
+export type OwnMemory = HostMemory;
 
 /** What backs a part of a region. Values do not move when an entry is cut: offsets are relative to the GPA. */
 export interface Mapping {

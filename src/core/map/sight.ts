@@ -23,6 +23,8 @@ export class Sight {
   writable = false;
   /** Whether an undo could not put host memory back here: what is there is not known. */
   lost = false;
+  /** Memory in no file that is there for all that, although it should be parked. */
+  stranded: Mapping | null = null;
   /** Whether the host addresses are gone for good. */
   poisoned = false;
   /** Where the next stop is: up to there everything above holds. */
@@ -30,7 +32,7 @@ export class Sight {
   readonly #state: State;
   readonly #shown = new Place<Region>();
   readonly #backed = new Place<Mapping>();
-  readonly #lost: Place<true> | null;
+  readonly #lost: Place<Mapping | true> | null;
   readonly #poisoned: Place<true> | null;
   #mappings: RangeMap<Mapping> | null = null;
 
@@ -89,11 +91,12 @@ export class Sight {
     this.#backed.end = gpa;
   }
 
-  #inspect(gpa: number, lost: Place<true>, poisoned: Place<true>): void {
+  #inspect(gpa: number, lost: Place<Mapping | true>, poisoned: Place<true>): void {
     const { damage } = this.#state;
     if (gpa >= lost.end) damage.lost.seek(gpa, lost);
     if (gpa >= poisoned.end) damage.poisoned.seek(gpa, poisoned);
     this.lost = lost.value !== null;
+    this.stranded = lost.value === true ? null : lost.value;
     this.poisoned = poisoned.value !== null;
     this.end = Math.min(this.end, lost.end, poisoned.end);
   }

@@ -7,7 +7,7 @@
 
 import type { Layers, View } from "./overlap.ts";
 import { RangeMap } from "../range_map.ts";
-import type { Piece, Region, RegionState } from "./region.ts";
+import type { Mapping, OwnMemory, Piece, Region, RegionState } from "./region.ts";
 import { RegionTable } from "./region_table.ts";
 import type { Span } from "../span.ts";
 import type { Access, Partition } from "../targets.ts";
@@ -53,8 +53,8 @@ export interface DmaState {
 
 /** What earlier undos could not restore. */
 export interface Damage {
-  /** Where host memory is not what the regions say. */
-  readonly lost: RangeMap<true>;
+  /** Where host memory is not what the regions say; with the memory in no file that is there although it should be parked. */
+  readonly lost: RangeMap<Mapping | true>;
   /** Host addresses that are gone for good: something else may live there. */
   readonly poisoned: RangeMap<true>;
   /** Where some target is out of step; the next request over it looks again. */
@@ -63,6 +63,15 @@ export interface Damage {
 
 /** Nothing is damaged: the one object that says so. */
 export const UNDAMAGED: Damage = { lost: RangeMap.EMPTY, poisoned: RangeMap.EMPTY, outOfStep: RangeMap.EMPTY };
+
+/**
+ * Memory in no file that does not show: which offsets of it have been taken to addresses of the host's own. What has never
+ * shown is not there.
+ */
+export type Parked = ReadonlyMap<OwnMemory, RangeMap<true>>;
+
+/** Nothing is parked: the one object that says so. */
+export const NOTHING_PARKED: Parked = new Map();
 
 /** The memory map at one moment. */
 export class State implements View {
@@ -84,10 +93,12 @@ export class State implements View {
   readonly damage: Damage;
   /** How many want to know which pages are written: where there are any, slots log. */
   readonly trackers: number;
+  /** Memory in no file that does not show. */
+  readonly parked: Parked;
 
   /** A map without regions or targets. */
   static empty(): State {
-    return new State(new RegionTable(), [], RangeMap.EMPTY, [], [], [], 1, UNDAMAGED, 0);
+    return new State(new RegionTable(), [], RangeMap.EMPTY, [], [], [], 1, UNDAMAGED, 0, NOTHING_PARKED);
   }
 
   private constructor(
@@ -100,6 +111,7 @@ export class State implements View {
     hostMappings: number,
     damage: Damage,
     trackers: number,
+    parked: Parked,
   ) {
     this.regions = regions;
     this.layers = layers;
@@ -110,36 +122,38 @@ export class State implements View {
     this.hostMappings = hostMappings;
     this.damage = damage;
     this.trackers = trackers;
+    this.parked = parked;
   }
 
   /** The state with another one of a region, with `null` without it, and with what is then to see. */
   withRegion(region: Region, next: RegionState | null, layers: Layers, { visible, beaten }: View): State {
     const regions = this.regions.with(region, next ?? undefined);
-    const { partitions, dmaTargets, hostMappings, damage, trackers } = this;
-    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
+    const { partitions, dmaTargets, hostMappings, damage, trackers, parked } = this;
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers, parked);
   }
 
   /** The state with other targets, or told otherwise, and with what host memory has come to. */
   withTargets(
     partitions: readonly PartitionState[],
     dmaTargets: readonly DmaState[],
-    hostMappings: number,
-    damage: Damage,
+    hostMappings: number = this.hostMappings,
+    damage: Damage = this.damage,
+    parked: Parked = this.parked,
   ): State {
     if (
       partitions === this.partitions && dmaTargets === this.dmaTargets && hostMappings === this.hostMappings &&
-      damage === this.damage
+      damage === this.damage && parked === this.parked
     ) {
       return this;
     }
     const { regions, layers, visible, beaten, trackers } = this;
-    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers, parked);
   }
 
   /** The state with so many who want to know which pages are written. */
   withTrackers(trackers: number): State {
-    const { regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage } = this;
-    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers);
+    const { regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, parked } = this;
+    return new State(regions, layers, visible, beaten, partitions, dmaTargets, hostMappings, damage, trackers, parked);
   }
 
   /** What can change about `region`; the caller holds a live handle, so it is there. */

@@ -5,6 +5,8 @@
  * @module
  */
 
+import { MappingError } from "../errors.ts";
+import { MemoryRange } from "../memory_range.ts";
 import type { Sight } from "../map/sight.ts";
 import type { Book, PartitionState } from "../map/state.ts";
 import { gaps, parted, type Span } from "../span.ts";
@@ -20,6 +22,7 @@ interface Part {
   readonly part: number;
   /** Whether a part of it was not there before. */
   isNew: boolean;
+  readonly copyOnWrite: boolean;
 }
 
 /** The track of one partition's pins and prefetches. */
@@ -58,16 +61,25 @@ export class AttendTrack implements Track {
     if (!this.#pins && !fetched && !fetchedBefore) return;
     const replaced = !this.#isNew && isReplaced(before, after);
     if (this.#pins) {
-      if (replaced) push(this.#replaced, start, end, 0, true);
-      if (after.mapping !== null && !after.poisoned) push(this.#pinned, start, end, after.mappingStart, replaced);
+      if (after.mapping?.kind === "copy-on-write") {
+        throw new MappingError(
+          "Copy-on-write memory cannot be pinned, since all of its file would be copied",
+          new MemoryRange(start, end),
+        );
+      }
+      if (replaced) push(this.#replaced, start, end, 0, true, false);
+      if (after.mapping !== null && !after.poisoned) {
+        push(this.#pinned, start, end, after.mappingStart, replaced, false);
+      }
     }
     if (this.#partition.target.prefetchRange === undefined) return;
     if (replaced && fetchedBefore && before.mapping !== null) {
-      push(this.#unfetched, start, end, before.mappingStart, true);
+      const isCopy = before.mapping.kind === "copy-on-write";
+      push(this.#unfetched, start, end, before.mappingStart, true, isCopy);
     }
     if (fetched && after.mapping !== null) {
       const isNew = this.#isNew || replaced || !fetchedBefore || before.mapping === null;
-      push(this.#fetched, start, end, after.mappingStart, isNew);
+      push(this.#fetched, start, end, after.mappingStart, isNew, after.mapping.kind === "copy-on-write");
     }
   }
 
@@ -93,10 +105,14 @@ export class AttendTrack implements Track {
         for (const gap of open) held = held.set(gap.start, gap.end, true);
       }
     }
-    for (const { start, end } of this.#unfetched) leaving.push(this.#step("prefetch", start, end, true, null));
-    for (const { start, end, isNew } of this.#fetched) {
+    for (const { start, end, copyOnWrite } of this.#unfetched) {
+      leaving.push(this.#step("prefetch", start, end, true, null, false, copyOnWrite));
+    }
+    for (const { start, end, isNew, copyOnWrite } of this.#fetched) {
       const isTold = this.#slots.added.some((slot) => slot.start < end && start < slot.end);
-      if (isNew || isTold) arriving.push(this.#step("prefetch", start, end, null, true));
+      if (isNew || isTold) {
+        arriving.push(this.#step("prefetch", start, end, null, true, false, copyOnWrite));
+      }
     }
     if (held === pins.held && pins.uncertain.length === 0) return pins;
     return { held, uncertain: parted(pins.uncertain, this.#spans).outside };
@@ -109,8 +125,9 @@ export class AttendTrack implements Track {
     from: true | null,
     to: true | null,
     uncertain: boolean = false,
+    copyOnWrite: boolean = false,
   ): AttendStep {
-    return { kind, partition: this.#partition, start, end, from, to, uncertain };
+    return { kind, partition: this.#partition, start, end, copyOnWrite, from, to, uncertain };
   }
 }
 
@@ -124,14 +141,23 @@ export function unpinAll(partition: PartitionState): AttendStep[] {
 }
 
 function unpin(partition: PartitionState, start: number, end: number, uncertain: boolean): AttendStep {
-  return { kind: "pin", partition, start, end, from: uncertain ? null : true, to: null, uncertain };
+  const from = uncertain ? null : true;
+  return { kind: "pin", partition, start, end, copyOnWrite: false, from, to: null, uncertain };
 }
 
 /** Adds a segment to `parts`, as a part of its own or to the last. */
-function push(parts: Part[], start: number, end: number, part: number, isNew: boolean): void {
+function push(
+  parts: Part[],
+  start: number,
+  end: number,
+  part: number,
+  isNew: boolean,
+  copyOnWrite: boolean,
+): void {
   const last = parts.at(-1);
-  if (last === undefined || last.end !== start || last.part !== part) parts.push({ start, end, part, isNew });
-  else {
+  if (last === undefined || last.end !== start || last.part !== part) {
+    parts.push({ start, end, part, isNew, copyOnWrite });
+  } else {
     last.end = end;
     last.isNew ||= isNew;
   }

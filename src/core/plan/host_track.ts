@@ -18,7 +18,9 @@ import { hex } from "../hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../memory_range.ts";
 import { isSameMemory, type Mapping, type Region } from "../map/region.ts";
 import type { Sight } from "../map/sight.ts";
-import type { State } from "../map/state.ts";
+import type { OwnRange } from "../map/edits.ts";
+import type { Parked, State } from "../map/state.ts";
+import { Parking } from "./parking.ts";
 import type { HostStep } from "./steps.ts";
 import type { Track } from "./walk.ts";
 
@@ -48,9 +50,10 @@ export class HostTrack implements Track {
   arriving: HostStep[] = NONE;
   /** Ranges given back. */
   leaving: HostStep[] = NONE;
-  /** Private memory given up: its contents cannot come back, so this is the last thing a request does. */
-  discards: HostStep[] = NONE;
-  readonly #next: State;
+  /** Memory in no file that is given up once the request has happened. */
+  discards: readonly OwnRange[] = [];
+  readonly #parked: Parked;
+  #parking: Parking | null = null;
   readonly #before: number;
   #open: OpenStep | null = null;
   // The kernel mapping just below the segment, and how many there are more than before up to it: afterwards, and when
@@ -59,10 +62,15 @@ export class HostTrack implements Track {
   readonly #then = new Edges();
   readonly #midway = new Edges();
 
-  /** A track from `old` to `next`. */
-  constructor(old: State, next: State) {
-    this.#next = next;
+  /** A track that leads away from `old`. */
+  constructor(old: State) {
+    this.#parked = old.parked;
     this.#before = old.hostMappings;
+  }
+
+  /** Memory in no file that goes where it does not show, before anything takes its place. */
+  get parking(): readonly HostStep[] {
+    return this.#parking === null ? NONE : this.#parking.steps;
   }
 
   /** How many kernel mappings there are afterwards. */
@@ -84,24 +92,22 @@ export class HostTrack implements Track {
     if (to === null) this.#midway.pass(from, before.writable);
     else this.#midway.pass(to, after.writable);
     if (before.poisoned || before.lost) return this.#damaged(start, end, before, after);
-    if (to === null) {
-      if (from === null) return;
-      checkHugePages(start, end, from, before.region);
-      if (from.own !== null) this.#discard(start, end, from, before.region);
-      else this.#add("remove", start, end, null, false);
+    if (from !== null && to !== null && isSameMemory(from, to)) {
+      if (before.writable === after.writable) this.#close();
+      else this.#add("protect", start, end, to, after.writable);
       return;
     }
     if (from !== null) {
-      if (isSameMemory(from, to)) {
-        if (before.writable === after.writable) this.#close();
-        else this.#add("protect", start, end, to, after.writable);
-        return;
-      }
       checkHugePages(start, end, from, before.region);
-      if (from.own !== null) this.#refuse(start, end, from, before.region);
+      if (from.own !== null) this.#own().park(start, end, from, before.writable);
     }
-    checkHugePages(start, end, to, after.region);
-    this.#add("map", start, end, to, after.writable);
+    if (to === null) {
+      if (from !== null) this.#add("remove", start, end, null, false);
+    } else {
+      checkHugePages(start, end, to, after.region);
+      if (to.own === null) this.#add("map", start, end, to, after.writable);
+      else this.#showOwn(start, end, to, after.writable);
+    }
   }
 
   finish(_end: number, right: Sight): void {
@@ -120,7 +126,8 @@ export class HostTrack implements Track {
     // A system call that cuts a mapping in three needs two more for a moment. Whatever gives mappings back is let
     // through: it is the way out.
     const growth = this.#then.count - this.#was.count;
-    const most = Math.max(growth, this.#midway.count - this.#was.count) + 2;
+    // What is parked takes mappings of its own.
+    const most = Math.max(growth, this.#midway.count - this.#was.count) + 2 + 3 * this.parking.length;
     if (most <= spare || growth <= 0) return;
     throw new LimitError(
       "host mappings",
@@ -143,9 +150,31 @@ export class HostTrack implements Track {
       }
       this.#close();
     } else {
-      // What is there now is unknown, so it is always replaced.
-      this.#add(to === null ? "remove" : "map", start, end, to, after.writable);
+      // What is there now is unknown, so it is always replaced. But memory that is in no file may be there.
+      // What is parked already stays so, whatever is there.
+      for (const from of [before.stranded, before.mapping]) {
+        if (from === null || from.own === null || (to !== null && isSameMemory(from, to))) continue;
+        this.#own().park(start, end, from, before.writable);
+      }
+      if (to === null) this.#add("remove", start, end, null, false);
+      else if (to.own === null) this.#add("map", start, end, to, after.writable);
+      else if (before.mapping === null || !isSameMemory(before.mapping, to)) {
+        this.#showOwn(start, end, to, after.writable);
+      } else {
+        this.#close();
+        const step: HostStep = { kind: "host", action: "restore", start, end, mapping: to, writable: after.writable };
+        this.arriving = appended(this.arriving, step);
+      }
     }
+  }
+
+  #own(): Parking {
+    return this.#parking ??= new Parking();
+  }
+
+  #showOwn(start: number, end: number, mapping: Mapping, writable: boolean): void {
+    this.#close();
+    this.#own().show(start, end, mapping, writable);
   }
 
   #add(action: OpenStep["action"], start: number, end: number, mapping: Mapping | null, writable: boolean): void {
@@ -167,33 +196,16 @@ export class HostTrack implements Track {
     else this.arriving = appended(this.arriving, open);
   }
 
-  /** Private memory goes with its mapping, when nothing can fail any more. */
-  #discard(start: number, end: number, from: Mapping, region: Region | null): void {
-    this.#checkPrivate(start, end, from, region);
-    this.#close();
-    const step: HostStep = { kind: "host", action: "remove", start, end, mapping: null, writable: false };
-    this.discards = appended(this.discards, step);
-  }
-
-  #refuse(start: number, end: number, from: Mapping, region: Region | null): never {
-    this.#checkPrivate(start, end, from, region);
-    throw new MappingError(
-      "Private memory cannot be replaced within one request, remove it first",
-      new MemoryRange(start, end),
-    );
-  }
-
-  /** Private memory lives only in its mapping, so it may go only together with its mapping. */
-  #checkPrivate(start: number, end: number, from: Mapping, region: Region | null): void {
-    const owner = region === null ? undefined : this.#next.regions.get(region);
-    for (const entry of owner?.mappings.overlapping(start, end) ?? []) {
-      if (entry.value !== from) continue;
-      throw new MappingError(
-        `Region "${region?.name}" holds private memory, which cannot be unmapped or shadowed without losing its ` +
-          "contents, remove the mapping or make it read-only",
-        new MemoryRange(start, end),
-      );
-    }
+  /**
+   * Says that the walk is over, what is parked then, and what can be given up. `removed` is what is in no region any more.
+   */
+  complete(removed: readonly OwnRange[]): Parked {
+    const parking = this.#parking;
+    if (parking === null && removed.length === 0) return this.#parked;
+    const { parked, shown, discards } = (parking ?? new Parking()).complete(this.#parked, removed);
+    for (const step of shown) this.arriving = appended(this.arriving, step);
+    this.discards = discards;
+    return parked;
   }
 }
 

@@ -35,7 +35,7 @@ export function outOfStep(old: State, unrestored: readonly Unrestored[], poisone
     outOfStep = paint(outOfStep, start, end, [{ start, end, value: true }], () => true);
     switch (step.kind) {
       case "host":
-        lost = lost.set(start, end, true);
+        lost = lost.set(start, end, step.action === "park" && step.mapping !== null ? step.mapping : true);
         break;
       case "dma":
         dmaTargets = dmaTargets.map((dma) =>

@@ -2,18 +2,19 @@
  * Old state + next state + where they differ -> an ordered list of steps, each with its inverse.
  *
  * ```
- *   DMA unmaps | unpins | partition unmaps | host memory: replacements, removals |
- *   DMA maps | partition maps | pins, prefetches || private memory is given up
+ *   DMA unmaps | unpins | partition unmaps | host memory: parking, replacements, removals |
+ *   DMA maps | partition maps | pins, prefetches || parked memory is given up
  * ```
  *
  * The order is one for all requests. Nothing may reach memory that is about to change (unmaps come first), nothing is
- * told of memory that is not there yet (maps come after), and private memory, whose loss cannot be undone, is given up
- * when nothing can fail any more.
+ * told of memory that is not there yet (maps come after), and memory that is in no file, whose loss cannot be undone, is
+ * given up when nothing can fail any more.
  *
  * @module
  */
 
 import { MemoryRange } from "../memory_range.ts";
+import type { Change, OwnRange } from "../map/edits.ts";
 import { EVERYWHERE, normalize, type Span } from "../span.ts";
 import { type Book, type Damage, type DmaState, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
 import type { Access } from "../targets.ts";
@@ -41,23 +42,23 @@ export interface Plan {
   /** The steps in order. */
   readonly steps: readonly Step[];
   /**
-   * Private memory to give up once the steps are done and the request has happened: its contents could not be brought
-   * back, so nothing may fail after it, and failing to give it up fails nothing.
+   * Parked memory to give up once the request has happened: it could not be brought back, so nothing may fail after it,
+   * and failing to give it up fails nothing.
    */
-  readonly discards: readonly HostStep[];
+  readonly discards: readonly OwnRange[];
   /** Where a running guest could see the request half done; empty where it is atomic to it. */
   readonly exposed: readonly MemoryRange[];
 }
 
 /**
- * Plans the way from `old` to `next`, which differ at most over `changed`.
+ * Plans the way from `old` to the next state.
  *
- * @throws {MappingError} If the next state cannot be: private memory lost, huge pages cut, no file for a DMA target.
+ * @throws {MappingError} If the next state cannot be: huge pages cut, no file for a DMA target.
  * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
  */
-export function plan(old: State, next: State, changed: readonly Span[], facts: Facts): Plan {
+export function plan(old: State, { state: next, changed, removed }: Change, facts: Facts): Plan {
   const spans = spansToCompare(old, changed);
-  const host = new HostTrack(old, next);
+  const host = new HostTrack(old);
   const partitions = partitionTracks(old, next, spans, facts);
   const dmaTargets = next.dmaTargets.length === 0 ? NO_DMA : dmaTracks(old, next, spans);
   const tracks: Track[] = [host];
@@ -71,6 +72,7 @@ export function plan(old: State, next: State, changed: readonly Span[], facts: F
   walk(old, next, spans, tracks);
   // Those that have just come are shown all there is.
   if (newTracks.length > 0) walk(next, next, EVERYWHERE, newTracks);
+  const parked = host.complete(removed);
   host.checkLimit(facts.spareMappings);
 
   const unpins: AttendStep[] = [];
@@ -86,6 +88,7 @@ export function plan(old: State, next: State, changed: readonly Span[], facts: F
   for (const partition of gone) steps.push(...unpinAll(partition));
   for (const { slots } of partitions) slots.pushLeaving(steps);
   for (const partition of gone) pushSlotGoodbyes(steps, partition);
+  for (const step of host.parking) steps.push(step);
   for (const step of host.arriving) steps.push(step);
   for (const step of host.leaving) steps.push(step);
   for (const { mappings } of dmaTargets) mappings.pushArriving(steps);
@@ -93,7 +96,7 @@ export function plan(old: State, next: State, changed: readonly Span[], facts: F
   for (const { slots } of partitions) slots.pushTurns(steps);
   for (const step of pins) steps.push(step);
 
-  const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans));
+  const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans), parked);
   return { old, state, steps, discards: host.discards, exposed: exposedRanges(steps, host, partitions) };
 }
 
@@ -241,12 +244,11 @@ function pushDmaGoodbyes(steps: Step[], old: State, next: State): void {
  */
 function exposedRanges(
   steps: readonly Step[],
-  { arriving, leaving, discards }: HostTrack,
+  { parking, arriving, leaving }: HostTrack,
   partitions: readonly PartitionTracks[],
 ): readonly MemoryRange[] {
-  if (steps.length + discards.length === 0) return NOT_EXPOSED;
-  const only = steps.length + discards.length === 1 ? steps[0] : null;
-  if (only !== null && (only === undefined || only.kind !== "host" || !isLate(only))) return NOT_EXPOSED;
+  const [only] = steps;
+  if (only === undefined || (steps.length === 1 && (only.kind !== "host" || !isLate(only)))) return NOT_EXPOSED;
   let unmaps = 0;
   const seen: Span[] = [];
   for (const step of steps) {
@@ -256,7 +258,7 @@ function exposedRanges(
   }
   let live = 0;
   let late = false;
-  for (const list of [arriving, leaving, discards]) {
+  for (const list of [parking, arriving, leaving]) {
     for (const step of list) {
       if (!isUnderSlot(step, partitions)) continue;
       live++;

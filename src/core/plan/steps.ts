@@ -17,13 +17,16 @@ export type Step = HostStep | SlotStep | DmaStep | AttendStep;
 export interface HostStep {
   /** Tells it from steps on other targets. */
   readonly kind: "host";
-  /** Replaces what is there, changes its protection, or gives the range back to the reservation. */
-  readonly action: "map" | "protect" | "remove";
+  /**
+   * Replaces what is there, changes its protection, gives the range back to the reservation; or takes memory that is in
+   * no file to addresses where it does not show, and brings it back.
+   */
+  readonly action: "map" | "protect" | "remove" | "park" | "restore";
   /** The first GPA. */
   readonly start: number;
   /** One past the last GPA. */
   readonly end: number;
-  /** What is there afterwards, `null` for nothing. */
+  /** What is there afterwards, `null` for nothing; what is parked. */
   readonly mapping: Mapping | null;
   /** Whether it may be written then. */
   readonly writable: boolean;
@@ -78,6 +81,8 @@ export interface AttendStep {
   readonly start: number;
   /** One past the last GPA. */
   readonly end: number;
+  /** Whether it is copy-on-write memory, which is read to bring it in. */
+  readonly copyOnWrite: boolean;
   /** Whether it was so before. */
   readonly from: true | null;
   /** Whether it is so afterwards. */
@@ -101,8 +106,11 @@ export function inverse(step: Step, old: State): readonly Step[] {
 const NOTHING: readonly Step[] = [];
 
 /** The steps that bring back each mapping and hole that `old` has in the range of `step`. */
-function earlierHostMemory({ start, end }: HostStep, old: State): HostStep[] {
+function earlierHostMemory(step: HostStep, old: State): HostStep[] {
+  const { start, end } = step;
   const steps: { -readonly [K in keyof HostStep]: HostStep[K] }[] = [];
+  // What has come back goes first, so that nothing takes its place.
+  if (step.action === "restore") steps.push({ ...step, action: "park" });
   const sight = new Sight(old);
   for (let at = start; at < end;) {
     sight.move(at);
@@ -110,10 +118,10 @@ function earlierHostMemory({ start, end }: HostStep, old: State): HostStep[] {
     const mapping = sight.lost ? null : sight.mapping;
     const last = steps.at(-1);
     if (mapping === null && last !== undefined && last.mapping === null) last.end = stop;
-    // Mapping a file again over itself is harmless and mends what a failed call may have destroyed; private memory
-    // must stay the mapping it is.
+    // Mapping a file again over itself is harmless and mends what a failed call may have destroyed; memory that is in
+    // no file must stay the memory it is.
     else {
-      const action = mapping === null ? "remove" : mapping.own !== null ? "protect" : "map";
+      const action = mapping === null ? "remove" : mapping.own !== null ? "restore" : "map";
       steps.push({ kind: "host", action, start: at, end: stop, mapping, writable: mapping !== null && sight.writable });
     }
     at = stop;
