@@ -7,7 +7,7 @@ import { Heat } from "./heat.ts";
 import type { History, Point } from "./history.ts";
 import { Layouts } from "./layout.ts";
 import type { Source } from "./source.ts";
-import { presentLanes, summaryOf, viewOf } from "./view.ts";
+import { holderLanes, type Holders, summaryOf, viewOf } from "./view.ts";
 import type { Watch } from "./watch.ts";
 
 /** A question that cannot be answered. */
@@ -98,11 +98,17 @@ export class Answers implements Disposable {
         layout,
         request,
         map.length,
-        (window) => isLive ? [...(isHot ? this.#heat.lanes(window) : []), ...presentLanes(map.holders(), window)] : [],
+        (window) => [...(isHot && isLive ? this.#heat.lanes(window) : []), ...holderLanes(this.#holdersAt(at), window)],
         other === null ? null : { state: this.#stateAt(other), differences: this.#compared(query).seen },
       ),
       summary: summaryOf(state, layout, isLive ? this.#source.devices() : null),
     };
+  }
+
+  /** Who holds what; of the past the locks alone are known. */
+  #holdersAt(at: string | null): Holders {
+    if (at === null) return this.#source.map.holders();
+    return { locks: this.#pointAt(at).locks ?? [], clients: [] };
   }
 
   /** The state after a request, or the present one. */

@@ -19,7 +19,7 @@ export interface Point {
 }
 
 /** A record, with its strings and arrays. */
-const RECORD = 500;
+const RECORD = 1000;
 /** A range. */
 const RANGE = 80;
 /** A leaf of a range map, with as many addresses of its own as fit. */
@@ -84,7 +84,8 @@ export class History {
   }
 
   #add(what: Pick<Point, "record" | "state" | "locks">, bytes: number): void {
-    this.#points.push({ number: this.#next++, time: Date.now(), ...what, bytes });
+    const { record, state, locks } = what;
+    this.#points.push({ number: this.#next++, time: Date.now(), record, state, locks, bytes });
     this.#bytes += bytes;
     // The newest one stays: it is what is looked at.
     while (this.#bytes > this.limit && this.#free < this.#points.length - 1) {

@@ -117,8 +117,11 @@ function comparedLanes(
   ];
 }
 
-/** The lanes that only the present has. */
-export function presentLanes({ locks, clients }: ReturnType<RegionInternals["holders"]>, window: Window): Lane[] {
+/** Who holds guest memory. */
+export type Holders = ReturnType<RegionInternals["holders"]>;
+
+/** The lanes of locks and clients. */
+export function holderLanes({ locks, clients }: Holders, window: Window): Lane[] {
   return [
     ...(locks.length === 0 ? [] : [
       spanLane({ key: "locks", kind: "locks", label: "locked" }, locks, "locked", window),

@@ -42,7 +42,7 @@ import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
 import { type RegionInfo, regionInfos } from "./region_info.ts";
-import { RecordedMap, recordOf, type RequestRecord } from "./request_record.ts";
+import { RecordedMap, RecordedRequest, type RequestRecord } from "./request_record.ts";
 
 /** What the package's own layers, which are built on regions and have state of their own, see of a manager. */
 export interface RegionInternals {
@@ -427,7 +427,7 @@ export class RegionManager implements Disposable {
     return this.#map.report((report) => {
       try {
         const locks = this.#locks.isEmpty ? NO_LOCKS : this.#locks.entries();
-        listener(recordOf(report, new RecordedMap(report.state, locks, this.#va)));
+        listener(new RecordedRequest(report, new RecordedMap(report.state, locks, this.#va)));
       } catch {
         // What it does is its own affair, and the request is over.
       }

@@ -1,8 +1,9 @@
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Entry } from "../core/range_map.ts";
+import type { Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
-import { normalize } from "../core/span.ts";
-import { effortOf, partText, type RequestReport } from "../requests/request_report.ts";
+import { normalize, type Span } from "../core/span.ts";
+import { effortOf, partText, type RequestPart, type RequestReport } from "../requests/request_report.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 
 /** One request that is done or has failed. */
@@ -50,20 +51,46 @@ export class RecordedMap {
   }
 }
 
-/** Makes the record of a request out of what the map tells. What takes time is worked out when it is asked for. */
-export function recordOf(report: RequestReport, map: RecordedMap): RequestRecord {
-  const { name, region, parts, microseconds, error } = report;
-  return {
-    name,
-    region: region === null ? null : { id: region.id, name: region.name },
-    range: region === null ? null : region.range,
-    parts: parts.map(partText),
-    ...effortOf(report.plan),
-    microseconds,
-    error: error === null ? null : error instanceof Error ? error : new Error(String(error)),
-    map,
-    get changed() {
-      return normalize(report.changed).map(({ start, end }) => new MemoryRange(start, end));
-    },
-  };
+/** A record made of what the map tells. It keeps little, and works out what takes time when it is asked. */
+export class RecordedRequest implements RequestRecord {
+  readonly name: string;
+  readonly steps: number;
+  readonly systemCalls: number;
+  readonly slotChanges: number;
+  readonly microseconds: number;
+  readonly error: Error | null;
+  readonly map: RecordedMap;
+  readonly #region: Region | null;
+  readonly #parts: readonly RequestPart[];
+  readonly #changed: readonly Span[];
+
+  constructor({ name, region, parts, changed, plan, microseconds, error }: RequestReport, map: RecordedMap) {
+    const { steps, systemCalls, slotChanges } = effortOf(plan);
+    this.name = name;
+    this.steps = steps;
+    this.systemCalls = systemCalls;
+    this.slotChanges = slotChanges;
+    this.microseconds = microseconds;
+    this.error = error === null ? null : error instanceof Error ? error : new Error(String(error));
+    this.map = map;
+    this.#region = region;
+    this.#parts = parts;
+    this.#changed = changed;
+  }
+
+  get region(): { readonly id: number; readonly name: string } | null {
+    return this.#region === null ? null : { id: this.#region.id, name: this.#region.name };
+  }
+
+  get range(): MemoryRange | null {
+    return this.#region === null ? null : this.#region.range;
+  }
+
+  get parts(): readonly string[] {
+    return this.#parts.map(partText);
+  }
+
+  get changed(): readonly MemoryRange[] {
+    return normalize(this.#changed).map(({ start, end }) => new MemoryRange(start, end));
+  }
 }

@@ -225,9 +225,9 @@ export class MemoryMap {
       this.#busy = false;
       // What was interrupted is left to `check`, which knows more than this.
       if (this.#unfinished === null) {
-        const parts = draft?.parts.slice() ?? [];
+        const parts = draft?.parts.slice() ?? NO_PARTS;
         const { changed } = change;
-        const reported = began === 0 ? [] : changed.slice();
+        const reported = draft === null ? changed : changed.slice();
         this.#finish(old, changed, committed ? null : added, draft, committed);
         if (began !== 0) {
           const microseconds = (performance.now() - began) * 1000;
@@ -276,7 +276,7 @@ export class MemoryMap {
   #recover({ transaction, name, region, change, added, draft }: Unfinished): void {
     const { plan } = transaction;
     const { old } = plan;
-    const parts = draft?.parts.slice() ?? [];
+    const parts = draft?.parts.slice() ?? NO_PARTS;
     const changed = change.changed.slice();
     this.#busy = true;
     try {
@@ -345,6 +345,8 @@ export class MemoryMap {
     }
   }
 }
+
+const NO_PARTS: readonly never[] = [];
 
 /** A request whose effects may have begun, and what has to be put in order after it. */
 interface Unfinished {
