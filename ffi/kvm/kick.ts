@@ -9,7 +9,7 @@
 
 import { libc } from "../os/libc.ts";
 import { SYS_GETTID, SYS_TGKILL } from "../os/mman.ts";
-import { unwrap } from "../os/os_error.ts";
+import { Errno, OsError } from "../os/os_error.ts";
 import { unsigned } from "./numbers.ts";
 
 /** SIGUSR1 of x86-64 Linux, for `kickThread`. */
@@ -45,12 +45,10 @@ export function kickThread(tid: number, signal: number = SIGUSR2): void {
   unsigned(tid, 31, "Thread id");
   unsigned(signal, 31, "Signal");
   const { sys, errno } = libc();
-  const pid = sys.getpid();
-  unwrap(
-    // SAFETY: numbers only; the caller has installed a handler.
-    sys.syscall3(SYS_TGKILL, BigInt(pid), BigInt(tid), BigInt(signal)),
-    errno[0],
-    "tgkill",
-    () => `thread ${tid}`,
-  );
+  const [pid, thread, number] = [sys.getpid(), tid, signal].map(BigInt) as [bigint, bigint, bigint];
+  // SAFETY: numbers only; the caller has installed a handler.
+  const failed = sys.syscall3(SYS_TGKILL, pid, thread, number) === -1 ? errno[0] ?? 0 : 0;
+  if (failed === 0) return;
+  const why = failed === Errno.EAGAIN ? ": the user's queue of signals is full, raise its limit (ulimit -i)" : "";
+  throw new OsError("tgkill", failed, `thread ${tid}${why}`);
 }

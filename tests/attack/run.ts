@@ -28,6 +28,8 @@ const TIMEOUT = 30_000;
 
 /** Runs one child. */
 export async function runChild(family: Family, seed: number): Promise<Result> {
+  // Where whatever it makes of files goes with it.
+  const directory = await Deno.makeTempDir({ prefix: "attack-" });
   const child = new Deno.Command(Deno.execPath(), {
     args: [
       "run",
@@ -38,6 +40,7 @@ export async function runChild(family: Family, seed: number): Promise<Result> {
       family.name,
       `${seed}`,
     ],
+    cwd: directory,
     env: { NO_COLOR: "1" },
     ...{ stdin: "null", stdout: "piped", stderr: "piped" },
   }).spawn();
@@ -48,6 +51,7 @@ export async function runChild(family: Family, seed: number): Promise<Result> {
   }, family.timeout ?? TIMEOUT);
   const { code, signal, stdout, stderr } = await child.output();
   clearTimeout(timer);
+  await Deno.remove(directory, { recursive: true });
   const said = new TextDecoder().decode(stderr).trim().split("\n").slice(0, 12).join("\n");
   const ended = (ending: Ending, detail: string, report?: Report): Result => ({
     ...{ family: family.name, seed, ending, detail, report },

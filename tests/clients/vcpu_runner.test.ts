@@ -270,3 +270,15 @@ kvmTest("a vCPU has one control at a time, and a control one runner", async () =
   machine.vcpu[Symbol.dispose]();
   assertThrows(() => new VcpuControl(machine.vcpu), DisposedError, "vCPU has been disposed");
 });
+
+kvmTest("where only a queued signal is to be had, a full queue is an error that leaves no pause behind", async () => {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", new URL("./full_queue_child.ts", import.meta.url).pathname],
+  }).output();
+  assert(success, new TextDecoder().decode(stderr));
+  assertEquals(
+    new TextDecoder().decode(stdout),
+    "tgkill failed with EAGAIN (temporarily unavailable): thread N: the user's queue of signals is full, " +
+      "raise its limit (ulimit -i)\n0 pauses, still running, then interrupted\n",
+  );
+});

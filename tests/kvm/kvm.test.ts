@@ -125,3 +125,21 @@ kvmTest("the example of Kvm runs a guest", async () => {
   const { stdout, stderr } = await child.output();
   assertEquals([new TextDecoder().decode(stdout), new TextDecoder().decode(stderr)], ["io 1\n", ""]);
 });
+
+Deno.test("deno doc shows the accessors of a vCPU", async () => {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["doc", "--filter", "KvmVcpu", new URL("../../ffi/kvm/mod.ts", import.meta.url).pathname],
+    env: { NO_COLOR: "1" },
+  }).output();
+  const text = new TextDecoder().decode(stdout);
+  for (
+    const shown of [
+      "immediateExit: boolean",
+      "requestInterruptWindow: boolean",
+      "readyForInterrupt: boolean",
+      "mpState: number",
+    ]
+  ) {
+    assertStringIncludes(text, shown);
+  }
+});

@@ -9,6 +9,7 @@ import faults from "./faults.ts";
 import limits from "./limits.ts";
 import messages from "./messages.ts";
 import owners from "./owners.ts";
+import processes from "./processes.ts";
 import signals from "./signals.ts";
 import stack from "./stack.ts";
 import values from "./values.ts";
@@ -23,6 +24,7 @@ export const FAMILIES: readonly Family[] = [
   workers,
   messages,
   owners,
+  processes,
   limits,
   signals,
   vcpus,
