@@ -40,12 +40,14 @@ const INDIRECT = 4;
 export class SplitQueue {
   readonly #memory: RingMemory;
   readonly #layout: QueueLayout;
-  #seen = 0;
-  #used = 0;
+  #seen: number;
+  #used: number;
 
-  constructor(memory: RingMemory, layout: QueueLayout) {
+  /** Of a queue that is new, or, with `resume`, of one that another device has served before and given back in order. */
+  constructor(memory: RingMemory, layout: QueueLayout, options: { resume?: boolean } = {}) {
     this.#memory = memory;
     this.#layout = layout;
+    this.#seen = this.#used = options.resume ? memory.loadUint16(layout.used + 2) : 0;
   }
 
   /** The next request, `null` if there is none. */
