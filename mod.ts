@@ -90,6 +90,7 @@ export { type ConnectOptions, RegionManagerClient } from "./src/clients/region_m
 export { ProcessClient } from "./src/clients/process_client.ts";
 export { RegionClient, type SynchronousOnly } from "./src/clients/region_client.ts";
 export type { ServeOptions } from "./src/serving/server.ts";
+export { ClientDeviceMemory } from "./src/clients/client_device_memory.ts";
 export { ClientRegionHandle } from "./src/clients/client_region_handle.ts";
 export { type SyncConnectOptions, SyncRegionManagerClient } from "./src/clients/sync_region_manager_client.ts";
 export { RequestTimeoutError } from "./src/clients/request_timeout_error.ts";

@@ -6,6 +6,8 @@ import type { InspectNode } from "../regions/inspect.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import { buildError, type Json } from "../serving/error_data.ts";
 import type { Answer, ChangeRequest, OwnerMessage, Request } from "../serving/protocol.ts";
+import type { DeviceMemoryOptions } from "../guest/device_memory.ts";
+import { ClientDeviceMemory } from "./client_device_memory.ts";
 import { ClientRegionHandle, type ClientRequests } from "./client_region_handle.ts";
 import type { Connection } from "./connection.ts";
 import { OWNER_ENDED } from "./hold.ts";
@@ -123,6 +125,17 @@ export abstract class RegionClient implements Disposable {
       for (const { reject } of draft.waiting) reject(error);
       throw error;
     }
+  }
+
+  /**
+   * Makes memory for a device, such as a PCI BAR, as `GuestMemoryManager.newDeviceMemory` does, with `await`. The guest
+   * loses it when the client is disposed.
+   *
+   * @throws {RangeError} If the length is 0 or not page-aligned.
+   */
+  newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): ClientDeviceMemory {
+    this.#connection.check();
+    return new ClientDeviceMemory(this.#requests, name, length, options);
   }
 
   /**
