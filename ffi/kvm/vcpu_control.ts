@@ -6,8 +6,8 @@
  *   pauses += 1                              state = inside
  *   while state is inside:                   pauses > 0? state = outside, wait
  *     immediate_exit = 1, signal, wait       KVM_RUN
- *                                            state = outside
- *   pauses -= 1, wake                        immediate_exit = 0 if it was interrupted
+ *                                            immediate_exit = 0 if it was interrupted
+ *   pauses -= 1, wake                        state = outside
  * ```
  *
  * Each side first writes and then reads, so that one of them always sees the other. The signal alone would be lost

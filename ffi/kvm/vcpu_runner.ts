@@ -91,12 +91,13 @@ export class VcpuRunner implements Disposable {
       let exit: KvmExit;
       try {
         exit = vcpu.run();
+        // While it still counts as inside: once it is outside, the flag is the control's, who may finish an exit by it.
+        // Whoever sets it again from now on has made its wish known before, and it is seen before the guest is entered.
+        if (exit.kind === "interrupted") vcpu.immediateExit = false;
       } finally {
         this.#leave();
       }
       if (exit.kind !== "interrupted") return exit;
-      // Whoever sets it again from now on has made its wish known before, and it is seen before the guest is entered.
-      vcpu.immediateExit = false;
     }
   }
 

@@ -91,6 +91,22 @@ kvmTest("a native guest saved in mid-loop goes on in another VM, with its SSE re
   assert(lapic(other.vcpu.saveState(), APIC.current) <= after);
 });
 
+kvmTest("a vCPU is saved in each of many pauses, and never entered by who saves it", async () => {
+  using source = new CountingMachine();
+  const thread = await VcpuThread.start(source.vcpu);
+  let rounds = 0n;
+  for (let i = 0; i < 500; i++) {
+    using _held = thread.pause();
+    const { r8 } = source.vcpu.saveState().regs;
+    assertEquals(source.vcpu.getRegs().r8, r8);
+    assert(r8 >= rounds);
+    rounds = r8;
+  }
+  source.tellToStop();
+  assertEquals((await thread.ended).end, "stop-port");
+  assertSum(source.counted);
+});
+
 kvmTest("three clones of one guest diverge, each right by itself", async () => {
   using source = new CountingMachine();
   const saved = await saveInMidLoop(source);
