@@ -38,7 +38,7 @@ export function updateLists(): void {
 export function unpackPackages(names: readonly string[], folder: string): void {
   const downloads = Deno.makeTempDirSync({ prefix: "packages-" });
   try {
-    run("apt-get", ["-o", "APT::Sandbox::User=root", "download", "-q", ...names], downloads);
+    run("apt-get", ["-o", "APT::Sandbox::User=root", "download", "-q", ...names], { cwd: downloads });
     Deno.mkdirSync(folder, { recursive: true });
     const files = [...Deno.readDirSync(downloads)].map(({ name }) => name).filter((name) => name.endsWith(".deb"));
     if (files.length < names.length) {

@@ -10,13 +10,17 @@ export class PackageError extends Error {
 }
 
 /** Runs a program and returns what it printed; a failure has what it said about it. */
-export function run(program: string, args: readonly string[], cwd?: string): string {
+export function run(
+  program: string,
+  args: readonly string[],
+  { cwd, env = {} }: { cwd?: string; env?: Readonly<Record<string, string>> } = {},
+): string {
   let output: Deno.CommandOutput;
   try {
     output = new Deno.Command(program, {
       args: [...args],
       ...(cwd !== undefined && { cwd }),
-      env: { LC_ALL: "C", DEBIAN_FRONTEND: "noninteractive" },
+      env: { LC_ALL: "C", DEBIAN_FRONTEND: "noninteractive", ...env },
     }).outputSync();
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotFound)) throw cause;

@@ -17,7 +17,7 @@ const FOLDER = `${cacheFolder()}/${linuxFolder()}`;
 const SHOW_CONSOLE = Deno.env.has("LINUX_CONSOLE");
 
 /** Why Linux cannot be booted here, and where it can. */
-const noLinux: string | undefined = (() => {
+export const noLinux: string | undefined = (() => {
   const hint =
     `"deno task nested --with $(deno task linux --prepare) -- deno test -A --no-check tests/linux" can run it`;
   const why = whyNoLinux() ?? (exists(FOLDER) ? null : `there is no ${FOLDER}`);

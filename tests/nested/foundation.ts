@@ -6,6 +6,7 @@
  */
 
 import { createHash } from "node:crypto";
+import { basename } from "node:path";
 import type { CpioWriter } from "../../examples/debian/cpio.ts";
 import { findFile } from "../../examples/debian/packages.ts";
 import { run } from "../../examples/debian/run.ts";
@@ -46,7 +47,7 @@ poweroff -f
 /** A name that is another one whenever something in it is. */
 export function foundationName(): string {
   const { mtime, size } = Deno.statSync(Deno.execPath());
-  const key = [Deno.version.deno, size, Number(mtime), INIT, ...MODULES].join("\n");
+  const key = [Deno.version.deno, size, Number(mtime), INIT, addFoundation, addProgram, ...MODULES].join("\n");
   return `nested-foundation-${createHash("sha256").update(key).digest("hex").slice(0, 16)}.cpio`;
 }
 
@@ -57,11 +58,24 @@ export function addFoundation(cpio: CpioWriter, packages: string): void {
   cpio.file("init", INIT, 0o755);
   cpio.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
   copy("bin/busybox", `${packages}/bin/busybox`, 0o755);
-  copy("bin/deno", Deno.execPath(), 0o755);
-  for (const [library] of run("ldd", [Deno.execPath()]).matchAll(/\/\S+/g)) copy(library, library, 0o755);
+  addProgram(cpio, "bin/deno", Deno.execPath(), {});
+  // The back end of vhost-user tests.
+  const libraries = `${packages}/usr/lib/x86_64-linux-gnu:${packages}/lib/x86_64-linux-gnu`;
+  addProgram(cpio, "bin/qemu-storage-daemon", `${packages}/usr/bin/qemu-storage-daemon`, {
+    LD_LIBRARY_PATH: libraries,
+  });
   copy("usr/share/seabios/bios-256k.bin", `${packages}/usr/share/seabios/bios-256k.bin`);
   for (const name of MODULES) {
     const file = findFile(`${packages}/lib/modules`, new RegExp(`^${name}\\.ko(\\.xz)?$`));
     copy(`modules/${file.slice(file.lastIndexOf("/") + 1)}`, file);
+  }
+}
+
+/** Adds a program with the libraries it needs, where a loader looks for them. */
+function addProgram(cpio: CpioWriter, to: string, from: string, env: Readonly<Record<string, string>>): void {
+  cpio.file(to, Deno.readFileSync(from), 0o755);
+  for (const [library] of run("ldd", [from], { env }).matchAll(/\/\S+/g)) {
+    const folder = basename(library).startsWith("ld-linux") ? "lib64" : "lib/x86_64-linux-gnu";
+    cpio.file(`${folder}/${basename(library)}`, Deno.readFileSync(library), 0o755);
   }
 }

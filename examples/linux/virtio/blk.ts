@@ -8,7 +8,7 @@
 
 import type { GuestMemory, Mappable } from "membacking";
 import type { VirtioDevice, VirtioHost } from "./device.ts";
-import { type Buffer, type Chain, gather, lengthOf, scatter, VirtioError } from "./queue.ts";
+import { type Buffer, type Chain, gather, lengthOf, RingError, scatter } from "./queue.ts";
 
 const SECTOR = 512;
 const HEADER = 16;
@@ -56,7 +56,7 @@ export class VirtioBlk implements VirtioDevice {
   #serve(memory: GuestMemory, { readable, writable }: Chain): number {
     const header = gather(memory, readable, HEADER);
     const room = lengthOf(writable) - 1;
-    if (header.length < HEADER || room < 0) throw new VirtioError("A request of a disk has a header and a status");
+    if (header.length < HEADER || room < 0) throw new RingError("A request of a disk has a header and a status");
     const view = new DataView(header.buffer);
     const offset = Number(view.getBigUint64(8, true)) * SECTOR;
     const answer = (status: number, written: number) => {

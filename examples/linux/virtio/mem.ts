@@ -8,7 +8,7 @@
 
 import { MembackingError, MemoryRange } from "membacking";
 import type { VirtioDevice, VirtioHost } from "./device.ts";
-import { type Chain, gather, lengthOf, scatter, VirtioError, type VirtQueue } from "./queue.ts";
+import { type Chain, gather, lengthOf, RingError, scatter, type VirtQueue } from "./queue.ts";
 
 const REQUEST_LENGTH = 24;
 const RESPONSE_LENGTH = 10;
@@ -96,7 +96,7 @@ export class VirtioMem implements VirtioDevice {
   async #serve(host: VirtioHost, queue: VirtQueue, chain: Chain): Promise<void> {
     const request = gather(host.memory, chain.readable, REQUEST_LENGTH);
     if (request.length < REQUEST_LENGTH || lengthOf(chain.writable) < RESPONSE_LENGTH) {
-      throw new VirtioError("A request of memory has 24 bytes, and 10 for the answer");
+      throw new RingError("A request of memory has 24 bytes, and 10 for the answer");
     }
     const view = new DataView(request.buffer);
     const kind = view.getUint16(0, true);

@@ -10,7 +10,7 @@ import { type GuestMemory, MembackingError } from "membacking";
 import type { MmioDevice } from "../board.ts";
 import { little, setLittle } from "../../pc/port_bus.ts";
 import type { VirtioDevice, VirtioHost } from "./device.ts";
-import { VirtioError, VirtQueue } from "./queue.ts";
+import { RingError, VirtQueue } from "./queue.ts";
 
 const MAGIC = 0x7472_6976; // "virt"
 const VERSION = 2;
@@ -111,7 +111,7 @@ export class VirtioMmio implements MmioDevice, VirtioHost {
 
   /** As `VirtioHost` says: a driver's mistake is one, and anything else is thrown. */
   broken(error: unknown): void {
-    if (!(error instanceof VirtioError || error instanceof MembackingError || error instanceof RangeError)) throw error;
+    if (!(error instanceof RingError || error instanceof MembackingError || error instanceof RangeError)) throw error;
     this.#status |= STATUS.needsReset;
     this.#onBroken(error);
     this.#interrupt(INTERRUPT.configuration);
@@ -200,7 +200,7 @@ export class VirtioMmio implements MmioDevice, VirtioHost {
   #open({ size, addresses }: QueueSetup): VirtQueue | null {
     const address = (low: number) => (addresses[low] ?? 0) + (addresses[low + 4] ?? 0) * 2 ** 32;
     if (size < 1 || size > MOST_DESCRIPTORS || (size & (size - 1)) !== 0) {
-      this.broken(new VirtioError(`The driver wants a queue of ${size} descriptors`));
+      this.broken(new RingError(`The driver wants a queue of ${size} descriptors`));
       return null;
     }
     return new VirtQueue(this.memory, {
