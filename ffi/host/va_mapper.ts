@@ -21,6 +21,7 @@ import { makeRoom, spareMappings } from "./mapping_budget.ts";
 import { fileOf, type Mappable } from "../files/mappable.ts";
 import { applyPolicy } from "../files/memory_policy.ts";
 import {
+  MADV_DONTNEED,
   MADV_POPULATE_READ,
   MADV_POPULATE_WRITE,
   MAP_FIXED,
@@ -314,6 +315,15 @@ export class VaMapper implements VaTarget<Mappable>, Disposable {
    */
   populate(start: number, end: number, writable: boolean): void {
     this.advise(start, end, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+  }
+
+  /**
+   * Gives the pages of private memory at `[start, end)` back: it reads as zeros afterwards.
+   *
+   * @throws {OsError} EINVAL if it is locked.
+   */
+  empty(start: number, end: number): void {
+    this.advise(start, end, MADV_DONTNEED);
   }
 
   /**

@@ -36,6 +36,8 @@ export const MREMAP_DONTUNMAP = 4;
 /** Start nothing and wait for nothing. */
 export const MS_ASYNC = 1;
 
+/** Give the pages back: private memory reads as zeros, or as its file, afterwards. */
+export const MADV_DONTNEED = 4;
 /** Not copied to a child by fork. */
 export const MADV_DONTFORK = 10;
 /** Left out of core dumps. */

@@ -135,6 +135,8 @@ export interface VaTarget<M> {
   makeRoom?(): Disposable;
   /** Is told after each request how many kernel mappings the reservation consists of. */
   noteMappings?(count: number): void;
+  /** Gives the pages of private memory at `[start, end)` back: it reads as zeros afterwards. */
+  empty?(start: number, end: number): void;
   /** Brings the memory of `[start, end)` in ahead of use, for stores where it is writable. */
   populate?(start: number, end: number, writable: boolean): void;
   /** Whether nobody but those who retain it uses it any more: it goes as a whole with the last of them. */

@@ -1,6 +1,6 @@
 import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
-import { checkAligned, checkNumber, type MemoryRange } from "../core/memory_range.ts";
+import { checkAligned, checkNumber, type MemoryRange, ownFilledRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
 import { checkAlias, layOutRam, RAM_ALIGNMENT } from "../core/ram_layout.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
@@ -297,6 +297,24 @@ export class GuestMemoryManager implements Disposable {
    */
   addRam(backing: RamBacking): RamHandle {
     return new RamHandle(this.#ram, this.#ram.addOne(ownBacking(backing)));
+  }
+
+  /**
+   * Gives the pages of RAM back to the host, as a balloon does: the range reads as zeros afterwards, to the guest as well,
+   * and takes memory again when it is written. Inside a batch it happens once the batch has, and what then fails is
+   * logged.
+   *
+   * Whatever the kind of RAM: of shared RAM the pages are punched out of the file, the caller's own too, so that other
+   * processes read zeros as well; copy-on-write RAM does not show its file again. DMA targets are told of the range anew.
+   * It cannot be undone.
+   *
+   * @param range Any part of RAM that the guest has, visible throughout.
+   * @throws {MappingError} If a part is no RAM or switched off, cuts a huge page, or is pinned.
+   * @throws {MemoryLockedError} If a part is locked.
+   * @throws {OsError} If the file system cannot punch holes.
+   */
+  discard(range: MemoryRange): void {
+    internalsOf(this.regions).discard(ownFilledRange(range, "discard"));
   }
 
   /**

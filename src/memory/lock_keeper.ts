@@ -169,11 +169,17 @@ export class LockKeeper implements AccessMap {
    */
   check({ steps }: Plan): void {
     if (this.#table.isEmpty) return;
-    for (const step of steps) {
-      if (step.kind !== "host") continue;
-      const conflict = this.#table.conflict(step.start, step.end);
-      if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
-    }
+    for (const step of steps) if (step.kind === "host") this.checkSpan(step);
+  }
+
+  /**
+   * Throws if a part of a span is locked.
+   *
+   * @throws {MemoryLockedError} Naming the lock.
+   */
+  checkSpan({ start, end }: Span): void {
+    const conflict = this.#table.conflict(start, end);
+    if (conflict !== undefined) throw new MemoryLockedError(new MemoryRange(conflict.start, conflict.end));
   }
 
   /**

@@ -38,6 +38,8 @@ import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
 import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
+import { giveBack } from "../requests/give_back.ts";
+import { planDiscard } from "../core/plan/discard.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
@@ -52,6 +54,8 @@ export interface RegionInternals {
   watch(watcher: Watcher): Disposable;
   /** What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back. */
   pieces(start: number, end: number): readonly Entry<Piece>[];
+  /** Gives RAM back to the host, now or once the batch under way has come true. */
+  discard(range: MemoryRange): void;
   /** What a region has, visible or not, in order. */
   mappings(handle: RegionHandle): readonly Entry<Mapping>[];
   /** The memory map as it is now: the empty one once the manager has been disposed. */
@@ -169,6 +173,7 @@ export class RegionManager implements Disposable {
         this.#map.check();
         return piecesIn(this.#map.committed, start, end);
       },
+      discard: (range) => this.#discard(range),
       mappings: (handle) => {
         this.#map.check();
         return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
@@ -554,6 +559,24 @@ export class RegionManager implements Disposable {
     this.#watchFile(mapping);
     const state = this.#stateWith(region, mapping);
     this.#map.request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
+  }
+
+  #discard(range: MemoryRange): void {
+    const act = () => {
+      this.#map.discard(range, (discard) => giveBack(discard, this.#va, (gpa) => this.#locks.bytesAt(gpa)));
+    };
+    if (!this.#map.isInBatch) return act();
+    this.#map.check();
+    planDiscard(this.#map.current, range.start, range.end);
+    this.#map.whenDecided((committed) => {
+      if (!committed) return;
+      try {
+        act();
+      } catch (error) {
+        // The batch has happened, and whoever made it is told so.
+        this.#map.logger.error(`RAM at ${range} could not be discarded after a batch`, error);
+      }
+    });
   }
 
   #watchFile(mapping: Mapping): void {

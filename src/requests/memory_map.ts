@@ -1,10 +1,12 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
+import { hadNoEffect } from "../../ffi/host/va_mapper.ts";
+import { DisposedError, MappingError, MembackingError, ReentrancyError } from "../core/errors.ts";
 import { regionsIn, type View } from "../core/map/overlap.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";
 import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
+import { afterDiscard, type Discard, planDiscard, withoutLoss } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
@@ -156,6 +158,53 @@ export class MemoryMap {
   whenDecided(outcome: Outcome): void {
     if (this.#draft === null) outcome(true);
     else this.#draft.waiting.push(outcome);
+  }
+
+  /** Whether requests are gathered for a batch now. */
+  get isInBatch(): boolean {
+    return this.#draft !== null;
+  }
+
+  /**
+   * Gives the pages of RAM back by `giveBack`, outside of any batch. It cannot be undone, so it happens first; then a
+   * request puts in order what depends on it.
+   */
+  discard(span: Span, giveBack: (discard: Discard) => void): void {
+    this.check();
+    const old = this.#state;
+    const began = this.#isWatched ? performance.now() : 0;
+    const discard = planDiscard(old, span.start, span.end);
+    try {
+      this.#busy = true;
+      this.#invalidate();
+      this.gate?.shut();
+      this.#locks.checkSpan(span);
+      try {
+        giveBack(discard);
+      } finally {
+        this.#written.mark(span.start, span.end);
+        this.#busy = false;
+      }
+      const after = afterDiscard(old, span, discard);
+      if (after === null) {
+        if (began === 0) return;
+        const microseconds = (performance.now() - began) * 1000;
+        const report = { name: "discard", region: null, parts: [], changed: [span], plan: null, error: null };
+        return this.#tell({ ...report, microseconds, state: old });
+      }
+      this.#replaceState(after.state);
+      try {
+        this.#commit("discard", null, after.change, null, null);
+      } catch (error) {
+        // Where the kernel was not even asked, or refused, copy-on-write memory is what it was.
+        const cause = error instanceof MappingError ? error.cause : undefined;
+        if (cause === undefined || hadNoEffect(cause)) this.#replaceState(withoutLoss(this.#state, span));
+        throw error;
+      }
+    } finally {
+      this.#busy = false;
+      this.gate?.open([span]);
+    }
   }
 
   /** Tells `watcher` of each request from now on, until the result is disposed. */

@@ -21,6 +21,8 @@ export interface RecordedBacking<M> {
   readonly copyOnWrite: boolean;
   /** Which `map` call made it: 1 for the first. Private memory keeps its contents as long as this stays the same. */
   readonly generation: number;
+  /** How far into what that call mapped it starts, in bytes: memory in no file keeps that wherever it is moved. */
+  readonly memoryOffset: number;
 }
 
 /** A range of a {@linkcode RecordingVa} that is backed. */
@@ -39,7 +41,6 @@ export interface RecordingVaOptions extends RecordingOptions {
 
 /** Memory that is in no file. Its bytes are made when somebody looks. */
 interface OwnBytes {
-  readonly start: number;
   readonly length: number;
   readonly fileOffset: number;
   buffer: ArrayBuffer | null;
@@ -113,7 +114,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
   bytesAt(address: number): HostBytes | undefined {
     const piece = this.#pieces.at(address);
     if (piece === undefined) return undefined;
-    const { mappable, fileOffset, copyOnWrite, generation } = piece.value;
+    const { mappable, fileOffset, copyOnWrite, generation, memoryOffset } = piece.value;
     const file = mappable instanceof Mappable ? fileOf(mappable).bytes : null;
     if (mappable !== null && file === null) return undefined;
     if (file !== null && !copyOnWrite) return { buffer: file, offset: fileOffset + address - piece.start };
@@ -122,7 +123,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
     own.buffer ??= file === null
       ? new ArrayBuffer(own.length)
       : file.slice(own.fileOffset, own.fileOffset + own.length);
-    return { buffer: own.buffer, offset: address - own.start };
+    return { buffer: own.buffer, offset: memoryOffset + address - piece.start };
   }
 
   /**
@@ -150,12 +151,12 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
         const generation = ++this.#generation;
         const offset = mappable === null ? 0 : fileOffset;
         if (mappable === null || copyOnWrite) {
-          this.#own.set(generation, { start, length: end - start, fileOffset: offset, buffer: null });
+          this.#own.set(generation, { length: end - start, fileOffset: offset, buffer: null });
         }
         this.#replace(range, [{
           start,
           end,
-          value: { mappable, fileOffset: offset, writable, policy, copyOnWrite, generation },
+          value: { mappable, fileOffset: offset, writable, policy, copyOnWrite, generation, memoryOffset: 0 },
         }]);
       },
       destroy: () => this.#replace(range, []),
@@ -175,6 +176,16 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
       act: () => this.#protect(range, writable),
       destroy: () => this.#protect(MemoryRange.of(start, PAGE_SIZE), writable),
     });
+  }
+
+  /** Sets private memory to zeros. Not logged: it is no call that changes what is mapped. */
+  empty(start: number, end: number): void {
+    for (const piece of this.#pieces.overlapping(start, end)) {
+      const own = this.#own.get(piece.value.generation);
+      if (own === undefined || own.buffer === null) continue;
+      const [from, to] = [Math.max(start, piece.start), Math.min(end, piece.end)];
+      new Uint8Array(own.buffer, piece.value.memoryOffset + from - piece.start, to - from).fill(0);
+    }
   }
 
   /** Takes away whatever is mapped in `[start, end)`. */
@@ -218,6 +229,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
         for (let at = start; at < end; at += PAGE_SIZE) {
           if (this.#pieces.at(at) !== undefined) continue;
           const value = { ...EMPTY, writable, generation: ++this.#generation };
+          this.#own.set(this.#generation, { length: PAGE_SIZE, fileOffset: 0, buffer: null });
           this.#replace(MemoryRange.of(at, PAGE_SIZE), [{ start: at, end: at + PAGE_SIZE, value }]);
         }
         this.#protect(range, writable);
@@ -302,7 +314,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
   }
 }
 
-const EMPTY = { mappable: null, fileOffset: 0, policy: undefined, copyOnWrite: false } as const;
+const EMPTY = { mappable: null, fileOffset: 0, policy: undefined, copyOnWrite: false, memoryOffset: 0 } as const;
 
 /** Adds a page with `value` to `pieces`, to the piece below it where that is the same memory. */
 function join<M>(pieces: Pieces<RecordedBacking<M>>, at: number, value: RecordedBacking<M>): void {
@@ -326,5 +338,6 @@ function cutOut<M>(pieces: Pieces<RecordedBacking<M>>, start: number, end: numbe
 function cut<M>(piece: Piece<RecordedBacking<M>>, start: number, end: number): Piece<RecordedBacking<M>> {
   const from = Math.max(start, piece.start);
   const fileOffset = piece.value.mappable === null ? 0 : piece.value.fileOffset + from - piece.start;
-  return { start: from, end: Math.min(end, piece.end), value: { ...piece.value, fileOffset } };
+  const memoryOffset = piece.value.memoryOffset + from - piece.start;
+  return { start: from, end: Math.min(end, piece.end), value: { ...piece.value, fileOffset, memoryOffset } };
 }

@@ -91,6 +91,14 @@ Deno.test("memory of every kind keeps what is written, over pieces and through l
     assertThrows(() => _restored.ranges.forEach(() => guest.setRamVisibility(ring.range, "unmapped")));
   }
   assertEquals(memory.readUint16(16 * MIB), 0x0706);
+  // What is in no file is kept while it is switched off.
+  const own = new MemoryRange(16 * MIB, 24 * MIB);
+  guest.setRamVisibility(own, "unmapped");
+  guest.setRamVisibility(own, "read-write");
+  assertEquals(memory.readUint16(16 * MIB), 0x0706);
+  guest.discard(new MemoryRange(16 * MIB, 17 * MIB));
+  guest.discard(new MemoryRange(8 * MIB, 9 * MIB));
+  assertEquals([memory.readUint16(16 * MIB), memory.readUint8(8 * MIB)], [0, 0]);
   const lock = memory.lock(new MemoryRange(8 * MIB, 8 * MIB + 0x1000));
   assertThrows(() => _restored[Symbol.dispose](), MemoryLockedError);
   lock[Symbol.dispose]();
