@@ -1,12 +1,11 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { hadNoEffect } from "../../ffi/host/va_mapper.ts";
-import { DisposedError, MappingError, MembackingError, ReentrancyError } from "../core/errors.ts";
+import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
 import { regionsIn, type View } from "../core/map/overlap.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";
 import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
-import { afterDiscard, type Discard, planDiscard, withoutLoss } from "../core/plan/discard.ts";
+import { afterDiscard, type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
@@ -193,14 +192,7 @@ export class MemoryMap {
         return this.#tell({ ...report, microseconds, state: old });
       }
       this.#replaceState(after.state);
-      try {
-        this.#commit("discard", null, after.change, null, null);
-      } catch (error) {
-        // Where the kernel was not even asked, or refused, copy-on-write memory is what it was.
-        const cause = error instanceof MappingError ? error.cause : undefined;
-        if (cause === undefined || hadNoEffect(cause)) this.#replaceState(withoutLoss(this.#state, span));
-        throw error;
-      }
+      this.#commit("discard", null, after.change, null, null);
     } finally {
       this.#busy = false;
       this.gate?.open([span]);

@@ -318,7 +318,7 @@ const EMPTY = { mappable: null, fileOffset: 0, policy: undefined, copyOnWrite: f
 
 /** Adds a page with `value` to `pieces`, to the piece below it where that is the same memory. */
 function join<M>(pieces: Pieces<RecordedBacking<M>>, at: number, value: RecordedBacking<M>): void {
-  const below = pieces.at(at - PAGE_SIZE);
+  const below = at === 0 ? undefined : pieces.at(at - PAGE_SIZE);
   const goesOn = below !== undefined && below.end === at && below.value.generation === value.generation &&
     below.value.writable === value.writable;
   const start = goesOn ? below.start : at;

@@ -90,12 +90,19 @@ export function removeRegion(state: State, region: Region): Change {
  *
  * @throws {MappingError} If memory that is in no file would be replaced, whose contents nobody could want to lose so.
  */
-export function setMapping(state: State, region: Region, start: number, end: number, mapping: Mapping | null): Change {
+export function setMapping(
+  state: State,
+  region: Region,
+  start: number,
+  end: number,
+  mapping: Mapping | null,
+  mayLose: boolean = false,
+): Change {
   const { params, mappings: before } = state.regionState(region);
   const old = before.throughout(start, end);
   if (old === null && mapping === null) return change(state, NOWHERE);
   const removed = old === null || (old !== undefined && old.own === null) ? NO_MEMORY : ownMemoryIn(before, start, end);
-  if (mapping !== null && removed.length > 0) {
+  if (mapping !== null && removed.length > 0 && !mayLose) {
     throw new MappingError(
       `Region "${region.name}" has memory there that is in no file and would be lost, remove it first`,
       new MemoryRange(start, end),

@@ -91,15 +91,12 @@ export function afterDiscard(
   { start, end }: Span,
   { replaced }: Discard,
 ): { state: State; change: Change } | null {
-  const unrestored: Unrestored[] = replaced.map(({ start, end }) => ({
-    step: { kind: "host", action: "remove", start, end, mapping: null, writable: false },
-    uncertain: true,
-  }));
   const changed: Span[] = replaced.map(({ start, end }) => ({ start, end }));
+  const doubtful: Unrestored[] = [];
   for (const dma of old.dmaTargets) {
     for (const entry of dma.mappings.held.overlapping(start, end)) {
       const { start, end, value } = entry;
-      unrestored.push({
+      doubtful.push({
         step: { kind: "dma", dma, start, end, from: null, to: value, uncertain: false },
         uncertain: true,
       });
@@ -107,23 +104,19 @@ export function afterDiscard(
     }
   }
   if (changed.length === 0) return null;
-  const state = outOfStep(old, unrestored, []);
-  let next = state;
-  const gone: Mapping[] = [];
-  const split: Mapping[] = [];
+  const state = doubtful.length === 0 ? old : outOfStep(old, doubtful, []);
+  let change: Change = { state, changed, gone: [], split: [], removed: [] };
   for (const { start, end, value: { mapping, region } } of replaced) {
     const { writable, policy } = mapping;
     const own: Mapping = { kind: "private", backing: null, own: { start, end }, delta: 0, writable, policy };
-    const edit = setMapping(next, region, start, end, own);
-    next = edit.state;
-    gone.push(...edit.gone);
-    split.push(...edit.split);
+    const edit = setMapping(change.state, region, start, end, own, true);
+    change = {
+      state: edit.state,
+      changed,
+      gone: [...change.gone, ...edit.gone],
+      split: [...change.split, ...edit.split],
+      removed: [...change.removed, ...edit.removed],
+    };
   }
-  return { state, change: { state: next, changed: normalize(changed), gone, split } };
-}
-
-/** The state in which nothing of a range is lost: it is as it was after all. */
-export function withoutLoss(state: State, { start, end }: Span): State {
-  const { partitions, dmaTargets, hostMappings, damage } = state;
-  return state.withTargets(partitions, dmaTargets, hostMappings, { ...damage, lost: damage.lost.delete(start, end) });
+  return { state, change: { ...change, changed: normalize(changed) } };
 }
