@@ -12,7 +12,7 @@ import { testUnless } from "../support/require.ts";
 const CHROMIUM = "/usr/bin/chromium";
 
 /** Why there is no browser, `undefined` if there is one. */
-const noBrowser = (() => {
+export const noBrowser: string | undefined = (() => {
   try {
     Deno.statSync(CHROMIUM);
     return undefined;

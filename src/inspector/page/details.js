@@ -33,7 +33,6 @@ export function showRequest(section, row) {
   section.append(list([
     ...(row.region === null ? [] : [["region", row.region]]),
     ...(row.range === null ? [] : [["range", row.range]]),
-    ...(row.parts.length === 0 ? [] : [["parts", row.parts.join(", ")]]),
     [
       "changed",
       row.changes === 0
@@ -47,6 +46,9 @@ export function showRequest(section, row) {
       } µs: ${row.steps} steps, ${row.systemCalls} system calls, ${row.slotChanges} slot changes`,
     ],
   ]));
+  const parts = element("ul");
+  for (const part of row.parts) parts.append(element("li", part));
+  if (row.parts.length > 0) section.append(parts);
 }
 
 /** Says what is at an address. */

@@ -176,7 +176,7 @@ export class Strips {
     g.font = SMALL;
     const rows = [[], []];
     const put = (x, address, level) => {
-      const text = hex(address);
+      const text = address === 2 ** 52 ? "2^52" : hex(address);
       const length = g.measureText(text).width;
       const left = Math.min(Math.max(x + 3, scale.left - MARGIN), width - length - 2);
       if (rows[level].some(([a, b]) => left < b + 8 && a < left + length + 8)) return false;

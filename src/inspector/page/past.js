@@ -130,8 +130,10 @@ function cells(number, row) {
   }
   const more = row.changes > row.changed.length ? ` and ${row.changes - row.changed.length} more` : "";
   const changed = row.changed.length === 0 ? "nothing the guest sees" : `${row.changed.join(", ")}${more}`;
-  const where = [row.region, row.range].filter((text) => text !== null).join("  ");
-  const name = row.parts.length === 0 ? row.name : `${row.name}: ${row.parts.join(", ")}`;
+  const where = row.parts.length > 0
+    ? row.parts.join(", ").replaceAll(": region", "")
+    : [row.region, row.range].filter((text) => text !== null).join("  ");
+  const name = row.parts.length === 0 ? row.name : `${row.name} of ${row.parts.length}`;
   return [
     [String(number), ""],
     [clock, ""],
