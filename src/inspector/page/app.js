@@ -372,6 +372,7 @@ let drag = null;
 
 at("strips").addEventListener("wheel", (event) => {
   event.preventDefault();
+  tip(null);
   const { left } = at("strips").getBoundingClientRect();
   if (event.altKey) at("strips").scrollTop += event.deltaY;
   else if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {

@@ -124,8 +124,7 @@ export class Strips {
     if (to - from > 3) g.fillRect(to - 1, y, 1, LANE);
     const room = Math.min(to, scale.right) - Math.max(from, scale.left) - 8;
     if (room < 9 || text === "") return;
-    const short = text.split(" · ", 1)[0];
-    const shown = g.measureText(text).width <= room ? text : fitted(g, short, room);
+    const shown = labelFor(g, text, room);
     if (shown === "") return;
     const width = g.measureText(shown).width;
     const middle = (Math.max(from, scale.left) + Math.min(to, scale.right)) / 2;
@@ -147,9 +146,13 @@ export class Strips {
   #guides(looks, height) {
     const { g, scale } = this;
     let last = null;
+    let drawn = -Infinity;
     for (const { x, address } of scale.cuts()) {
-      g.fillStyle = looks.line;
-      g.fillRect(Math.round(x), AXIS, 1, height - AXIS);
+      if (x - drawn >= 6) {
+        g.fillStyle = looks.line;
+        g.fillRect(Math.round(x), AXIS, 1, height - AXIS);
+        drawn = x;
+      }
       if (last !== null && scale.isFold(last.address, address) && x - last.x > 3) this.#fold(looks, last.x, x, height);
       last = { x, address };
     }
@@ -195,10 +198,9 @@ export class Strips {
     const order = cuts.map((_, i) => i).sort((a, b) => gaps[b] - gaps[a]);
     for (const i of order) {
       const { x, address } = cuts[i];
-      if (!put(x, address, 0) && !put(x, address, 1)) {
-        g.fillStyle = looks.faint;
-        g.fillRect(Math.round(x), AXIS - 6, 1, 6);
-      }
+      if (put(x, address, 0) || put(x, address, 1) || gaps[i] < 4) continue;
+      g.fillStyle = looks.faint;
+      g.fillRect(Math.round(x), AXIS - 6, 1, 6);
     }
     for (let i = 0; i + 1 < cuts.length; i++) {
       const [a, b] = [cuts[i], cuts[i + 1]];
@@ -266,6 +268,17 @@ function* rounds(a, b) {
   const each = (b.address - a.address) / (b.x - a.x);
   const step = Math.max(1, 2 ** Math.ceil(Math.log2(110 * each)));
   for (let at = Math.ceil(a.address / step) * step; at < b.address; at += step) if (at > a.address) yield at;
+}
+
+/** What to write into a piece: all there is to say, the name of its region, or the part of it that tells most. */
+function labelFor(g, text, room) {
+  const [name] = text.split(" · ", 1);
+  const whole = [text, name].find((text) => g.measureText(text).width <= room);
+  if (whole !== undefined) return whole;
+  const cut = fitted(g, name, room);
+  const end = name.slice(name.lastIndexOf(" ") + 1);
+  if (cut.length < 8 && end.length > 2 && g.measureText(end).width <= room) return end;
+  return cut.length > 3 ? cut : "";
 }
 
 /** As much of a text as there is room for. */
