@@ -24,9 +24,15 @@ export interface Access {
  * region's GPA plus the offset given to `addPartition`.
  */
 export interface Partition {
-  /** Makes `range` accessible to the guest, backed by host memory from the address `hva` on. */
+  /**
+   * Makes `range` accessible to the guest, backed by host memory from the address `hva` on. If it throws, `unmapRange` of
+   * the same range follows, since it is not known what it did first.
+   */
   mapRange(hva: number, range: MemoryRange, access: Access): void;
-  /** Takes a range away again: exactly what one `mapRange` mapped. */
+  /**
+   * Takes a range away again: exactly what one `mapRange` mapped. After a call that threw it may be asked to take away what
+   * is not there, which should throw and do nothing.
+   */
   unmapRange(range: MemoryRange): void;
   /** How many ranges the partition can hold (KVM: memory slots). Unlimited when left out. */
   readonly capacity?: number;

@@ -42,4 +42,9 @@ export interface PartitionOptions {
 export interface DmaTargetOptions {
   /** Whether it can only map memory with a file descriptor: a request that would show it private memory fails then. */
   needsFd?: boolean;
+  /**
+   * Whether it holds on to the pages themselves, as an IOMMU does: what is mapped cannot be given back to the host then, so
+   * discarding it is refused. `false` by default.
+   */
+  pins?: boolean;
 }

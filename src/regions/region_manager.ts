@@ -269,14 +269,16 @@ export class RegionManager implements Disposable {
    * undone.
    */
   addDmaTarget(target: DmaTarget, options: DmaTargetOptions = {}): Disposable {
+    const { needsFd = false, pins = false } = options;
     checkDmaTarget(target);
+    checkBoolean(needsFd, "needsFd");
+    checkBoolean(pins, "pins");
     if (this.#map.current.dmaTargets.some((attached) => attached.target === target)) {
       throw new TypeError("The DMA target is attached already, dispose the handle of the first time to attach it anew");
     }
     const id = this.#nextId++;
     this.#map.check();
-    const needsFd = options.needsFd ?? false;
-    this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd }));
+    this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd, pins }));
     return this.#attachment("remove a DMA target", (state) => removeDmaTarget(state, id));
   }
 

@@ -80,7 +80,8 @@ function changeHostMemory({ action, start, end, mapping, writable }: HostStep, v
   va.map(start, end, mappable, mappable === null ? 0 : start + delta, writable, policy, kind === "copy-on-write");
 }
 
-function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): DmaRequest {
+/** What a DMA target is told of a piece. */
+export function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): DmaRequest {
   const mappable = sharedFileOf(piece.mapping);
   return {
     range,
@@ -93,7 +94,7 @@ function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappable>): D
 }
 
 /** A promise would be work that goes on after the step, out of reach of undo. */
-function expectSync(result: unknown): void {
+export function expectSync(result: unknown): void {
   if (!isThenable(result)) return;
   Promise.resolve(result).catch(() => {});
   throw new TypeError("A partition or DMA target must do its work synchronously, and this one returned a promise");

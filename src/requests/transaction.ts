@@ -4,12 +4,14 @@
  * @module
  */
 
+import { MappingError } from "../core/errors.ts";
 import type { OwnRange } from "../core/map/edits.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Step } from "../core/plan/steps.ts";
 import type { State } from "../core/map/state.ts";
 import { carryOut, clear, isThenable, type StepContext } from "./carry_out.ts";
 import type { Quiesce } from "../targets/targets.ts";
+import { announceDma } from "./announce.ts";
 import { type TransactionFailure, undo, undoInterrupted } from "./undo.ts";
 
 /** What a transaction acts through. */
@@ -63,6 +65,12 @@ export class Transaction {
   /** Carries out all steps, or none: `null` where they are done, else what came of undoing them. */
   run(context: TransactionContext): TransactionFailure | null {
     const { steps } = this.plan;
+    try {
+      announceDma(steps, this.plan.old.dmaTargets.length > 0 ? this.plan.old : this.plan.state, context.va);
+    } catch (error) {
+      if (error instanceof MappingError) return { error, state: this.plan.old };
+      throw error;
+    }
     try {
       for (let i = 0; i < steps.length; i++) {
         const step = steps[i]!;

@@ -20,6 +20,7 @@ import type { Plan } from "../core/plan/plan.ts";
 import type { Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import { inverse, isTurn, type Step } from "../core/plan/steps.ts";
+import { announceUndo } from "./announce.ts";
 import { carryOut, clear, describe, isThere, messageOf, rangeOf, type StepContext, targetName } from "./carry_out.ts";
 
 /** A request that failed: what to tell the caller, and the state that is true now. */
@@ -71,6 +72,7 @@ class Undo {
   /** Undoes the steps up to `last`; of those from `uncertain` on it is not known whether they have been done. */
   run(steps: readonly Step[], last: number, uncertain: number, cause: unknown): TransactionFailure {
     const step = steps[last]!;
+    announceUndo(steps.slice(0, last + 1), this.#old, this.#context.va);
     this.#notePoison(cause);
     for (let i = last; i >= uncertain; i--) {
       // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.

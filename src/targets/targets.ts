@@ -27,14 +27,25 @@ export interface DmaRequest {
 /**
  * An IOMMU-like consumer that must be told each mapping.
  *
- * A method that throws must leave the target as it was, and fails the request. Both are synchronous: returning a
- * promise is an error.
+ * A method that throws must leave the target as it was, and fails the request. All are synchronous: returning a promise is
+ * an error.
  */
 export interface DmaTarget {
-  /** Makes a mapping known to the device. */
+  /**
+   * Makes a mapping known to the device. If it throws, `unmapDma` of the same range follows, since it is not known what it
+   * did first.
+   */
   mapDma(request: DmaRequest): undefined;
-  /** Takes a mapping away: exactly what one `mapDma` mapped. */
+  /**
+   * Takes a mapping away: exactly what one `mapDma` mapped. After a `mapDma` or `unmapDma` that threw it may be asked to
+   * take away what is not there, which should throw and do nothing.
+   */
   unmapDma(range: MemoryRange): undefined;
+  /**
+   * Announces a request, or its undo, before the first call of it: for targets that send one net change. If it throws, the
+   * request fails and nothing has been done; what it throws at an undo is ignored.
+   */
+  prepareDma?(change: { readonly unmaps: readonly MemoryRange[]; readonly maps: readonly DmaRequest[] }): undefined;
   /**
    * Tells `mark` what the device has written since it was asked last: GPAs in bytes, the first and one past the last, for
    * each run. A target without it counts as one that has written all that it may.

@@ -1,5 +1,6 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { MappingError } from "membacking";
+import { type Mappable, MappingError, type MemoryRange } from "membacking";
+import { RecordingDmaTarget } from "membacking/testing";
 import { dma, Rig } from "./rig.ts";
 import { range } from "../support/units.ts";
 
@@ -142,4 +143,93 @@ Deno.test("a DMA target attached twice is refused", () => {
   using rig = new Rig();
   const { target } = rig.dmaTarget();
   assertThrows(() => rig.manager.addDmaTarget(target), TypeError);
+});
+
+Deno.test("the same file and offset again, and then another over a part, leaves a target with files that are open", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const file = rig.file();
+  const region = rig.region(0x0, 0x4000);
+  const whole = { rangeInRegion: range(0, 0x4000), mappable: file };
+  region.addMapping(whole);
+  region.map();
+  rig.take();
+  region.addMapping(whole);
+  assertEquals(rig.take(), []);
+  region.addMapping({ rangeInRegion: range(0x1000, 0x2000), mappable: rig.file() });
+  assertEquals(dma(target), ["0x0-0x1000 rw", "0x1000-0x2000 rw", "0x2000-0x4000 rw"]);
+  for (const { mappable } of target.mappings) assertStrictEquals(mappable?.size, 0x10_0000);
+});
+
+Deno.test("the same file and offset again over a part, which then goes, leaves a target with files that are open", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const file = rig.file();
+  const region = rig.region(0x0, 0x4000);
+  region.addMapping({ rangeInRegion: range(0, 0x4000), mappable: file });
+  region.map();
+  region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: file });
+  region.addMapping({ rangeInRegion: range(0x1000, 0x4000), mappable: file, fileOffset: 0x1000 });
+  region.removeMappings(range(0, 0x1000));
+  assertEquals(dma(target), ["0x1000-0x4000 rw"]);
+  // Undoing needs the file as well.
+  rig.faults.failAfter(1, { on: ({ method }) => method === "mapDma" });
+  assertThrows(() => region.removeMappings(range(0x2000, 0x3000)), MappingError, "was undone");
+  assertEquals(dma(target), ["0x1000-0x4000 rw"]);
+  for (const { mappable } of target.mappings) assertStrictEquals(mappable?.size, 0x10_0000);
+});
+
+Deno.test("regions over each other that show the same file leave a target with files that are open", () => {
+  using rig = new Rig();
+  const { target } = rig.dmaTarget();
+  const file = rig.file();
+  rig.backed(0x0, 0x4000, { file, priority: 0 });
+  const above = rig.backed(0x0, 0x4000, { file, priority: 1 });
+  above[Symbol.dispose]();
+  rig.faults.failAfter(0, { on: ({ method }) => method === "mapDma" });
+  assertThrows(() => rig.backed(0x0, 0x4000, { priority: 2, writable: false }), MappingError, "was undone");
+  assertEquals(dma(target), ["0x0-0x4000 rw"]);
+  for (const { mappable } of target.mappings) assertStrictEquals(mappable?.size, 0x10_0000);
+});
+
+/** A target that notes announcements between the calls, and refuses them when told to. */
+class Prepared extends RecordingDmaTarget<Mappable> {
+  refuses = false;
+  readonly announced: string[] = [];
+  prepareDma(change: { unmaps: readonly MemoryRange[]; maps: readonly { range: MemoryRange }[] }): undefined {
+    if (this.refuses) throw new Error("no room");
+    this.announced.push(`-${change.unmaps.join(" -")} +${change.maps.map(({ range }) => range).join(" +")}`);
+  }
+}
+
+Deno.test("a target is told beforehand what a request will do to it, and what its undo will", () => {
+  using rig = new Rig();
+  const target = new Prepared({ name: "table", calls: rig.calls, faults: rig.faults });
+  using _attached = rig.manager.addDmaTarget(target, { pins: true });
+  const region = rig.backed(0x0, 0x4000);
+  assertEquals(target.announced.splice(0), ["- +0x0-0x4000"]);
+  region.removeMappings(range(0x1000, 0x2000));
+  assertEquals(target.announced.splice(0), ["-0x0-0x4000 +0x0-0x1000 +0x2000-0x4000"]);
+  rig.faults.failAfter(1, { on: ({ method }) => method === "mapDma" });
+  assertThrows(() => region.map({ writable: false }), MappingError);
+  assertEquals(target.announced.splice(0), [
+    "-0x0-0x1000 -0x2000-0x4000 +0x0-0x1000 +0x2000-0x4000",
+    "-0x0-0x1000 -0x2000-0x4000 +0x0-0x1000 +0x2000-0x4000",
+  ]);
+});
+
+Deno.test("a target that refuses what is announced fails the request before anything has been done", () => {
+  using rig = new Rig();
+  rig.partition();
+  const target = new Prepared({ name: "table", calls: rig.calls, faults: rig.faults });
+  using _attached = rig.manager.addDmaTarget(target);
+  const region = rig.backed(0x0, 0x4000);
+  rig.take();
+  target.refuses = true;
+  const error = assertThrows(() => region.unmap(), MappingError, "table refuses");
+  assertStrictEquals((error.cause as Error).message, "no room");
+  assertEquals([rig.take(), region.mapParams?.writable], [[], true]);
+  target.refuses = false;
+  region.unmap();
+  assertEquals(target.mappings, []);
 });

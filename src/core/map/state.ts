@@ -47,6 +47,8 @@ export interface DmaState {
   readonly target: object;
   /** Whether it can only map memory that has a file descriptor. */
   readonly needsFd: boolean;
+  /** Whether it holds on to the pages themselves. */
+  readonly pins: boolean;
   /** Its mappings. */
   readonly mappings: Book<Piece>;
 }
