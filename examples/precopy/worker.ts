@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type GuestMemory, GuestMemoryError, MemoryRange, RegionManagerClient } from "membacking";
+import { DisposedError, type GuestMemory, GuestMemoryError, MemoryRange, RegionManagerClient } from "membacking";
 import { STATE, type WorkerJob } from "./worker_thread.ts";
 
 self.onmessage = async ({ data }: MessageEvent<WorkerJob>) => {
@@ -45,6 +45,7 @@ function write(memory: GuestMemory, gpa: number): void {
       }
     }
   } catch (error) {
-    if (!(error instanceof GuestMemoryError)) throw error;
+    // There may be no memory just now; and the owner may be done with this Worker.
+    if (!(error instanceof GuestMemoryError || error instanceof DisposedError)) throw error;
   }
 }

@@ -18,6 +18,7 @@ import { DisposedError, MembackingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
+import { type Echoes, echoesIn, withEchoes } from "../core/map/echoes.ts";
 import type { DmaState, PartitionState, State } from "../core/map/state.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import { isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
@@ -64,6 +65,8 @@ export class WrittenPages {
   /** What was found and not given to consumers yet. */
   readonly #found = new PageMarks();
   #marks: WriteMarks | null = null;
+  /** What showed twice before the latest request. */
+  #echoes: Echoes = [];
 
   constructor(sources: WrittenSources) {
     this.#sources = sources;
@@ -89,7 +92,7 @@ export class WrittenPages {
     if (this.isOn) {
       // What was written before is the others' alone.
       this.#harvestAll(state);
-      this.#share();
+      this.#share(state);
     } else {
       this.#sources.markIn(this.#marks);
       this.#harvestAll(state);
@@ -122,7 +125,7 @@ export class WrittenPages {
   take(consumer: Consumer, state: State): PageSet {
     if (!this.#consumers.has(consumer)) throw new DisposedError("The dirty tracker");
     const failures = this.#harvestAll(state);
-    this.#share();
+    this.#share(state);
     if (failures.length > 0) {
       throw new MembackingError(
         "Not every target could say what it has written; nothing is lost, take again",
@@ -139,9 +142,14 @@ export class WrittenPages {
     if (this.isOn) this.#found.add(start, end);
   }
 
-  /** Asks those that were disposed by themselves for what they had, before they leave the state. */
-  beforeRequest({ partitions }: State): void {
+  /**
+   * Looks at the state that a request is to change: what shows twice, and those partitions that were disposed by
+   * themselves, which are asked for what they had before they leave it.
+   */
+  beforeRequest(old: State): void {
     if (!this.isOn) return;
+    const { partitions } = old;
+    this.#echoes = echoesIn(old);
     for (const partition of partitions) {
       if (partition.target.disposed ?? false) {
         this.#harvestLast(() => this.#askPartition(partition), partition.slots.held);
@@ -181,6 +189,8 @@ export class WrittenPages {
       }
     }
     if (!undone) { for (const { start, end } of plan.discards) this.#found.add(start, end); }
+    // What was written where something else shows now may still show elsewhere.
+    if (this.#echoes.length > 0) this.#found.addSet(withEchoes(this.#found.take(), this.#echoes));
   }
 
   /** Whether a guest may have written in a slot that has gone, be it one that came with the request that was undone. */
@@ -188,9 +198,9 @@ export class WrittenPages {
     return from?.writable === true || (undone && to?.writable === true);
   }
 
-  /** Gives what was found to every consumer. */
-  #share(): void {
-    const found = this.#found.take();
+  /** Gives what was found to every consumer, with wherever else it shows. */
+  #share(state: State): void {
+    const found = withEchoes(this.#found.take(), echoesIn(state));
     if (found.count === 0) return;
     for (const consumer of this.#consumers) consumer.pending = consumer.pending.union(found);
   }

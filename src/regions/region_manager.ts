@@ -15,7 +15,6 @@ import {
   removePartition,
   removeRegion,
   setMapping,
-  setTrackers,
   unmapRegion,
 } from "../core/map/edits.ts";
 import { fragments, type OverlapRule } from "../core/map/overlap.ts";
@@ -24,11 +23,8 @@ import type { State } from "../core/map/state.ts";
 import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import { piecesIn } from "../core/map/view.ts";
-import { PageSet } from "../core/page_set.ts";
-import { DirtyTracker } from "../memory/dirty_tracker.ts";
+import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import { GuestMemory } from "../memory/guest_memory.ts";
-import type { WriteMarks } from "../memory/write_marks.ts";
-import { type Consumer, WrittenPages } from "../memory/written_pages.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../targets/checks.ts";
@@ -40,6 +36,7 @@ import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOp
 import type { DmaTarget } from "../targets/targets.ts";
 import { giveBack } from "../requests/give_back.ts";
 import { planDiscard } from "../core/plan/discard.ts";
+import { Tracking } from "./tracking.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
@@ -68,6 +65,8 @@ export interface RegionInternals {
   readonly isReal: boolean;
   /** The locks on guest memory, and the clients with what they hold. */
   holders(): { readonly locks: readonly Entry<number>[]; readonly clients: readonly ClientSummary[] };
+  /** Counts a range as written, for trackers: what changed its contents is none of the writers they know. */
+  markWritten(range: MemoryRange): void;
   /** Refuses new locks on the regions, waits until the old ones are gone, and calls `then`. */
   drain(regions: readonly RegionHandle[], signal: AbortSignal | undefined, then: () => void): Promise<void>;
 }
@@ -113,7 +112,7 @@ export class RegionManager implements Disposable {
   readonly #retained: Disposable | undefined;
   readonly #map: MemoryMap;
   readonly #locks: LockKeeper;
-  readonly #written: WrittenPages;
+  readonly #tracking: Tracking;
   readonly #requests: RegionRequests;
   #clients: ClientServer | undefined;
   #nextId = 1;
@@ -142,15 +141,16 @@ export class RegionManager implements Disposable {
     this.#overlap = overlap;
     const report: Report = (level, msg, ...args) => this.#map.logger[level](msg, ...args);
     this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
-    this.#written = new WrittenPages({
+    this.#tracking = new Tracking({
       length: va.length,
       isAccessible: va.view !== undefined,
-      writers: () => this.#locks.writers(),
-      markIn: (marks) => this.#markIn(marks),
-      alone: (look) => this.#alone(look),
+      locks: this.#locks,
+      map: () => this.#map,
+      clients: () => this.#clients,
+      invalidate: () => this.memory.invalidate(),
     });
     this.#map = new MemoryMap({
-      ...{ va, quiesce, logger, locks: this.#locks, written: this.#written },
+      ...{ va, quiesce, logger, locks: this.#locks, written: this.#tracking.written },
       invalidate: () => this.memory.invalidate(),
     });
     this.memory = new GuestMemory(this.#locks);
@@ -178,6 +178,7 @@ export class RegionManager implements Disposable {
         this.#map.check();
         return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
       },
+      markWritten: ({ start, end }) => this.#tracking.written.mark(start, end),
       drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
     };
     this.#requests = {
@@ -289,39 +290,7 @@ export class RegionManager implements Disposable {
    * @throws {MappingError} If a partition cannot be told; nothing logs then, unless for another tracker.
    */
   trackDirty(): DirtyTracker {
-    this.#map.check();
-    this.#written.prepare();
-    const consumer: Consumer = { pending: PageSet.EMPTY };
-    this.#setTrackers("track written pages", 1);
-    this.#map.whenDecided((committed) => {
-      if (committed) this.#written.add(consumer, this.#map.committed);
-    });
-    return new DirtyTracker({
-      has: (consumer) => this.#written.has(consumer),
-      take: (consumer) => {
-        this.#map.check();
-        return this.#written.take(consumer, this.#map.committed);
-      },
-      end: (consumer) => {
-        if (consumer.isEnding) return;
-        this.#map.check();
-        this.#setTrackers("stop tracking written pages", -1);
-        consumer.isEnding = true;
-        this.#map.whenDecided((committed) => {
-          consumer.isEnding = false;
-          if (committed) this.#written.remove(consumer);
-        });
-      },
-    }, consumer);
-  }
-
-  /**
-   * Counts a range as written, for trackers: what changed its contents is none of the writers they know.
-   *
-   * @internal
-   */
-  markWritten({ start, end }: MemoryRange): void {
-    this.#written.mark(start, end);
+    return this.#tracking.track();
   }
 
   /**
@@ -470,7 +439,7 @@ export class RegionManager implements Disposable {
       const context = { va: this.#va, logger: this.#map.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
-    this.#written.close();
+    this.#tracking.written.close();
     for (const file of this.#watched) file.unwatch(this.#handOuts);
     // Input and output into bytes that were locked may still be under way: nothing else may ever live there.
     for (const { start, end } of this.#locks.everLocked) this.#va.keepReserved?.(start, end);
@@ -502,28 +471,9 @@ export class RegionManager implements Disposable {
       locks: this.#locks,
       logger: this.#map.logger,
     });
-    if (this.#written.isOn) clients.markIn(this.#locks.marks);
+    this.#tracking.tell(clients);
     this.#map.gate = clients;
     return clients;
-  }
-
-  #setTrackers(name: string, more: number): void {
-    const { current } = this.#map;
-    this.#map.request(name, null, setTrackers(current, current.trackers + more, this.#va.length));
-  }
-
-  /** Has everybody who writes by this package mark what they write, or no more. */
-  #markIn(marks: WriteMarks | null): void {
-    this.#locks.marks = marks;
-    this.memory.invalidate();
-    this.#clients?.markIn(marks);
-  }
-
-  /** Calls `look` while nobody is in the middle of a write by this package; each begins anew to mark afterwards. */
-  #alone(look: () => void): void {
-    if (this.#clients === undefined) look();
-    else this.#clients.alone(look);
-    this.memory.invalidate();
   }
 
   /**

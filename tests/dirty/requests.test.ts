@@ -251,6 +251,45 @@ Deno.test("DirtyTracker: a DMA target that logs is asked at each take, and befor
   assertEquals(taken(tracker), "9");
 });
 
+Deno.test("DirtyTracker: what shows at two addresses is written at both", () => {
+  using rig = new DirtyRig({ overlap: "any", quiesce });
+  const vm = rig.partition();
+  const file = rig.file();
+  const show = (start: number, end: number, fileOffset: number, options: object = {}) => {
+    const region = rig.region(start, end, { backed: false });
+    const rangeInRegion = pages(0, end - start);
+    region.addMapping({ rangeInRegion, mappable: file, fileOffset: fileOffset * PAGE, ...options });
+    return region;
+  };
+  const bar = show(0, 32, 0);
+  const window = show(64, 72, 16);
+  show(80, 84, 18, { writable: false });
+  rig.region(100, 132);
+  using tracker = rig.manager.trackDirty();
+  vm.write(pages(19));
+  assertEquals(taken(tracker), "19 67 81");
+  rig.manager.memory.writeUint8(66 * PAGE, 1);
+  assertEquals(taken(tracker), "18 66 80");
+  vm.write(pages(15, 17));
+  vm.write(pages(101));
+  assertEquals(taken(tracker), "15-16 64 101");
+  // Written before one of the two gives way to something else, looked at afterwards.
+  vm.write(pages(20));
+  bar.removeMappings(pages(20));
+  assertEquals(taken(tracker), "20 68 82");
+  vm.write(pages(69));
+  window.unmap();
+  assertEquals(taken(tracker), "16-19 21-23 64-71 80-83");
+  vm.write(pages(21));
+  assertEquals(taken(tracker), "21 83");
+  // Private copies show what the file becomes, until they are written; what is written there is their own.
+  show(200, 204, 0, { copyOnWrite: true });
+  assertEquals(taken(tracker), "200-203");
+  vm.write(pages(1));
+  vm.write(pages(202));
+  assertEquals(taken(tracker), "1 201-202");
+});
+
 Deno.test("DirtyTracker: a partition that is disposed by itself is asked once more", () => {
   using rig = new DirtyRig();
   const left: [number, number][] = [];
