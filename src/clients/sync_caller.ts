@@ -29,11 +29,12 @@ export class SyncCaller {
   /**
    * The owner's answer to a request.
    *
-   * @param timeout In milliseconds.
+   * @param options How long to wait, in milliseconds, and what the request is called.
    * @throws {RequestTimeoutError} If there is none in time.
    * @throws {DisposedError} If the owner is gone, or serves this client no longer.
    */
-  call(owner: PortConnection, request: Request, timeout: number): Json {
+  call(owner: PortConnection, request: Request, options: { timeout: number; name: string }): Json {
+    const { timeout, name } = options;
     const { connection } = owner;
     connection.check();
     const code = encodeRequest(request, this.#numbers);
@@ -46,14 +47,14 @@ export class SyncCaller {
       owner.ring();
       if (!this.#wait(owner, id, timeout)) {
         if (Atomics.compareExchange(this.#words, MAIL.request, 2 * id, 0) === 2 * id) {
-          throw new RequestTimeoutError(request.kind, timeout, false);
+          throw new RequestTimeoutError(name, timeout, false);
         }
         // It has begun: most requests are done in a moment then, and one that waits for locks can be called off.
         connection.post({ kind: "abort", id });
-        if (!this.#wait(owner, id, timeout)) throw new RequestTimeoutError(request.kind, timeout, true);
+        if (!this.#wait(owner, id, timeout)) throw new RequestTimeoutError(name, timeout, true);
         const late = this.#answer();
         if (!("error" in late) || late.error.name !== "AbortError") return this.#result(late);
-        throw new RequestTimeoutError(request.kind, timeout, false);
+        throw new RequestTimeoutError(name, timeout, false);
       }
       return this.#result(this.#answer());
     } finally {

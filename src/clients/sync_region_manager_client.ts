@@ -12,6 +12,7 @@ import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest, Request } from "../serving/protocol.ts";
 import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom } from "./requests.ts";
 import { connectPort, forkPort, type PortConnection } from "./port_link.ts";
+import type { SynchronousOnly } from "./region_client.ts";
 import { SyncCaller } from "./sync_caller.ts";
 
 /** How a synchronous client connects and waits. */
@@ -22,6 +23,23 @@ export interface SyncConnectOptions {
    */
   readonly timeout?: number;
 }
+
+/** What users call the requests. */
+const METHODS: Readonly<Record<Request["kind"], string>> = {
+  "new-region": "newRegion",
+  "map": "map",
+  "unmap": "unmap",
+  "add-mapping": "addMapping",
+  "remove-mappings": "removeMappings",
+  "remove": "dispose",
+  "batch": "batch",
+  "teardown": "teardown",
+  "map-params": "mapParams",
+  "visible": "visible",
+  "inspect": "inspect",
+  "memfd": "memfd",
+  "open": "open",
+};
 
 /** Changes that are collected to become one request. */
 interface Draft {
@@ -153,35 +171,10 @@ export class SyncRegionManagerClient implements Disposable {
    *
    * @returns What `requests` returned.
    * @throws What the first request that failed threw; nothing has changed then.
+   * @throws {TypeError} If `requests` returns a promise: requests after an `await` would not be part of the batch.
    */
-  batch<T>(requests: () => T): T {
-    this.#connection.check();
-    if (this.#draft !== null) return requests();
-    const draft: Draft = { changes: [], created: [], held: [], settled: [] };
-    this.#draft = draft;
-    let committed = false;
-    try {
-      let result: T;
-      try {
-        result = requests();
-      } finally {
-        this.#draft = null;
-      }
-      if (result instanceof Promise) {
-        result.catch(() => {});
-        throw new TypeError("A batch must make its requests synchronously");
-      }
-      // SAFETY: the owner answers with one value for each change, a region's id for a new region.
-      const { changes } = draft;
-      const values = changes.length > 0 ? this.#call({ kind: "batch", changes }) as readonly Json[] : [];
-      const ids = values.filter((_, index) => changes[index]?.kind === "new-region");
-      draft.created.forEach((region, index) => region.id = ids[index] as number);
-      committed = true;
-      return result;
-    } finally {
-      for (const settled of committed ? draft.settled : draft.settled.toReversed()) settled(committed);
-      for (const held of draft.held) held[Symbol.dispose]();
-    }
+  batch<T>(requests: (() => T) & SynchronousOnly<T>): T {
+    return this.#batch(requests);
   }
 
   /**
@@ -197,7 +190,7 @@ export class SyncRegionManagerClient implements Disposable {
         return isDisposed();
       },
       newRegion: (options) => this.newRegion(options),
-      batch: (requests) => this.batch(requests),
+      batch: (requests, name) => this.#batch(requests, name),
       whenDecided: (outcome) => {
         if (this.#draft === null) outcome(true);
         else this.#draft.settled.push(outcome);
@@ -237,13 +230,43 @@ export class SyncRegionManagerClient implements Disposable {
     this.#connection.close();
   }
 
+  #batch<T>(requests: () => T, name?: string): T {
+    this.#connection.check();
+    if (this.#draft !== null) return requests();
+    const draft: Draft = { changes: [], created: [], held: [], settled: [] };
+    this.#draft = draft;
+    let committed = false;
+    try {
+      let result: T;
+      try {
+        result = requests();
+      } finally {
+        this.#draft = null;
+      }
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new TypeError("A batch must make its requests synchronously");
+      }
+      // SAFETY: the owner answers with one value for each change, a region's id for a new region.
+      const { changes } = draft;
+      const values = changes.length > 0 ? this.#call({ kind: "batch", changes }, name) as readonly Json[] : [];
+      const ids = values.filter((_, index) => changes[index]?.kind === "new-region");
+      draft.created.forEach((region, index) => region.id = ids[index] as number);
+      committed = true;
+      return result;
+    } finally {
+      for (const settled of committed ? draft.settled : draft.settled.toReversed()) settled(committed);
+      for (const held of draft.held) held[Symbol.dispose]();
+    }
+  }
+
   #change(request: ChangeRequest): Json {
     if (this.#draft === null) return this.#call(request);
     this.#draft.changes.push(request);
     return null;
   }
 
-  #call(request: Request): Json {
-    return this.#caller.call(this.#owner, request, this.#timeout);
+  #call(request: Request, name: string = METHODS[request.kind]): Json {
+    return this.#caller.call(this.#owner, request, { timeout: this.#timeout, name });
   }
 }

@@ -19,8 +19,8 @@ export interface DeviceMemoryHost {
   readonly disposed: boolean;
   /** Adds a region. */
   newRegion(options: RegionOptions): RegionHandle;
-  /** Makes several requests one. */
-  batch<T>(requests: () => T): T;
+  /** Makes several requests one, which messages call `name`. */
+  batch<T>(requests: () => T, name?: string): T;
   /** Calls back once it is known whether the batch under way came true: at once where there is none. */
   whenDecided(outcome: (committed: boolean) => void): void;
 }
@@ -165,7 +165,7 @@ export class DeviceMemory implements Disposable {
       const backing = new FileBacking(mappable);
       const delta = fileOffset - offset;
       this.#edit(range, { kind: "shared", backing, own: null, delta, writable, policy: undefined });
-    });
+    }, "map");
   }
 
   /**
@@ -185,7 +185,7 @@ export class DeviceMemory implements Disposable {
     this.#regions.batch(() => {
       this.#region?.removeMappings(range);
       this.#edit(range, null);
-    });
+    }, "unmap");
   }
 
   /**
@@ -225,7 +225,7 @@ export class DeviceMemory implements Disposable {
       }
       region.map({ writable });
       this.#place(region);
-    });
+    }, "mapToGuest");
   }
 
   /**
@@ -240,7 +240,7 @@ export class DeviceMemory implements Disposable {
     this.#regions.batch(() => {
       this.#region?.[Symbol.dispose]();
       this.#place(null);
-    });
+    }, "unmapFromGuest");
   }
 
   /** What it is and has, as plain data, safe for JSON. */
@@ -282,7 +282,7 @@ export class DeviceMemory implements Disposable {
       this.#region?.[Symbol.dispose]();
       this.#place(null);
       close();
-    });
+    }, "dispose");
   }
 
   #check(): void {

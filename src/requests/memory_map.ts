@@ -269,12 +269,13 @@ export class MemoryMap {
         const parts = draft?.parts.slice() ?? NO_PARTS;
         const { changed } = change;
         const reported = draft === null ? changed : changed.slice();
-        this.#finish(old, changed, committed ? null : added, draft, committed);
         if (began !== 0) {
           const microseconds = (performance.now() - began) * 1000;
           const state = this.#state;
+          // While clients are held off still: an access by one of this thread is refused then, like everything else.
           this.#tell({ name, region, parts, changed: reported, plan: planned, microseconds, error: failure, state });
         }
+        this.#finish(old, changed, committed ? null : added, draft, committed);
       }
     }
   }

@@ -490,3 +490,33 @@ Deno.test("clients in other threads see copy-on-write memory as it is, whatever 
   using locked = client.memory.lock(range(0, 0x1000));
   assertEquals([...locked.bytes.subarray(0, 2)], [5, 6]);
 });
+
+Deno.test("RegionManagerClient.batch refuses what is not synchronous, and makes nothing of it", async () => {
+  using rig = new Rig();
+  const client = await rig.connect();
+  const late = async () => {
+    await client.newRegion({ name: "x", range: range(0, 0x1000), priority: 0 }).catch(() => {});
+  };
+  // @ts-expect-error: a promise is no result of a batch
+  await assertRejects(() => client.batch(late), TypeError, "synchronously");
+  assertEquals([await client.batch(() => 5), rig.regions.inspect().regions], [5, []]);
+});
+
+Deno.test("a file that is shown again over itself is read by clients when its first handle is closed", async () => {
+  using rig = new Rig();
+  const client = await rig.connect();
+  const ram = rig.regions.newRegion({ name: "ram", range: range(0, 0x2000), priority: 0 });
+  ram.map();
+  for (let round = 0; round < 3; round++) {
+    using file = Mappable.memfd("open", 0x2000, { seal: false });
+    using again = file.clone();
+    for (const mappable of [file, again, Mappable.fromFd(file.fd)]) {
+      mappable.write(0, new Uint8Array([round + 1]));
+      ram.addMapping({ rangeInRegion: range(0, 0x2000), mappable });
+      mappable[Symbol.dispose]();
+      assertEquals(client.memory.readUint8(0), round + 1);
+    }
+    ram.removeMappings(range(0x1000, 0x2000));
+    assertEquals(client.memory.readUint8(0), round + 1);
+  }
+});

@@ -1,5 +1,4 @@
-import { assertEquals } from "@std/assert";
-import { assertRejects } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import {
   DisposedError,
   GuestMemoryManager,

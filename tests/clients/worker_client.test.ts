@@ -1,6 +1,15 @@
 import { internalsOf } from "../../src/regions/region_manager.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
+import {
+  Mappable,
+  MemoryLockedError,
+  MemoryRange,
+  type RegionHandle,
+  RegionManager,
+  type RegionManagerClient,
+  type SyncRegionManagerClient,
+  VaMapper,
+} from "membacking";
 import { isAlive } from "../../ffi/os/thread.ts";
 import { openFds } from "../support/proc.ts";
 import { Remote, RemoteError } from "./remote.ts";
@@ -190,13 +199,18 @@ Deno.test("a request that the owner does not get to in time is withdrawn, and ne
       client.newRegion({ name: "late", range: MemoryRange.of(0x2_0000, 0x2000), priority: 1 });
       return "made";
     } catch (error) {
-      return [error.name, error.timeout, error.begun];
+      return [error.name, error.timeout, error.begun, error.message];
     }`,
   );
   // The owner is busy: its event loop stands still.
   const busy = new Int32Array(new SharedArrayBuffer(4));
   Atomics.wait(busy, 0, 0, 1500);
-  assertEquals(await pending, ["RequestTimeoutError", 500, false]);
+  assertEquals(await pending, [
+    "RequestTimeoutError",
+    500,
+    false,
+    'The owner of the region manager did not answer "newRegion" within 500 ms, and the request was withdrawn',
+  ]);
   assertEquals(rig.others, []);
   // The next ones are served as if nothing had been.
   assertEquals(
@@ -271,4 +285,42 @@ Deno.test("a thread is known by more than its number", async () => {
   await using remote = await Remote.start(rig.regions);
   assert(isAlive({ tid: remote.tid, started: null }));
   assert(!isAlive({ tid: remote.tid, started: "1" }));
+});
+
+Deno.test("a time-out names what was called, and not what it was made of", async () => {
+  using rig = new Rig();
+  await using remote = await Remote.start(rig.regions, { sync: true, timeout: 500 });
+  await remote.run(`
+    kept.bar = client.newDeviceMemory("bar", 0x1000);
+    kept.bar.map({ offset: 0, mappable: client.memfd("bar", 0x1000) });
+  `);
+  const pending = remote.run<string[]>(`
+    const messages = [];
+    for (const act of [() => kept.bar.mapToGuest(0x2_0000, true), () => client.batch(() => { client.newRegion({ name: "x", range: MemoryRange.of(0x4_0000, 0x1000), priority: 1 }); })]) {
+      try { act(); } catch (error) { messages.push(/answer "(\\w+)"/.exec(error.message)?.[1]); }
+    }
+    return messages;
+  `);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500);
+  assertEquals(await pending, ["mapToGuest", "batch"]);
+  assertEquals(rig.others, []);
+});
+
+Deno.test("a synchronous client's batch refuses what is not synchronous, by its type and at run time", async () => {
+  using rig = new Rig();
+  await using remote = await Remote.start(rig.regions, { sync: true });
+  const error = await remoteError(remote.run(`
+    client.batch(async () => { client.newRegion({ name: "x", range: MemoryRange.of(0x4_0000, 0x1000), priority: 1 }); });
+  `));
+  assertEquals(error.className, "TypeError");
+  assertEquals(rig.others, []);
+  const _types = (sync: SyncRegionManagerClient, async: RegionManagerClient) => {
+    // @ts-expect-error: a promise is no result of a batch
+    sync.batch(async () => {});
+    // @ts-expect-error: nor here
+    void async.batch(async () => {});
+    const five: number = sync.batch(() => 5);
+    const six: Promise<number> = async.batch(() => 6);
+    return [five, six];
+  };
 });
