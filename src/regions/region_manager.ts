@@ -480,13 +480,10 @@ export class RegionManager implements Disposable {
    * The state to start from, once it is clear that the region exists and a request may be made. Asked after options
    * have been read, since that may run code of the caller's.
    */
-  #stateWith(region: Region, added?: Mapping): State {
+  #stateWith(region: Region): State {
     this.#map.check();
     const state = this.#map.current;
-    if (state.regions.get(region) === undefined) {
-      if (added !== undefined) closeFile(added);
-      throw new DisposedError(`Region "${region.name}"`);
-    }
+    if (state.regions.get(region) === undefined) throw new DisposedError(`Region "${region.name}"`);
     return state;
   }
 
@@ -508,9 +505,15 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     const { start, end } = rangeIn(region, options.rangeInRegion);
     const mapping = mappingOf(options, start, end, this.#va);
-    this.#watchFile(mapping);
-    const state = this.#stateWith(region, mapping);
-    this.#map.request("add mapping", region, setMapping(state, region, start, end, mapping), mapping);
+    let change: Change;
+    try {
+      this.#watchFile(mapping);
+      change = setMapping(this.#stateWith(region), region, start, end, mapping);
+    } catch (error) {
+      closeFile(mapping); // nobody else knows of it yet
+      throw error;
+    }
+    this.#map.request("add mapping", region, change, mapping);
   }
 
   #discard(range: MemoryRange): void {

@@ -1,6 +1,7 @@
 import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { MappingError } from "membacking";
+import { Mappable, MappingError } from "membacking";
 import { Rig, slots } from "./rig.ts";
+import { openFds } from "../support/proc.ts";
 import { range } from "../support/units.ts";
 
 Deno.test("private memory is mapped without a file and reaches the guest and devices", () => {
@@ -173,4 +174,18 @@ Deno.test("two neighbouring private mappings stay two memories", () => {
   region.addMapping({ rangeInRegion: range(0x1000, 0x2000), mappable: "private" });
   region.removeMappings(range(0x0, 0x1000));
   assertEquals(rig.memory(), ["0x1000-0x2000 private@0x0 rw"]);
+});
+
+Deno.test("a mapping over private memory that is refused leaves no file open", () => {
+  using rig = new Rig();
+  const region = rig.backed(0x1000, 0x3000, { file: "private" });
+  using file = Mappable.memfd("refused", 0x2000);
+  const before = openFds();
+  assertThrows(
+    () => region.addMapping({ rangeInRegion: range(0, 0x1000), mappable: file }),
+    MappingError,
+    "is in no file",
+  );
+  file[Symbol.dispose]();
+  assertEquals(openFds(), before - 1);
 });
