@@ -26,7 +26,6 @@
  *
  * Holes that remain:
  *
- * - Requests come from the threads of one process; other processes cannot make them.
  * - What is not one system call is not atomic to a guest that nobody holds: give the manager a `quiesce` hook.
  * - Undo can fail. The error then names what is out of step, and the next request over it mends what it can, but until
  *   then a guest may find memory missing.

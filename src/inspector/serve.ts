@@ -43,10 +43,17 @@ const HEADERS: Readonly<Record<string, string>> = {
 };
 
 /** An inspector that is being served, until it is disposed; the event loop stays alive until then. */
-export class Inspector implements Disposable {
+export interface Inspector extends Disposable {
   /** Where the page is. Whoever knows this address can look: its path is the secret. */
   readonly url: string;
   /** Is there as soon as somebody has opened the page. */
+  readonly opened: Promise<void>;
+  /** Serves the page no more, and forgets the past. Does nothing the second time. */
+  [Symbol.dispose](): void;
+}
+
+class InspectorServer implements Inspector {
+  readonly url: string;
   readonly opened: Promise<void>;
   readonly #admission: Admission;
   readonly #answers: Answers;
@@ -56,7 +63,6 @@ export class Inspector implements Disposable {
   readonly #title: string;
   readonly #onOpened: () => void;
 
-  /** @internal `serveInspector` makes it. */
   constructor(guest: GuestMemoryManager | RegionManager, options: InspectorOptions) {
     const { port = 0, hostname = "127.0.0.1", history: limit = DEFAULT_HISTORY, since = "open", title = "" } = options;
     if (!Number.isSafeInteger(limit) || limit < 0) {
@@ -81,7 +87,6 @@ export class Inspector implements Disposable {
     this.url = `http://${name}:${server.addr.port}/${this.#admission.token}/`;
   }
 
-  /** Serves the page no more, and forgets the past. Does nothing the second time. */
   [Symbol.dispose](): void {
     this.#answers[Symbol.dispose]();
     this.#watch[Symbol.dispose]();
@@ -183,5 +188,5 @@ function json(status: number, value: unknown): Response {
  * @throws {Deno.errors.AddrInUse} If the port is taken.
  */
 export function serveInspector(guest: GuestMemoryManager | RegionManager, options: InspectorOptions = {}): Inspector {
-  return new Inspector(guest, options);
+  return new InspectorServer(guest, options);
 }
