@@ -145,7 +145,8 @@ export class Session {
   /** Finds out what the client has locked; it is cut off if that makes no sense. */
   updateLocks(isClosed: boolean): void {
     const admitted = this.#admitted;
-    if (admitted === null) return;
+    // What it had locked when it ended has been released, and must not be found again.
+    if (admitted === null || this.#ended) return;
     const { reader, mirror } = admitted;
     if (reader.gone && !reader.isAlive()) return mirror.clear();
     // Nobody holds one off that is gone and lives, so it may write while this reads.

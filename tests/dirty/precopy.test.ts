@@ -22,6 +22,7 @@ import {
 import type { KvmVm } from "membacking/kvm";
 import { LockKeeper } from "../../src/memory/lock_keeper.ts";
 import { WriteMarks } from "../../src/memory/write_marks.ts";
+import { internalsOf } from "../../src/regions/region_manager.ts";
 import { WrittenPages } from "../../src/memory/written_pages.ts";
 import { Device } from "../../examples/precopy/device.ts";
 import { DATA_AT, ScribblingGuest } from "../../examples/precopy/guest.ts";
@@ -197,8 +198,9 @@ class Busy implements AsyncDisposable {
     this.requests++;
     if (Math.random() < 0.2) this.partition.failSoon();
     try {
-      const pick = Math.floor(Math.random() * 6);
+      const pick = Math.floor(Math.random() * 7);
       if (pick < 5) this.#change(pick);
+      else if (pick === 5) this.discard();
       else {
         this.regions.batch(() => {
           this.#change(Math.floor(Math.random() * 4));
@@ -254,6 +256,12 @@ class Busy implements AsyncDisposable {
   punch(rangeInRegion: MemoryRange): void {
     this.#main.removeMappings(rangeInRegion);
     this.#main.addMapping({ rangeInRegion, mappable: this.ram, fileOffset: rangeInRegion.start + DATA_AT });
+  }
+
+  /** Gives pages back to the host, which read as zeros then. */
+  discard(): void {
+    const at = this.somewhere(0x70_0000, END) & -PAGE;
+    internalsOf(this.regions).discard(range(at, Math.min(END, at + 4 * PAGE)));
   }
 
   /** Shows other memory in some place. */
