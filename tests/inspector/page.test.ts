@@ -227,6 +227,40 @@ browserTest("two points of the past are compared, with what differs marked and l
   assertEquals(tab.complaints, []);
 });
 
+browserTest(
+  "the slider goes through the past, which can be played, and what is forgotten gives way to the present",
+  async (open) => {
+    const manager = new RegionManager(new RecordingVa(0x10_0000));
+    using _manager = manager;
+    const lamp = manager.newRegion({ name: "lamp", range: new MemoryRange(0, 0x1000), priority: 0 });
+    using inspector = serveInspector(manager, { history: 40_000 });
+    const tab = await open(inspector.url);
+    await tab.shows(1);
+    const toggle = () => lamp.mapParams === null ? lamp.map() : lamp.unmap();
+    for (let i = 0; i < 6; i++) toggle();
+    await tab.shows(7);
+    await tab.page.keyboard.press("t");
+    await tab.page.locator("#slider").fill("3");
+    await tab.shows(3);
+    assertEquals(await tab.rows("guest sees"), []);
+    await tab.page.locator("#slider").fill("2");
+    await tab.shows(2);
+    assertEquals((await tab.rows("guest sees")).map(([, meaning, text]) => [meaning, text]), [[
+      "hole: nothing behind it",
+      "lamp",
+    ]]);
+    assertEquals(await tab.page.innerText("#request .name"), "map");
+    await tab.page.keyboard.press(" ");
+    await tab.shows(7);
+    await tab.page.locator("#slider").fill("2");
+    await tab.shows(2);
+    for (let i = 0; i < 100; i++) toggle();
+    await tab.shows(107);
+    await tab.page.waitForFunction(() => document.querySelector("#moment")?.textContent === "live");
+    assertEquals(tab.complaints.filter((complaint) => !complaint.includes("400")), []);
+  },
+);
+
 browserTest("no name of a region, file, target or guest is ever markup", async (open) => {
   const evil = `<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>&lt;b>"'`;
   const manager = new RegionManager(new RecordingVa(0x10_0000));

@@ -11,7 +11,11 @@ const at = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const scale = new Scale();
 const strips = new Strips(at("canvas"), at("strips"), at("spacer"), scale);
-const past = new Past({ list: at("list"), page: at("page"), slider: at("slider"), kept: at("kept") }, choose);
+const past = new Past(
+  { list: at("list"), page: at("page"), slider: at("slider"), kept: at("kept") },
+  choose,
+  showRequestNow,
+);
 let looks = new Looks(dark.matches);
 let view = null;
 let comparison = null;
@@ -122,6 +126,10 @@ function refresh() {
   look();
   examine();
   if (past.pinned !== null) comparisons.ask("compare", { at: past.at, with: past.pinned });
+  showRequestNow();
+}
+
+function showRequestNow() {
   showRequest(at("request"), past.at === null ? null : past.row(past.at));
 }
 
@@ -532,7 +540,8 @@ const KEYS = {
 
 addEventListener("keydown", (event) => {
   const { target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || target.tagName === "INPUT") return;
+  if (event.ctrlKey || event.metaKey || event.altKey || target === at("query")) return;
+  if (target === at("slider") && /^(Arrow|Home|End|Page)/.test(event.key)) return;
   // Buttons have keys of their own.
   if (target.tagName === "BUTTON" && (event.key === " " || event.key === "Enter")) return;
   const act = KEYS[event.key];

@@ -14,15 +14,17 @@ export class Past {
   /** The point it is compared with, `null` for none. */
   pinned = null;
   #rows = new Map();
-  #asked = new Set();
+  #isAsking = false;
   #follows = true;
 
-  constructor({ list, page, slider, kept }, choose) {
+  /** `choose` is told which request is clicked on, `loaded` when more is known of some. */
+  constructor({ list, page, slider, kept }, choose, loaded) {
     this.list = list;
     this.page = page;
     this.slider = slider;
     this.kept = kept;
     this.choose = choose;
+    this.loaded = loaded;
     list.addEventListener("scroll", () => {
       this.#follows = list.scrollTop + list.clientHeight >= list.scrollHeight - ROW;
       this.draw();
@@ -77,20 +79,24 @@ export class Past {
     else if (top + 3 * ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + 3 * ROW - list.clientHeight;
   }
 
+  /** Asks for the rows around one, some at a time. */
   async #want(number) {
-    const chunk = Math.floor(number / CHUNK);
-    // The newest rows are still growing: they are asked for again as they come.
-    const key = `${chunk} ${(chunk + 1) * CHUNK > this.last ? this.last : ""}`;
-    if (this.#asked.has(key)) return;
-    if (this.#asked.size > 1000) this.#asked.clear();
-    this.#asked.add(key);
+    if (this.#isAsking) return;
+    this.#isAsking = true;
     try {
-      const { rows } = await ask("requests", { from: chunk * CHUNK, count: CHUNK });
+      const from = number - number % CHUNK;
+      const { rows, milliseconds } = await ask("requests", { from, count: CHUNK });
       for (const row of rows) this.#rows.set(row.number, row);
-      this.draw();
+      // The thread that answers has other things to do as well.
+      await new Promise((resolve) => setTimeout(resolve, 19 * milliseconds));
+      this.loaded();
     } catch {
-      this.#asked.delete(key);
+      // Not connected, which is said elsewhere; who draws again asks again.
+      return;
+    } finally {
+      this.#isAsking = false;
     }
+    this.draw();
   }
 
   #made(number, row, top) {
