@@ -2,6 +2,7 @@ import { internalsOf } from "../../src/regions/region_manager.ts";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import {
   DisposedError,
+  GuestMemory,
   Mappable,
   MappingError,
   MembackingError,
@@ -16,6 +17,7 @@ import {
   VaMapper,
 } from "membacking";
 import { RecordingPartition, RecordingVa } from "membacking/testing";
+import { ClientMemory } from "../../src/clients/client_memory.ts";
 import { openFds } from "../support/proc.ts";
 import { range } from "../support/units.ts";
 
@@ -519,4 +521,14 @@ Deno.test("a file that is shown again over itself is read by clients when its fi
     ram.removeMappings(range(0x1000, 0x2000));
     assertEquals(client.memory.readUint8(0), round + 1);
   }
+});
+
+Deno.test("every access of a client holds changes off", () => {
+  const holding = new Set(Object.getOwnPropertyNames(ClientMemory.prototype));
+  // What asks nothing of the map, or is made of what is held by itself.
+  const others = ["constructor", "invalidate", "length", "lockAll", "find", "pieces"];
+  const missing = Object.getOwnPropertyNames(GuestMemory.prototype).concat(
+    Object.getOwnPropertyNames(Object.getPrototypeOf(GuestMemory.prototype)),
+  ).filter((name) => !holding.has(name) && !others.includes(name) && !(name in Object.prototype));
+  assertEquals(missing, []);
 });
