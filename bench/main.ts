@@ -14,6 +14,7 @@ import type { Mappable } from "membacking";
 import { Kvm } from "membacking/kvm";
 import { BARE } from "./bare.ts";
 import { measureClients } from "./clients.ts";
+import { measureRoundTrips } from "./round_trips.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
 import { firmwareRows } from "./firmware.ts";
@@ -223,6 +224,7 @@ async function main(): Promise<void> {
   const accessors = wants("accessors") ? await measureAccessors() : [];
   if (wants("clients")) say("Clients in other threads");
   const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
+  const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;
   if (wants("firmware")) say("Firmware");
   const firmware = wants("firmware") ? await firmwareRows(effort.rounds < 10 ? 1 : 3) : [];
   if (wants("startup")) say("Start-up");
@@ -245,6 +247,7 @@ async function main(): Promise<void> {
     heap,
     accessors,
     clients,
+    roundTrips,
     firmware,
     startUp: started,
     traced: strace ? traced : null,

@@ -226,6 +226,32 @@ export async function measureRoundTrips(options: { quick?: boolean } = {}): Prom
   };
 }
 
+/**
+ * The rows of the table: what, then microseconds and times the floor, hot and after a pause. The floor is the bare round
+ * trip, and for a pair of requests two of them and the owner's own time.
+ */
+export function roundTripRows({ bare, ask, pair }: RoundTrips): string[][] {
+  const trip = (title: string, { hot, idle }: RoundTrip) => [
+    title,
+    hot.toFixed(1),
+    (hot / bare.hot).toFixed(2),
+    idle.toFixed(1),
+    (idle / bare.idle).toFixed(2),
+  ];
+  const floor = 2 * bare.hot + pair.owner;
+  const two = (title: string, time: number) => [title, time.toFixed(1), (time / floor).toFixed(2), "", ""];
+  return [
+    trip("bare: Atomics.wait and Atomics.waitAsync", bare),
+    trip("a request that changes nothing, SyncRegionManagerClient", ask.sync),
+    trip("a request that changes nothing, RegionManagerClient", ask.async),
+    trip("a request that changes nothing, ProcessClient", ask.process),
+    ["map and unmap 4 KiB, by the owner", pair.owner.toFixed(1), "", "", ""],
+    two("map and unmap 4 KiB, SyncRegionManagerClient", pair.sync),
+    two("map and unmap 4 KiB, RegionManagerClient", pair.async),
+    two("map and unmap 4 KiB, ProcessClient", pair.process),
+  ];
+}
+
 if ("WorkerGlobalScope" in globalThis) {
   const scope = globalThis as unknown as {
     onmessage: (event: MessageEvent<Job>) => void;
@@ -240,30 +266,10 @@ if ("WorkerGlobalScope" in globalThis) {
   using client = await ProcessClient.connect(Number(Deno.args[1]));
   console.log(JSON.stringify(await asyncTimes(client, Number(Deno.args[2]))));
 } else if (import.meta.main) {
-  const { bare, ask, pair } = await measureRoundTrips({ quick: Deno.args.includes("--quick") });
-  const us = (value: number) => `${value.toFixed(1)} µs`;
-  const trip = ({ hot, idle }: RoundTrip) => ({
-    "hot": us(hot),
-    "times bare": (hot / bare.hot).toFixed(2),
-    "after 1 ms": us(idle),
-    "times bare then": (idle / bare.idle).toFixed(2),
-  });
-  console.table({
-    "bare Atomics.wait and waitAsync": trip(bare),
-    "empty request, SyncRegionManagerClient": trip(ask.sync),
-    "empty request, RegionManagerClient": trip(ask.async),
-    "empty request, ProcessClient": trip(ask.process),
-  });
-  const floor = 2 * bare.hot + pair.owner;
-  const row = (time: number) => ({
-    "µs": us(time),
-    "times two bare round trips and the owner's own time": (time / floor).toFixed(2),
-  });
-  console.table({
-    "map and unmap 4 KiB, owner": { "µs": us(pair.owner) },
-    "the same, SyncRegionManagerClient": row(pair.sync),
-    "the same, RegionManagerClient": row(pair.async),
-    "the same, ProcessClient": row(pair.process),
-  });
+  const rows = roundTripRows(await measureRoundTrips({ quick: Deno.args.includes("--quick") }));
+  console.table(Object.fromEntries(rows.map(([title = "", hot, hotRatio, idle, idleRatio]) => [
+    title,
+    { "hot, us": hot, "times the floor": hotRatio, "after 1 ms, us": idle, "times the floor then": idleRatio },
+  ])));
   Deno.exit(0);
 }

@@ -5,6 +5,7 @@
  */
 
 import type { ClientRow } from "./clients.ts";
+import { roundTripRows, type RoundTrips } from "./round_trips.ts";
 import type { FirmwareRow } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import type { LiveFigures, LiveRow } from "./live.ts";
@@ -49,6 +50,8 @@ export interface Results {
   readonly heap: Heap | string | null;
   readonly accessors: readonly Accessor[] | string;
   readonly clients: readonly ClientRow[];
+  /** `null` where they were not asked for. */
+  readonly roundTrips: RoundTrips | null;
   readonly firmware: readonly FirmwareRow[] | string;
   readonly startUp: readonly StartUp[] | string;
   readonly traced: Readonly<Record<string, Traced | string>> | null;
@@ -181,6 +184,10 @@ function clientTable(rows: readonly ClientRow[]): string {
   );
 }
 
+function roundTripTable(roundTrips: RoundTrips): string {
+  return table(["", "hot, us", "times the floor", "after 1 ms, us", "times the floor"], roundTripRows(roundTrips));
+}
+
 function firmwareTable(rows: readonly FirmwareRow[]): string {
   const cell = (figure: Figure | null) => {
     if (figure === null) return "-";
@@ -235,6 +242,7 @@ export function report(results: Results): string {
   if (slots.length > 0) add("Scale: slots", slots, slotTable);
   if (heap !== null) add("Heap", heap, heapTable);
   if (clients.length > 0) add("Clients in other threads", clients, clientTable);
+  if (results.roundTrips !== null) add("Requests from other threads and processes", results.roundTrips, roundTripTable);
   if (firmware.length > 0) add("Firmware", firmware, firmwareTable);
   if (startUp.length > 0) add("Start-up", startUp, startUpTable);
   if (traced !== null) parts.push(["System calls", tracedTable(rows, traced)]);
