@@ -54,6 +54,14 @@ Deno.test("the first example of the README prints its picture, with --allow-ffi 
   assertEquals(masked(printed), masked(picture));
 });
 
+Deno.test("the picture of the README is what drawMemoryMapSvg() draws of its first example", async () => {
+  const [example = ""] = blocks(README, "ts");
+  assert(README.includes("(./docs/memory_map.svg)"), "the README does not show it");
+  const printed = await run({ text: example.replaceAll("drawMemoryMap", "drawMemoryMapSvg") });
+  const masked = (svg: string) => hasHugeShmem() ? svg.replace(/>[^<]* shared<\/text>/, "") : svg;
+  assertEquals(masked(printed.trim()), masked(read("docs/memory_map.svg").trim()));
+});
+
 kvmTest("the KVM example of the README runs a guest", async () => {
   const [example = ""] = blocks(README, "ts ignore");
   assertEquals(await run({ text: example }), "The guest read 42\n");
