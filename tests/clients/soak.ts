@@ -4,7 +4,7 @@
  * @module
  */
 
-import { runSoak } from "./soak_run.ts";
+import { runOwner, runSoak } from "./soak_run.ts";
 
 if (import.meta.main) {
   const seconds = Number(Deno.args.at(-1) ?? 60);
@@ -14,5 +14,7 @@ if (import.meta.main) {
   }
   const seed = Math.floor(Math.random() * 2 ** 31);
   console.table(await runSoak(seconds, seed));
+  // And half as long again of nothing but processes that are killed.
+  console.table(await runOwner("kill_owner.ts", seconds / 2, seed));
   console.log(`Nothing torn, leaked or stuck in ${seconds} s (seed ${seed})`);
 }
