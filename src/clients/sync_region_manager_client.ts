@@ -156,7 +156,7 @@ export class SyncRegionManagerClient implements Disposable {
   newRegion(options: RegionOptions): RegionHandle {
     const { name, range, priority, type = "ram", holes = "exit" } = options;
     const request = newRegionRequest(options);
-    const region = { id: 0, name, range, priority, type, holes, latest: undefined };
+    const region = { id: 0, age: 0, name, range, priority, type, holes, latest: undefined };
     const draft = this.#draft;
     if (draft !== null) region.id = -draft.created.push(region);
     const id = this.#change(request);
@@ -189,6 +189,8 @@ export class SyncRegionManagerClient implements Disposable {
       get disposed() {
         return isDisposed();
       },
+      // The owner goes by the age of its regions: here each place is as old as itself.
+      nextAge: () => 0,
       newRegion: (options) => this.newRegion(options),
       batch: (requests, name) => this.#batch(requests, name),
       whenDecided: (outcome) => {

@@ -9,16 +9,19 @@ import { closeFile, FileBacking, labelOf, mappableOf, releaseFiles } from "../me
 import { checkFile, checkPages } from "../regions/mapping_options.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
+import { checkPriority } from "../targets/checks.ts";
 
-/** The priority of device memory: anything else hides it. */
+/** The priority of device memory unless it is said: RAM hides it. */
 const DEVICE_PRIORITY = 0;
 
 /** What device memory needs of a region manager, or of a client of one. */
 export interface DeviceMemoryHost {
   /** Whether it is gone. */
   readonly disposed: boolean;
-  /** Adds a region. */
-  newRegion(options: RegionOptions): RegionHandle;
+  /** The age of what is made now, where age decides who wins an address. */
+  nextAge(): number;
+  /** Adds a region that is as old as `age` says. */
+  newRegion(options: RegionOptions, age: number): RegionHandle;
   /** Makes several requests one, which messages call `name`. */
   batch<T>(requests: () => T, name?: string): T;
   /** Calls back once it is known whether the batch under way came true: at once where there is none. */
@@ -33,6 +36,11 @@ export interface DeviceMemoryOptions {
    * mappings change all the time (virtio-fs DAX).
    */
   readonly holes?: "exit" | "fault";
+  /**
+   * Who wins an address, 0 (the default) to 255: RAM has 255 unless `ramPriority` says otherwise. Of device memory of equal
+   * priority that overlaps, which `overlap: "any"` allows, the one made first wins, wherever they move.
+   */
+  readonly priority?: number;
 }
 
 /** What to put where in device memory. */
@@ -102,6 +110,8 @@ export class DeviceMemory implements Disposable {
   readonly length: number;
   readonly #regions: DeviceMemoryHost;
   readonly #holes: "exit" | "fault";
+  readonly #priority: number;
+  readonly #age: number;
   readonly #onDispose: (memory: DeviceMemory) => void;
   /** What is mapped, by offset; the guest's region, if there is one, has the same. */
   #mappings: RangeMap<Mapping> = RangeMap.EMPTY;
@@ -116,14 +126,17 @@ export class DeviceMemory implements Disposable {
     options: DeviceMemoryOptions,
     onDispose: (memory: DeviceMemory) => void,
   ) {
-    const { holes = "exit" } = options;
+    const { holes = "exit", priority = DEVICE_PRIORITY } = options;
     if (typeof name !== "string") throw new TypeError("Device memory needs a name");
     if (new MemoryRange(0, length).isEmpty) throw new RangeError(`Device memory "${name}" needs a length above 0`);
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
+    checkPriority(priority, `Priority of device memory "${name}"`);
     this.name = name;
     this.length = length;
     this.#regions = regions;
     this.#holes = holes;
+    this.#priority = priority;
+    this.#age = regions.nextAge();
     this.#onDispose = onDispose;
   }
 
@@ -213,10 +226,10 @@ export class DeviceMemory implements Disposable {
       const region = this.#regions.newRegion({
         name: this.name,
         range,
-        priority: DEVICE_PRIORITY,
+        priority: this.#priority,
         type: "device",
         holes: this.#holes,
-      });
+      }, this.#age);
       for (const { start, end, value: mapping } of this.#mappings) {
         const mappable = mappableOf(mapping);
         if (mappable === null) continue;

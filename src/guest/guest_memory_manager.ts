@@ -2,12 +2,13 @@ import { VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
 import { checkAligned, checkNumber, type MemoryRange, ownFilledRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
-import { checkAlias, layOutRam, RAM_ALIGNMENT } from "../core/ram_layout.ts";
+import { checkAlias, layOutRam, RAM_ALIGNMENT, RAM_PRIORITY } from "../core/ram_layout.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import { internalsOf, RegionManager } from "../regions/region_manager.ts";
+import { checkPriority } from "../targets/checks.ts";
 import { reportTo } from "../targets/report.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
 import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from "./device_memory.ts";
@@ -34,7 +35,12 @@ export interface GuestMemoryOptions {
   readonly x86Legacy?: boolean;
   /** Whether all memory is pinned into host memory for partitions that are attached, `false` by default. */
   readonly pin?: boolean;
-  /** `"nested"` (the default): of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
+  /** The priority of RAM, 0 to 255: 255 by default, so that it hides whatever else is at its addresses. */
+  readonly ramPriority?: number;
+  /**
+   * `"nested"` (the default): of two overlapping regions the higher one contains the lower, or both are of equal priority
+   * and on one range. `"any"`: no such rule. RAM never overlaps RAM, under either.
+   */
   readonly overlap?: OverlapRule;
   /** Is told what the manager does; `console` fits. Silent by default. A logger that throws is ignored. */
   readonly logger?: Logger;
@@ -97,6 +103,8 @@ export class GuestMemoryManager implements Disposable {
 
   private constructor(options: GuestMemoryOptions, stack: DisposableStack) {
     const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce, va } = options;
+    const { ramPriority = RAM_PRIORITY } = options;
+    checkPriority(ramPriority, "ramPriority");
     const report = reportTo(logger);
     checkAligned(maxAddress, "maxAddress");
     if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
@@ -119,7 +127,12 @@ export class GuestMemoryManager implements Disposable {
       }),
     );
     this.#pin = pin;
-    this.#ram = new Ram(this.regions, { maxAddress, hasMemory: this.#va.view !== undefined, report });
+    this.#ram = new Ram(this.regions, {
+      maxAddress,
+      priority: ramPriority,
+      hasMemory: this.#va.view !== undefined,
+      report,
+    });
     this.#shareable = new ShareableRegions(this.regions, () => this.#ram.regions, report);
     this.#ram.add(backings, layouts);
   }
@@ -411,7 +424,8 @@ function deviceHost(regions: RegionManager): DeviceMemoryHost {
     get disposed() {
       return regions.disposed;
     },
-    newRegion: (options) => regions.newRegion(options),
+    nextAge: () => internalsOf(regions).nextAge(),
+    newRegion: (options, age) => internalsOf(regions).newRegion(options, age),
     batch: (requests) => regions.batch(requests),
     whenDecided: (outcome) => internalsOf(regions).whenDecided(outcome),
   };

@@ -1,6 +1,6 @@
 import { DisposedError } from "../core/errors.ts";
 import { MemoryRange, ownRange } from "../core/memory_range.ts";
-import { type BackingLayout, layOutRam, nearest, RAM_PRIORITY, RamLayoutError } from "../core/ram_layout.ts";
+import { type BackingLayout, layOutRam, nearest, RamLayoutError } from "../core/ram_layout.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import type { Report } from "../targets/report.ts";
@@ -19,6 +19,8 @@ export interface RamBlock {
 export interface RamOptions {
   /** Where guest memory ends, in bytes. */
   readonly maxAddress: number;
+  /** 0 to 255. */
+  readonly priority: number;
   /** Whether there is memory behind host addresses, or stand-ins in a test. */
   readonly hasMemory: boolean;
   readonly report: Report;
@@ -126,7 +128,7 @@ export class Ram {
     using _source = source === "private" ? null : source;
     const policy = ramPolicy(backing, layout, hasMemory, report);
     return layout.pieces.map(({ name, range, fileOffset }) => {
-      const region = this.#regions.newRegion({ name, range, priority: RAM_PRIORITY, type: "ram" });
+      const region = this.#regions.newRegion({ name, range, priority: this.#options.priority, type: "ram" });
       const rangeInRegion = new MemoryRange(0, range.length);
       region.addMapping({ rangeInRegion, mappable: source, fileOffset, copyOnWrite, policy });
       region.map({ prefetch });

@@ -5,7 +5,7 @@
  */
 
 import type { Span } from "../core/span.ts";
-import type { Layers } from "../core/map/overlap.ts";
+import type { Layers } from "../core/map/layers.ts";
 import type { Mapping, Region, RegionState } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { RangeMap } from "../core/range_map.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Layers, regionsIn } from "../core/map/overlap.ts";
+import { type Layers, regionsIn } from "../core/map/layers.ts";
 import type { Region } from "../core/map/region.ts";
 import { Axis } from "./axis.ts";
 

@@ -1,5 +1,6 @@
 import type { RangeMap } from "../core/range_map.ts";
-import { fragments, regionsIn } from "../core/map/overlap.ts";
+import { regionsIn } from "../core/map/layers.ts";
+import { fragments } from "../core/map/overlap.ts";
 import type { Mapping, Region, RegionState } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { labelOf } from "../memory/file_backing.ts";

@@ -4,7 +4,10 @@ import type { Logger, Quiesce } from "../targets/targets.ts";
 
 /** How a `RegionManager` works. */
 export interface RegionManagerOptions {
-  /** `"nested"` (the default): of two overlapping regions the higher one contains the lower. `"any"`: no such rule. */
+  /**
+   * `"nested"` (the default): of two overlapping regions the higher one contains the lower, or both are of equal priority
+   * and on one range. `"any"`: no such rule. Where priorities are equal, the region made first wins.
+   */
   overlap?: OverlapRule;
   /** Is told what the manager does; `console` fits. Silent by default. A logger that throws is ignored. */
   logger?: Logger;

@@ -1,4 +1,4 @@
-import { regionsIn } from "../core/map/overlap.ts";
+import { regionsIn } from "../core/map/layers.ts";
 import type { MapParams } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { MemoryRange } from "../core/memory_range.ts";

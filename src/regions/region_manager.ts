@@ -27,7 +27,7 @@ import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import { GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
-import { checkBoolean, checkDmaTarget, checkMethods, checkPartition } from "../targets/checks.ts";
+import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
 import { closeFile, mappableOf } from "../memory/file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
@@ -53,6 +53,10 @@ export interface RegionInternals {
   pieces(start: number, end: number): readonly Entry<Piece>[];
   /** Gives RAM back to the host, now or once the batch under way has come true. */
   discard(range: MemoryRange): void;
+  /** The age of a region that is made now, for those that are to succeed it. */
+  nextAge(): number;
+  /** Adds a region that is as old as `age` says. */
+  newRegion(options: RegionOptions, age: number): RegionHandle;
   /** What a region has, visible or not, in order. */
   mappings(handle: RegionHandle): readonly Entry<Mapping>[];
   /** The memory map as it is now: the empty one once the manager has been disposed. */
@@ -174,6 +178,8 @@ export class RegionManager implements Disposable {
         return piecesIn(this.#map.committed, start, end);
       },
       discard: (range) => this.#discard(range),
+      nextAge: () => this.#nextId++,
+      newRegion: (options, age) => this.#newRegion(options, age),
       mappings: (handle) => {
         this.#map.check();
         return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
@@ -201,6 +207,10 @@ export class RegionManager implements Disposable {
    * @throws {RangeError} If the range is empty or beyond the reservation, or the priority is not 0 to 255.
    */
   newRegion(options: RegionOptions): RegionHandle {
+    return this.#newRegion(options, this.#nextId);
+  }
+
+  #newRegion(options: RegionOptions, age: number): RegionHandle {
     const { name, priority, type = "ram", holes = "exit" } = options;
     if (typeof name !== "string") throw new TypeError("A region needs a name");
     const range = ownFilledRange(options.range, `Region "${name}"`);
@@ -209,12 +219,10 @@ export class RegionManager implements Disposable {
         `Region "${name}" (${range}) reaches beyond the reservation of ${hex(this.#va.length)} bytes`,
       );
     }
-    if (!Number.isInteger(priority) || priority < 0 || priority > 255) {
-      throw new RangeError(`Priority of region "${name}" must be an integer from 0 to 255, got ${priority}`);
-    }
+    checkPriority(priority, `Priority of region "${name}"`);
     if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
     if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
-    const region: Region = { id: this.#nextId++, name, range, priority, type, holes, latest: undefined };
+    const region: Region = { id: this.#nextId++, age, name, range, priority, type, holes, latest: undefined };
     this.#map.check();
     this.#map.request("add", region, this.#withRegion(region));
     return new RegionHandle(region, this.#requests);

@@ -1,6 +1,7 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
-import { regionsIn, type View } from "../core/map/overlap.ts";
+import { regionsIn } from "../core/map/layers.ts";
+import type { View } from "../core/map/overlap.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";

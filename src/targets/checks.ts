@@ -13,6 +13,12 @@ export function checkBoolean(value: boolean, what: string): void {
   if (typeof value !== "boolean") throw new TypeError(`${what} must be true or false, got ${String(value)}`);
 }
 
+/** Throws unless `priority` is one. */
+export function checkPriority(priority: number, what: string): void {
+  if (Number.isInteger(priority) && priority >= 0 && priority <= 255) return;
+  throw new RangeError(`${what} must be an integer from 0 to 255, got ${String(priority)}`);
+}
+
 /** Throws unless `value` is an object that has all of `methods`. */
 export function checkMethods(value: unknown, what: string, methods: readonly string[]): void {
   if ((typeof value !== "object" && typeof value !== "function") || value === null) {

@@ -11,12 +11,13 @@ const someRegions = fc.array(
   fc.record({ start: fc.nat(PAGES - 1), length: fc.integer({ min: 1, max: 12 }) }),
   { minLength: 1, maxLength: 8 },
 ).map((shapes) =>
-  // A priority of its own each, so that any overlap is allowed.
   shapes.map(({ start, length }, id): Region => ({
     id,
+    age: id,
     name: `region ${id}`,
     range: new MemoryRange(start * PAGE_SIZE, Math.min(PAGES, start + length) * PAGE_SIZE),
-    priority: (id * 5) % 8,
+    // Some have one in common, so that age decides.
+    priority: (id * 5) % 3,
     type: "ram",
     holes: "exit",
     latest: undefined,

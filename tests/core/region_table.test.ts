@@ -10,6 +10,7 @@ const REGIONS = 4;
 function newRegion(id: number): Region {
   return {
     id,
+    age: id,
     name: `r${id}`,
     range: MemoryRange.of(id * 0x1000, 0x1000),
     priority: 0,

@@ -285,8 +285,8 @@ export class Model {
     const inA = pagesOf(a);
     const inB = pagesOf(b);
     if (!inA.some((_, page) => inA[page] && inB[page])) return true;
-    if (a.priority === b.priority) return inA.every((_, page) => inA[page] === inB[page]);
     if (this.overlap === "any") return true;
+    if (a.priority === b.priority) return inA.every((_, page) => inA[page] === inB[page]);
     const [higher, lower] = a.priority > b.priority ? [inA, inB] : [inB, inA];
     return lower.every((inside, page) => !inside || higher[page]);
   }

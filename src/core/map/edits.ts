@@ -8,7 +8,8 @@
  * @module
  */
 
-import { addToLayers, checkOverlap, fragments, hide, type OverlapRule, removeFromLayers, show } from "./overlap.ts";
+import { addToLayers, removeFromLayers } from "./layers.ts";
+import { checkOverlap, fragments, hide, type OverlapRule, show } from "./overlap.ts";
 import { MappingError } from "../errors.ts";
 import { MemoryRange } from "../memory_range.ts";
 import { RangeMap } from "../range_map.ts";

@@ -10,8 +10,10 @@ import type { HostMemory, MemoryPolicy } from "../targets.ts";
 
 /** What is fixed about a region for as long as it lives. */
 export interface Region {
-  /** Unique in its manager and ascending: a smaller id is an older region. */
+  /** Unique in its manager and ascending. */
   readonly id: number;
+  /** Of two regions of equal priority the one with the smaller number wins: its id, or that of the one it succeeds. */
+  readonly age: number;
   /** For messages and inspection; need not be unique. */
   readonly name: string;
   /** The GPA range it occupies, in bytes. */

@@ -5,7 +5,8 @@
  * @module
  */
 
-import type { Layers, View } from "./overlap.ts";
+import type { Layers } from "./layers.ts";
+import type { View } from "./overlap.ts";
 import { RangeMap } from "../range_map.ts";
 import type { Mapping, OwnMemory, Piece, Region, RegionState } from "./region.ts";
 import { RegionTable } from "./region_table.ts";
