@@ -127,7 +127,7 @@ const family: Family = {
       const { port1, port2 } = new MessageChannel();
       stage.manager.serve(port1);
       const client = await membacking.RegionManagerClient.connect(port2);
-      stage.live.push(known.region.range, known.file.clone(), client, client.memory);
+      stage.live.push(known.region.range, client, client.memory);
       await callAnything(random, notes, stage, 600);
       known.check(notes);
       all = stage.dispose(notes);
