@@ -14,7 +14,7 @@
 
 import { MappingError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
-import { checkAligned, type MemoryRange } from "../../src/core/memory_range.ts";
+import { checkAligned, type MemoryRange, ownRange } from "../../src/core/memory_range.ts";
 import type { Access } from "../../src/core/targets.ts";
 import { adviseHost } from "../os/advise.ts";
 import { type Reservation, reservationAt } from "../host/reservation.ts";
@@ -82,7 +82,8 @@ export class VmMemory {
   }
 
   /** As `KvmVm.mapRange`. */
-  mapRange(hva: number, range: MemoryRange, access: SlotAccess): void {
+  mapRange(hva: number, where: MemoryRange, access: SlotAccess): void {
+    const range = ownRange(where, "A memory slot");
     const fd = this.#fd;
     checkAligned(hva, "Host address");
     const { start, end } = range;
@@ -110,7 +111,8 @@ export class VmMemory {
   }
 
   /** As `KvmVm.unmapRange`. */
-  unmapRange(range: MemoryRange): void {
+  unmapRange(where: MemoryRange): void {
+    const range = ownRange(where, "A memory slot");
     const fd = this.#fd;
     const found = this.#book.exactly(range);
     if (found === undefined) throw new MappingError(`${this.#name} has no memory slot at exactly ${range}`, range);
@@ -125,7 +127,8 @@ export class VmMemory {
   }
 
   /** As `KvmVm.setDirtyLog`. */
-  setDirtyLog(range: MemoryRange, on: boolean): void {
+  setDirtyLog(where: MemoryRange, on: boolean): void {
+    const range = ownRange(where, "A memory slot");
     const fd = this.#fd;
     const found = this.#book.exactly(range);
     if (found === undefined) throw new MappingError(`${this.#name} has no memory slot at exactly ${range}`, range);
@@ -153,20 +156,23 @@ export class VmMemory {
   }
 
   /** As `KvmVm.takeDirty`. */
-  takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
+  takeDirty(where: MemoryRange, mark: (start: number, end: number) => void): void {
+    const range = ownRange(where, "A log of written pages");
     if (this.#closed) this.#dirty.takeRest(range, mark);
     else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark satisfies Mark);
   }
 
   /** As `KvmVm.prefetchRange`. */
-  prefetchRange(range: MemoryRange, copyOnWrite: boolean): void {
+  prefetchRange(where: MemoryRange, copyOnWrite: boolean): void {
+    const range = ownRange(where, "Prefetching");
     for (const { hva, length, writable } of this.#pieces(range)) {
       adviseHost(hva, length, writable && !copyOnWrite ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
     }
   }
 
   /** As `KvmVm.pinRange`. */
-  pinRange(range: MemoryRange): void {
+  pinRange(where: MemoryRange): void {
+    const range = ownRange(where, "Pinning");
     const pieces = this.#pieces(range);
     this.#pins.pin(pieces);
     for (const { hva, length } of pieces) {
@@ -176,7 +182,8 @@ export class VmMemory {
   }
 
   /** As `KvmVm.unpinRange`. */
-  unpinRange(range: MemoryRange): void {
+  unpinRange(where: MemoryRange): void {
+    const range = ownRange(where, "Unpinning");
     this.#pins.unpin(range.start, range.end);
     if (this.#pins.size === 0) this.#releasePinned();
   }

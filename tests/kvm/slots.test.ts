@@ -100,6 +100,56 @@ kvmTest("bad host addresses and empty ranges are refused before KVM sees them", 
   assertEquals(host.slots, []);
 });
 
+kvmTest(
+  "a range that says now one thing and now another, or what no range can, makes and deletes no slot of others",
+  () => {
+    using host = new Setup();
+    host.map(0, 0x4000);
+    host.map(0x8000, 0x9000);
+    const slots = host.slots;
+    class Changing extends MemoryRange {
+      asked = 0;
+      override get length(): number {
+        return this.asked++ === 0 ? PAGE : 2 ** 50;
+      }
+    }
+    const lie = (start: number, end: number) =>
+      Object.create(MemoryRange.prototype, { start: { value: start }, end: { value: end } });
+    const lies: unknown[] = [
+      { start: 0, end: 0x4000, length: 0x4000 },
+      lie(NaN, NaN),
+      lie(0, NaN),
+      lie(2 ** 60, 2 ** 61),
+      lie(1, 0x1000),
+      lie(0x2000, 0x1000),
+      null,
+    ];
+    for (const range of lies as MemoryRange[]) {
+      for (
+        const use of [
+          () => host.vm.mapRange(host.va.base, range, READ_WRITE),
+          () => host.vm.unmapRange(range),
+          () => host.vm.setDirtyLog(range, true),
+          () => host.vm.takeDirty(range, () => {}),
+          () => host.vm.prefetchRange(range),
+          () => host.vm.pinRange(range),
+          () => host.vm.unpinRange(range),
+        ]
+      ) {
+        try {
+          use();
+          throw new Error(`${use} took ${Deno.inspect(range)}`);
+        } catch (error) {
+          assert(error instanceof TypeError || error instanceof RangeError, String(error));
+        }
+      }
+    }
+    // What a subclass says about its length is not asked.
+    host.vm.mapRange(host.va.base + 0x1_0000, new Changing(0x1_0000, 0x1_1000), READ_WRITE);
+    assertEquals(host.slots, [...slots, "2: 0x10000-0x11000 rw"]);
+  },
+);
+
 kvmTest("every slot KVM has can be used, and one more is an error", () => {
   using host = new Setup();
   const { vm, va } = host;
