@@ -119,10 +119,17 @@ function* layerRows(layers: Layers, window: Window): Generator<{ priority: numbe
     for (const { start, end, value: group, many } of seenIn(groups, window)) {
       const members = group instanceof RangeMap ? [...group].map(({ value }) => value) : [group];
       if (many) rows[0]?.push([start, end, null]);
-      else members.slice(0, MOST_ROWS).forEach((region, i) => (rows[i] ??= []).push([start, end, region]));
+      else members.slice(0, MOST_ROWS).forEach((region, i) => place(rows[i] ??= [], start, end, region));
     }
     yield { priority, rows };
   }
+}
+
+/** Adds a region to the left of the others, or to itself where others of its priority overlap it in part. */
+function place(row: Placed[], start: number, end: number, region: Region): void {
+  const right = row.at(-1);
+  if (right?.[2] === region && right[0] === end) right[0] = start;
+  else row.push([start, end, region]);
 }
 
 /** Adds a piece to the left of the others. Neighbours that cannot be told apart are one. */

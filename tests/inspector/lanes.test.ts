@@ -36,7 +36,7 @@ Deno.test("the lanes of a random map show what inspect() says of it", () => {
         const length = (pieces: readonly (readonly [number, number, ...unknown[]])[]) =>
           pieces.reduce((sum, [from, to]) => sum + to - from, 0);
         assertEquals(length(own), end - start);
-        if (mapParams === null) assertEquals(own.map(([, , look]) => look), ["unmapped"]);
+        if (mapParams === null) assertEquals(new Set(own.map(([, , look]) => look)), new Set(["unmapped"]));
         else assertEquals(length(own.filter(([, , look]) => look !== "hidden")), length(visible.map(bounds)));
       }
     }

@@ -1,10 +1,9 @@
 import { assert, assertEquals, assertInstanceOf, assertStrictEquals } from "@std/assert";
 import { MappingError } from "membacking";
 import { FAILURE_MODES, type FailureMode, type TargetCall } from "membacking/testing";
-import { Model, type Request } from "../model/model.ts";
+import { Model } from "../model/model.ts";
 import { checkEconomy, describe, Files, wantedNow, World } from "../model/world.ts";
 import { FILES, PAGES, type Scenario, SCENARIOS } from "./scenarios.ts";
-import { PAGE } from "../support/units.ts";
 
 /** A world in which everything before the scenario's request has happened. */
 function prepare({ overlap = "nested", given }: Scenario, files: Files): { model: Model; world: World } {
