@@ -13,8 +13,9 @@ export class Child implements AsyncDisposable {
   #buffered = "";
 
   /** Starts the program at `path`. */
-  constructor(path: string) {
-    this.#process = new Deno.Command(path, { stdin: "piped", stdout: "piped", stderr: "inherit" }).spawn();
+  constructor(path: string, args: readonly string[] = []) {
+    this.#process = new Deno.Command(path, { args: [...args], stdin: "piped", stdout: "piped", stderr: "inherit" })
+      .spawn();
     this.#input = this.#process.stdin.getWriter();
     this.#output = this.#process.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }

@@ -12,7 +12,7 @@
 
 import { DisposedError } from "../../src/core/errors.ts";
 import { cString, libc } from "./libc.ts";
-import { F_DUPFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK } from "./mman.ts";
+import { F_DUPFD_CLOEXEC, F_GETFL, O_CLOEXEC, O_NONBLOCK } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
 import { plainBytes } from "./plain_bytes.ts";
 import { Poll, pollOne } from "./poll.ts";
@@ -50,6 +50,7 @@ const AF_UNIX = 1;
 const TYPES: Readonly<Record<SocketType, number>> = { stream: 1, seqpacket: 5 };
 const SOL_SOCKET = 1;
 const SO_PASSCRED = 16;
+const SO_RCVTIMEO = 20;
 const SCM_RIGHTS = 1;
 const SCM_CREDENTIALS = 2;
 const MSG_CTRUNC = 0x8;
@@ -60,6 +61,7 @@ const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const SHUT_WR = 1;
 const SHUT_RDWR = 2;
 const F_SETFD = 2;
+const F_SETFL = 4;
 const FD_CLOEXEC = 1;
 
 /** The part of `struct sockaddr_un` there is: a family of two bytes and a path of at most 108 with its NUL. */
@@ -83,6 +85,10 @@ export class UnixSocket implements Disposable {
   readonly #vector = new BigUint64Array(2);
   readonly #control = new DataView(new ArrayBuffer(CONTROL_SIZE));
   readonly #controlAddress = BigInt(addressOf(this.#control));
+
+  #isPatient = false;
+  /** What the vector names. */
+  #bytes: Uint8Array<ArrayBuffer> | undefined;
 
   private constructor(fd: number) {
     this.#fd = fd;
@@ -165,6 +171,22 @@ export class UnixSocket implements Disposable {
     unwrap(sys.setsockopt(this.fd, SOL_SOCKET, SO_PASSCRED, new Int32Array([1]), 4), errno[0], "setsockopt");
   }
 
+  /** How long `receive` may wait, in milliseconds; above 0. Set once: until then it never waits. */
+  set patience(milliseconds: number) {
+    const { sys, errno } = libc();
+    const flags = unwrap(sys.fcntl(this.fd, F_GETFL, 0), errno[0], "fcntl");
+    unwrap(sys.fcntl(this.fd, F_SETFL, flags & ~O_NONBLOCK), errno[0], "fcntl");
+    const seconds = Math.floor(milliseconds / 1000);
+    const time = new BigInt64Array([BigInt(seconds), BigInt(Math.ceil((milliseconds - 1000 * seconds) * 1000))]);
+    // SAFETY: the kernel reads one struct timeval.
+    unwrap(
+      sys.setsockopt(this.fd, SOL_SOCKET, SO_RCVTIMEO, new Int32Array(time.buffer), 16),
+      errno[0],
+      "setsockopt",
+    );
+    this.#isPatient = true;
+  }
+
   /** Makes a child process inherit it, or not; it does not to begin with. */
   set inheritable(value: boolean) {
     const { sys, errno } = libc();
@@ -202,20 +224,23 @@ export class UnixSocket implements Disposable {
   }
 
   /**
-   * Receives bytes and descriptors. Never waits.
+   * Receives bytes and descriptors.
    *
+   * @param waits Whether it waits for as long as `patience`, or until a signal, where nothing has arrived yet.
    * @returns What has arrived, or `null` where nothing has. A length of 0 says that the other end is closed.
    * @throws {OsError} ECONNRESET where the other end closed before it had read everything.
    */
-  receive(into: Uint8Array<ArrayBuffer>): Received | null {
+  receive(into: Uint8Array<ArrayBuffer>, waits = false): Received | null {
     const { fd } = this;
     const { sys, errno } = libc();
+    const mayWait = waits && this.#isPatient;
+    const waitFlag = mayWait ? 0 : MSG_DONTWAIT;
     while (true) {
       this.#prepare(into, CONTROL_SIZE);
       // SAFETY: as `#prepare` says; the kernel writes at most the lengths named there.
-      const length = sys.recvmsg(fd, this.#headerBytes, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+      const length = sys.recvmsg(fd, this.#headerBytes, waitFlag | MSG_CMSG_CLOEXEC);
       const code = length === -1 ? errno[0] ?? 0 : 0;
-      if (code === Errno.EAGAIN) return null;
+      if (code === Errno.EAGAIN || (code === Errno.EINTR && mayWait)) return null;
       if (code === Errno.EINTR) continue;
       if (code !== 0) throw new OsError("recvmsg", code);
       const flags = this.#header.getInt32(MSGHDR.flags, true);
@@ -252,8 +277,11 @@ export class UnixSocket implements Disposable {
 
   /** Fills the header in: one buffer, and a control area of so many bytes. Both outlive the call that follows. */
   #prepare(bytes: Uint8Array<ArrayBuffer>, control: number): void {
-    this.#vector[0] = bytes.length === 0 ? 0n : BigInt(addressOf(bytes));
-    this.#vector[1] = BigInt(bytes.length);
+    if (bytes !== this.#bytes) {
+      this.#bytes = bytes;
+      this.#vector[0] = bytes.length === 0 ? 0n : BigInt(addressOf(bytes));
+      this.#vector[1] = BigInt(bytes.length);
+    }
     this.#header.setBigUint64(MSGHDR.control, control === 0 ? 0n : this.#controlAddress, true);
     this.#header.setBigUint64(MSGHDR.controllen, BigInt(control), true);
     this.#header.setInt32(MSGHDR.flags, 0, true);

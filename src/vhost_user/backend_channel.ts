@@ -106,7 +106,7 @@ export class BackendChannel implements Disposable {
   #serveKept(): void {
     for (let served = 0; served < MAX_AT_ONCE && !this.#disposed; served++) {
       const message = this.#kept.shift();
-      if (message === undefined) return;
+      if (message === undefined) break;
       let granted = false;
       try {
         granted = this.#serve(message);
@@ -115,7 +115,8 @@ export class BackendChannel implements Disposable {
       }
       if ((message.flags & FLAG_NEED_REPLY) !== 0) this.#reply(message, granted);
     }
-    if (this.#kept.length > 0) this.#schedule();
+    // More may have been read than was kept.
+    this.collect();
   }
 
   #reply({ request }: Message, granted: boolean): void {

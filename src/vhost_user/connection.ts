@@ -100,6 +100,7 @@ export class Connection implements Disposable {
   constructor(socket: UnixSocket, deadline: number) {
     this.deadline = deadline;
     this.#messages = new MessageSocket(socket);
+    socket.patience = PATIENCE;
     this.#watch = watchFd(socket.fd, Poll.IN, (events) => this.#ready(events));
   }
 
@@ -212,27 +213,26 @@ export class Connection implements Disposable {
    */
   waitFor(replies: readonly Reply<unknown>[]): void {
     const start = performance.now();
+    const { fd } = this.#messages.socket;
     for (const reply of replies) {
       while (!reply.settled) {
-        this.#guard(() => {
-          this.#messages.flush();
-          this.#pump();
-        });
-        if (reply.settled) break;
         const waited = performance.now() - start;
         if (waited >= this.deadline) {
           this.#miss(reply.name);
           break;
         }
-        const { backend } = this;
-        if (backend !== undefined) {
-          backend.collect();
-          if (waited >= PATIENCE) backend.refuseWaiting();
+        if (this.#messages.isFull) this.#guard(() => this.#messages.flush());
+        else if (waited < PATIENCE) {
+          // For as long as requests of the back end may wait, there is one socket to be waited for.
+          this.#guard(() => this.#pump(true));
+          continue;
         }
-        const fds = [this.#messages.socket.fd];
-        if (backend !== undefined && backend.canCollect) fds.push(backend.fd);
-        const patience = backend !== undefined && waited < PATIENCE ? PATIENCE - waited : this.deadline - waited;
-        pollAny(fds, this.#messages.isFull ? 1 : Math.max(1, patience));
+        const { backend } = this;
+        if (waited >= PATIENCE) backend?.refuseWaiting();
+        const fds = backend?.canCollect ? [fd, backend.fd] : [fd];
+        const ready = pollAny(fds, this.#messages.isFull ? 1 : Math.max(1, this.deadline - waited));
+        if ((ready & 1) !== 0) this.#guard(() => this.#pump());
+        if ((ready & 2) !== 0) backend?.collect();
       }
     }
     // It may have acknowledged everything and gone.
@@ -272,9 +272,9 @@ export class Connection implements Disposable {
     });
   }
 
-  /** Reads what has arrived. */
-  #pump(): void {
-    for (let message = this.#messages.receive(); message !== null; message = this.#messages.receive()) {
+  /** Reads what has arrived, or, with `waits`, what comes in a moment. */
+  #pump(waits = false): void {
+    for (let message = this.#messages.receive(waits); message !== null; message = this.#messages.receive()) {
       try {
         this.#dispatch(message);
       } finally {

@@ -261,7 +261,6 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     if (state() === "cut off") return this.#keepFrom(wanted);
     const change = changeTable(this.#table, wanted, link.rules);
     if (change.removed.length === 0 && change.added.length === 0) return;
-    if (connection.look() !== "open") return this.#settle(pieces);
     this.#lengthenLog(this.#end(change.table));
     const before = this.#table;
     const files = new Map<OpenFile | null, Mappable | null>();

@@ -53,10 +53,14 @@ export function encodeMessage(request: number, flags: number, payload: Uint8Arra
   return bytes;
 }
 
-/** The header in the first bytes of `bytes`. */
-export function decodeHeader(bytes: Uint8Array<ArrayBuffer>): MessageHeader {
+/** The header in the bytes at `at`. */
+export function decodeHeader(bytes: Uint8Array<ArrayBuffer>, at = 0): MessageHeader {
   const view = viewOf(bytes);
-  return { request: view.getUint32(0, true), flags: view.getUint32(4, true), size: view.getUint32(8, true) };
+  return {
+    request: view.getUint32(at, true),
+    flags: view.getUint32(at + 4, true),
+    size: view.getUint32(at + 8, true),
+  };
 }
 
 /** No payload. */

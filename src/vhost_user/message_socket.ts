@@ -27,11 +27,15 @@ const MAX_WAITING = 64 * 1024;
  */
 export class MessageSocket implements Disposable {
   readonly socket: UnixSocket;
-  readonly #header = new Uint8Array(HEADER_SIZE);
+  /** What has arrived of a message that is not all there. */
+  readonly #buffer = new Uint8Array(HEADER_SIZE + MAX_PAYLOAD);
   #have = 0;
-  #current: MessageHeader | null = null;
-  #payload: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  /** The descriptors that came with it. */
   #fds: number[] = [];
+  /** Messages that are all there. */
+  readonly #ready: Message[] = [];
+  /** Whether the last look found less than there was room for, so that another would find nothing. */
+  #drained = false;
   #waiting: Waiting[] = [];
 
   /** Takes the socket over. */
@@ -85,66 +89,75 @@ export class MessageSocket implements Disposable {
   /**
    * The next message, `null` while it is not all there.
    *
+   * @param waits Whether it waits a moment for one (the socket's `patience`).
    * @throws {VhostUserError} `"disconnected"` at the end of the connection, `"protocol"` for what is no message.
    */
-  receive(): Message | null {
+  receive(waits = false): Message | null {
     while (true) {
-      if (this.#current === null) {
-        if (!this.#fill(this.#header)) return null;
-        const header = decodeHeader(this.#header);
-        this.#have = 0;
-        if (!isKnownVersion(header.flags)) {
-          throw new VhostUserError(
-            "protocol",
-            "",
-            `A message of the back end has the flags 0x${header.flags.toString(16)}`,
-          );
-        }
-        if (header.size > MAX_PAYLOAD) {
-          throw new VhostUserError("protocol", "", `The back end announces a message of ${header.size} bytes`);
-        }
-        this.#payload = new Uint8Array(header.size);
-        this.#current = header;
+      const message = this.#ready.shift();
+      if (message !== undefined) return message;
+      if (this.#drained) {
+        this.#drained = false;
+        return null;
       }
-      if (!this.#fill(this.#payload)) return null;
-      const message: Message = { ...this.#current, payload: this.#payload, fds: this.#fds };
-      this.#have = 0;
-      this.#current = null;
-      this.#fds = [];
-      return message;
+      const into = this.#have === 0 ? this.#buffer : this.#buffer.subarray(this.#have);
+      const received = this.#receive(into, waits);
+      if (received === null) return null;
+      this.#drained = received.length < into.length && received.fds.length === 0;
+      this.#take(received);
     }
   }
 
-  /** Whether `into` is full now. */
-  #fill(into: Uint8Array<ArrayBuffer>): boolean {
-    while (this.#have < into.length) {
-      const received = this.#receive(into.subarray(this.#have));
-      if (received === null) return false;
-      this.#fds.push(...received.fds);
-      // The end of the connection has no bytes; whether descriptors came along does not matter then.
-      if (received.length === 0) throw new VhostUserError("disconnected", "", "The back end has closed the connection");
-      if (received.truncated || this.#fds.length > MAX_FDS) {
-        throw new VhostUserError("protocol", "", `The back end sent more than ${MAX_FDS} file descriptors at once`);
-      }
-      this.#have += received.length;
-    }
-    return true;
-  }
-
-  #receive(into: Uint8Array<ArrayBuffer>): { length: number; fds: number[]; truncated: boolean } | null {
+  /**
+   * Cuts what has arrived into messages. Descriptors arrive with the last bytes of a look, at which the kernel stops for
+   * them, so they belong to the last message that has begun.
+   */
+  #take({ length, fds, truncated }: { length: number; fds: readonly number[]; truncated: boolean }): void {
+    const buffer = this.#buffer;
+    const end = this.#have + length;
+    let at = 0;
+    let last: Message & { fds: number[] } | undefined;
     try {
-      return this.socket.receive(into);
+      if (length === 0) throw new VhostUserError("disconnected", "", "The back end has closed the connection");
+      while (end - at >= HEADER_SIZE) {
+        const header = decodeHeader(buffer, at);
+        checkHeader(header);
+        const next = at + HEADER_SIZE + header.size;
+        if (next > end) break;
+        last = { ...header, payload: buffer.slice(at + HEADER_SIZE, next), fds: at === 0 ? this.#fds : [] };
+        if (at === 0) this.#fds = [];
+        this.#ready.push(last);
+        at = next;
+      }
+    } finally {
+      // Whatever happens, they are somebody's to close.
+      (last === undefined || at < end ? this.#fds : last.fds).push(...fds);
+    }
+    if (truncated || this.#fds.length > MAX_FDS || (last?.fds.length ?? 0) > MAX_FDS) {
+      throw new VhostUserError("protocol", "", `The back end sent more than ${MAX_FDS} file descriptors at once`);
+    }
+    if (at > 0) buffer.copyWithin(0, at, end);
+    this.#have = end - at;
+  }
+
+  #receive(
+    into: Uint8Array<ArrayBuffer>,
+    waits: boolean,
+  ): { length: number; fds: number[]; truncated: boolean } | null {
+    try {
+      return this.socket.receive(into, waits);
     } catch (cause) {
       throw goneBy(cause);
     }
   }
 
   /**
-   * Closes what arrived with a message that is not all there. It may be the other end's own socket, which would then
+   * Closes what arrived with messages that nobody has received. It may be the other end's own socket, which would then
    * never be seen to close.
    */
   discard(): void {
     closeFds(this.#fds.splice(0));
+    for (const { fds } of this.#ready.splice(0)) closeFds(fds);
   }
 
   /** Closes the socket, and whatever arrived or waits to be sent. */
@@ -153,6 +166,15 @@ export class MessageSocket implements Disposable {
     for (const { fds } of this.#waiting) closeFds(fds);
     this.#waiting = [];
     this.socket[Symbol.dispose]();
+  }
+}
+
+function checkHeader({ flags, size }: MessageHeader): void {
+  if (!isKnownVersion(flags)) {
+    throw new VhostUserError("protocol", "", `A message of the back end has the flags 0x${flags.toString(16)}`);
+  }
+  if (size > MAX_PAYLOAD) {
+    throw new VhostUserError("protocol", "", `The back end announces a message of ${size} bytes`);
   }
 }
 

@@ -5,10 +5,12 @@
  */
 
 import type { OpenFile } from "../../ffi/files/open_file.ts";
+import type { Connection } from "./connection.ts";
 import { VhostUserError } from "./errors.ts";
 import { type BackendLink, refusalIn } from "./link.ts";
 import { encodeMemReg, encodeMemTable, type WireRegion } from "./message.ts";
 import { entryAt, type Run, type TableChange } from "./memory_table.ts";
+import { MAX_TABLE_REGIONS } from "./protocol.ts";
 import type { Outgoing } from "./vring.ts";
 
 /** What is needed to put a table into messages. */
@@ -19,6 +21,12 @@ export interface TableContext {
   readonly userBase: number;
   /** The descriptor of a file in the table. */
   readonly fdOf: (file: OpenFile) => number;
+}
+
+/** A message, and the one that takes back what it does. */
+interface Move {
+  readonly out: Outgoing;
+  readonly back: Outgoing;
 }
 
 /**
@@ -33,22 +41,19 @@ export interface TableContext {
 export function exchangeTable(link: BackendLink, change: TableChange<OpenFile>, context: TableContext): void {
   const { connection } = link;
   try {
+    const ways = waysOf(link, change, context);
     link.suspend(
       link.vrings.in("running").filter(({ parts }) =>
         change.disturbs && link.rules.kind === "slots" ||
         parts.some(({ gpa, length }) => entryAt(change.table, gpa, length) === undefined)
       ),
     );
-    // Back ends look for all their vrings whenever a region is added, suspended or not, and give up if one is missing.
-    const { table, removed, disturbs } = change;
-    const ordered = { table, removed, disturbs, added: vringsFirst(link, change.added) };
-    const refusal = connection.state === "open" ? send(link, ordered, context) : null;
-    if (refusal !== null) {
-      const failed = putBack(link, ordered, context, refusal);
-      if (failed === null) throw refusal.error;
-      const message = `The back end does not take its table back: ${failed.message}`;
-      connection.cutOff(new VhostUserError("protocol", failed.request, message, { cause: failed }));
+    let refusal: VhostUserError | null = null;
+    for (const moves of ways) {
+      refusal = connection.state === "open" ? move(connection, moves) : null;
+      if (refusal === null) break;
     }
+    if (refusal !== null) throw refusal;
   } catch (error) {
     // Sending to a back end that has gone fails, and does not matter.
     if (connection.state !== "gone") throw error;
@@ -56,46 +61,44 @@ export function exchangeTable(link: BackendLink, change: TableChange<OpenFile>, 
   if (connection.state === "cut off") throw connection.error ?? new Error("A connection that was cut off says why");
 }
 
-/** A change that was refused, and what of it had been carried out. */
-interface Refusal {
-  readonly error: VhostUserError;
-  readonly done: readonly boolean[];
+/** The ways there are to make a change, to be tried in this order. */
+function waysOf(link: BackendLink, change: TableChange<OpenFile>, context: TableContext): Move[][] {
+  const { table, removed, added } = change;
+  const { before } = context;
+  const replaced: Move = { out: whole(table, context), back: whole(before, context) };
+  if (link.rules.kind === "whole") return [[replaced]];
+
+  const removals = removed.map((entry): Move => ({ out: remove(entry, context), back: add(entry, context) }));
+  const additions = added.map((entry): Move => ({ out: add(entry, context), back: remove(entry, context) }));
+  const usual = [...removals, ...additions];
+  // Back ends (libvhost-user) look for all their vrings whenever a region is added, and end the connection if one is not
+  // in what they had before. So an entry with vrings is not removed before its parts are added: all is replaced at once,
+  // or for a moment both are there, which other back ends refuse.
+  const moved = [...link.vrings].flatMap(({ parts }) => parts).filter(({ gpa, length }) =>
+    entryAt(removed, gpa, length) !== undefined && entryAt(table, gpa, length) !== undefined
+  );
+  if (moved.length === 0) return [usual];
+  if (Math.max(table.length, before.length) <= MAX_TABLE_REGIONS) return [[replaced], usual];
+  return [[...additions, ...removals], usual];
 }
 
-function send(link: BackendLink, change: TableChange<OpenFile>, context: TableContext): Refusal | null {
-  const { connection } = link;
-  const messages = link.rules.kind === "whole"
-    ? [whole(change.table, context)]
-    : [...change.removed.map((entry) => remove(entry, context)), ...change.added.map((entry) => add(entry, context))];
-  const replies = connection.tellAll(messages);
-  connection.waitFor(replies);
-  if (connection.state !== "open") return null;
-  const error = refusalIn(replies);
-  return error === null ? null : { error, done: replies.map((reply) => refusalIn([reply]) === null) };
-}
-
-/** Puts the table back as it was. @returns What refused that, `null` if nothing did. */
-function putBack(
-  link: BackendLink,
-  { removed, added }: TableChange<OpenFile>,
-  context: TableContext,
-  { done }: Refusal,
-): VhostUserError | null {
-  const { connection } = link;
-  const messages = link.rules.kind === "whole" ? [whole(context.before, context)] : [
-    ...added.filter((_, i) => done[removed.length + i]).map((entry) => remove(entry, context)),
-    ...vringsFirst(link, removed.filter((_, i) => done[i])).map((entry) => add(entry, context)),
-  ];
-  const replies = connection.tellAll(messages);
-  connection.waitFor(replies);
-  return connection.state === "open" ? refusalIn(replies) : null;
-}
-
-/** The entries, those first where vrings are. */
-function vringsFirst(link: BackendLink, entries: readonly Run<OpenFile>[]): Run<OpenFile>[] {
-  const parts = [...link.vrings].flatMap((vring) => vring.parts);
-  const rank = ({ start, end }: Run<OpenFile>) => parts.some(({ gpa }) => start <= gpa && gpa < end) ? 0 : 1;
-  return [...entries].sort((a, b) => rank(a) - rank(b));
+/** Makes all moves, or none. @returns What was refused, `null` if nothing was. */
+function move(connection: Connection, moves: readonly Move[]): VhostUserError | null {
+  const send = (messages: readonly Outgoing[]) => {
+    const replies = connection.tellAll(messages);
+    connection.waitFor(replies);
+    return connection.state === "open" ? replies : [];
+  };
+  const replies = send(moves.map(({ out }) => out));
+  const refusal = refusalIn(replies);
+  if (refusal === null) return null;
+  const done = moves.filter((_, i) => refusalIn(replies.slice(i, i + 1)) === null);
+  const failed = refusalIn(send(done.toReversed().map(({ back }) => back)));
+  if (failed !== null) {
+    const message = `The back end does not take its table back: ${failed.message}`;
+    connection.cutOff(new VhostUserError("protocol", failed.request, message, { cause: failed }));
+  }
+  return refusal;
 }
 
 function whole(entries: readonly Run<OpenFile>[], context: TableContext): Outgoing {

@@ -121,6 +121,27 @@ daemonTest("PAM ranges are switched while the guest keeps the disk at work", asy
   assertEquals(machine.frontend.state, "connected");
 });
 
+daemonTest("an entry with the vring is cut and made whole again, in short tables and in long ones", async () => {
+  await using disk = served();
+  await using machine = await DiskMachine.start(disk.socket);
+  const range = machine.guest.ramRanges.find(({ start }) => start === 0xa0000)!;
+  const others: Disposable[] = [];
+  for (const entries of [1, 12]) {
+    while (machine.memory.table.length < entries) {
+      const region = added(machine, 0x1_0000_0000 + others.length * 0x1000_0000);
+      region.map();
+      others.push(region);
+    }
+    for (const to of ["unmapped", "read-write", "read-only", "read-write"] as const) {
+      machine.guest.setRamVisibility(range, to);
+      await machine.request({ type: "read", sector: 17, buffer: BUFFER, count: 10 });
+      assertEquals(machine.guest.memory.readUint32(BUFFER), 18);
+    }
+    assertEquals([machine.frontend.state, machine.frontend.vrings[0]?.state], ["connected", "running"]);
+  }
+  for (const region of others) region[Symbol.dispose]();
+});
+
 daemonTest("the daemon is killed and started again, and the guest notices nothing but the time", async () => {
   await using disk = served();
   let ends = 0;
