@@ -16,7 +16,7 @@ import { hostFacts, supportedCpuid } from "./host_facts.ts";
 import { ioctlValue } from "./ioctl.ts";
 import { DirtyRings } from "./dirty_ring.ts";
 import type { DirtySource } from "./dirty_source.ts";
-import { KvmVm } from "./kvm_vm.ts";
+import { type KvmVm, ownVm } from "./kvm_vm.ts";
 import { unsigned } from "./numbers.ts";
 import { DEVICE, openError } from "./open_error.ts";
 import { checkRingEntries } from "./ring_reader.ts";
@@ -132,7 +132,7 @@ export class Kvm implements Disposable {
       libc().sys.close(fd);
       throw error;
     }
-    return KvmVm.own(fd, {
+    return ownVm(fd, {
       name,
       capacity,
       addressBits,

@@ -31,6 +31,12 @@ import { readVcpu, writeVcpu } from "./vcpu_state.ts";
 const MAX_EXITS = 100;
 
 /**
+ * Makes a vCPU that takes over the descriptor of a new one, unless it throws: for `KvmVm.createVcpu`, and no export of the
+ * package.
+ */
+export let ownVcpu: (fd: number, owner: VcpuOwner, ring: () => SharedRing | undefined) => KvmVcpu;
+
+/**
  * A virtual processor of a `KvmVm`.
  *
  * `run` blocks the thread for as long as the guest stays inside, and so its event loop: a guest that does not come out
@@ -76,6 +82,7 @@ export class KvmVcpu implements Disposable {
 
   // What a class declares as a pair of accessors, `deno doc` does not show.
   static {
+    ownVcpu = (fd, owner, ring) => new KvmVcpu(fd, owner, ring);
     Object.defineProperties(this.prototype, {
       immediateExit: {
         get(this: KvmVcpu): boolean {
@@ -117,15 +124,6 @@ export class KvmVcpu implements Disposable {
     this.#sharedRing = ring();
     if (this.#sharedRing !== undefined) this.#ring = new RingReader(fd, this.#sharedRing);
     undo.move();
-  }
-
-  /**
-   * Takes over the descriptor of a new vCPU, unless it throws. Only `KvmVm.createVcpu` calls it.
-   *
-   * @internal
-   */
-  static own(fd: number, owner: VcpuOwner, ring: () => SharedRing | undefined): KvmVcpu {
-    return new KvmVcpu(fd, owner, ring);
   }
 
   /**

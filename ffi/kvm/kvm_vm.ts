@@ -16,7 +16,7 @@ import { Errno } from "../os/os_error.ts";
 import { reapAbandoned } from "./attachments.ts";
 import { EventLinks } from "./event_links.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
-import { KvmVcpu } from "./kvm_vcpu.ts";
+import { type KvmVcpu, ownVcpu } from "./kvm_vcpu.ts";
 import { unsigned } from "./numbers.ts";
 import type { VcpuOwner } from "./shared_vcpu.ts";
 import type { SlotInfo } from "./slot_book.ts";
@@ -35,6 +35,9 @@ import {
 } from "./vm_requests.ts";
 import { readVm, writeVm } from "./vm_state.ts";
 
+/** Makes a VM that takes over the descriptor of a new one: for `Kvm.createVm`, and no export of the package. */
+export let ownVm: (fd: number, setup: VmSetup) => KvmVm;
+
 /**
  * A KVM virtual machine. As a `Partition`, it keeps one memory slot per range.
  *
@@ -42,6 +45,10 @@ import { readVm, writeVm } from "./vm_state.ts";
  * thread then finds itself without memory.
  */
 export class KvmVm implements Partition, Disposable {
+  static {
+    ownVm = (fd, setup) => new KvmVm(fd, setup);
+  }
+
   /** Its name in messages. */
   readonly name: string;
   /** How many memory slots it can have. */
@@ -74,15 +81,6 @@ export class KvmVm implements Partition, Disposable {
       shared: () => this.#handedOut = true,
       gone: (vcpu) => this.#vcpus.delete(vcpu),
     };
-  }
-
-  /**
-   * Takes over the descriptor of a new VM. Only `Kvm.createVm` calls it.
-   *
-   * @internal
-   */
-  static own(fd: number, setup: VmSetup): KvmVm {
-    return new KvmVm(fd, setup);
   }
 
   /** Whether it has been disposed. */
@@ -197,7 +195,7 @@ export class KvmVm implements Partition, Disposable {
         (code) => code === Errno.EEXIST ? `vCPU ${id}: ${this.name} has had one with this id` : `vCPU ${id}`,
       );
     this.#spares.set(id, vcpuFd);
-    const vcpu = KvmVcpu.own(vcpuFd, this.#owner, () => this.#memory.vcpuMade(vcpuFd));
+    const vcpu = ownVcpu(vcpuFd, this.#owner, () => this.#memory.vcpuMade(vcpuFd));
     this.#spares.delete(id);
     this.#vcpus.add(vcpu);
     return vcpu;

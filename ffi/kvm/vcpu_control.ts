@@ -70,6 +70,9 @@ const DEFAULT_DEADLINE = 10_000;
 // A second control of a vCPU would be unknown to its runner, which heeds the first alone.
 const controlled = new WeakMap<KvmVcpu, VcpuControl>();
 
+/** Pauses all or none: all at the same time, so that it takes as long as the slowest of them. */
+let pauseAll: (controls: Iterable<VcpuControl>) => Disposable;
+
 /**
  * Kicks, pauses and resumes a vCPU that a `VcpuRunner` runs in another thread, usually a Worker.
  *
@@ -92,6 +95,29 @@ const controlled = new WeakMap<KvmVcpu, VcpuControl>();
  * ```
  */
 export class VcpuControl implements Disposable {
+  static {
+    pauseAll = (controls) => {
+      const paused: VcpuControl[] = [];
+      let isOver = false;
+      const end = () => {
+        if (isOver) return;
+        isOver = true;
+        for (const control of paused) control.#endPause();
+      };
+      try {
+        for (const control of controls) {
+          control.#beginPause();
+          paused.push(control);
+        }
+        for (const control of paused) control.#awaitOutside();
+      } catch (error) {
+        end();
+        throw error;
+      }
+      return { [Symbol.dispose]: end };
+    };
+  }
+
   readonly #vcpu: KvmVcpu;
   readonly #deadline: number;
   readonly #words = new Int32Array(new SharedArrayBuffer(WORD.count * Int32Array.BYTES_PER_ELEMENT));
@@ -168,28 +194,27 @@ export class VcpuControl implements Disposable {
     return pauseAll([this]);
   }
 
-  /**
-   * The first half of `pause`, without waiting.
-   *
-   * @internal For pausing several at a time.
-   */
-  beginPause(): void {
+  /** Lets go of the vCPU. It no longer can be kicked or paused; pauses in force end as their handles are disposed. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    controlled.delete(this.#vcpu);
+  }
+
+  /** The first half of `pause`, without waiting. */
+  #beginPause(): void {
     this.#check();
     this.#setPauses(this.#pauses + 1);
     try {
       if (this.isInside) this.#signal();
     } catch (error) {
-      this.endPause();
+      this.#endPause();
       throw error;
     }
   }
 
-  /**
-   * The second half of `pause`.
-   *
-   * @internal
-   */
-  awaitOutside(): void {
+  /** The second half of `pause`. */
+  #awaitOutside(): void {
     const until = performance.now() + this.#deadline;
     for (let naps = 1; this.isInside; naps++) {
       if (Atomics.wait(this.#words, WORD.state, VCPU_STATE.inside, PATIENCE) !== "timed-out") continue;
@@ -199,21 +224,10 @@ export class VcpuControl implements Disposable {
     }
   }
 
-  /**
-   * Ends one pause.
-   *
-   * @internal
-   */
-  endPause(): void {
+  /** Ends one pause. */
+  #endPause(): void {
     this.#setPauses(this.#pauses - 1);
     Atomics.notify(this.#words, WORD.pauses);
-  }
-
-  /** Lets go of the vCPU. It no longer can be kicked or paused; pauses in force end as their handles are disposed. */
-  [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    controlled.delete(this.#vcpu);
   }
 
   /** Whether there was a runner, and it has detached or its thread has ended. */
@@ -243,28 +257,6 @@ export class VcpuControl implements Disposable {
   #check(): void {
     if (this.#disposed) throw new DisposedError("The control of a vCPU");
   }
-}
-
-/** Pauses all or none. */
-function pauseAll(controls: Iterable<VcpuControl>): Disposable {
-  const paused: VcpuControl[] = [];
-  let isOver = false;
-  const end = () => {
-    if (isOver) return;
-    isOver = true;
-    for (const control of paused) control.endPause();
-  };
-  try {
-    for (const control of controls) {
-      control.beginPause();
-      paused.push(control);
-    }
-    for (const control of paused) control.awaitOutside();
-  } catch (error) {
-    end();
-    throw error;
-  }
-  return { [Symbol.dispose]: end };
 }
 
 /**
