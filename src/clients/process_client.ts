@@ -1,7 +1,6 @@
-import { UnixSocket } from "../../ffi/os/socket.ts";
-import { isThenable } from "../requests/carry_out.ts";
 import { LockSlots } from "../serving/lock_slots.ts";
 import { MAP_FILE } from "../serving/process_layout.ts";
+import { spawnWithSocket } from "../serving/spawn.ts";
 import { ClientAccess } from "./client_access.ts";
 import { ClientMemory } from "./client_memory.ts";
 import { type ClientView, Connection } from "./connection.ts";
@@ -85,13 +84,9 @@ export class ProcessClient extends RegionClient {
    */
   fork<T>(spawn: (fd: number) => T): T {
     this.#connection.check();
-    const [owners, theirs] = UnixSocket.pair("seqpacket");
-    using _owners = owners;
-    using _theirs = theirs;
-    theirs.inheritable = true;
-    const child = spawn(theirs.fd);
-    if (isThenable(child)) throw new TypeError("The function that starts the process must not return a promise");
-    this.#connection.post({ kind: "serve", port: null }, [owners.fd]);
+    const { child, socket } = spawnWithSocket(spawn);
+    using _socket = socket;
+    this.#connection.post({ kind: "serve", port: null }, [socket.fd]);
     return child;
   }
 }

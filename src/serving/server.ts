@@ -11,13 +11,13 @@ import { Bell } from "./bell.ts";
 import { claimPort, PortChannel } from "./channel.ts";
 import { Gate, type Reader } from "./gate.ts";
 import { MapPublisher } from "./map_publisher.ts";
-import { isThenable } from "../requests/carry_out.ts";
 import { ProtocolError } from "./protocol_error.ts";
 import { ProcessClients } from "./process_clients.ts";
 import type { ServedManager } from "./served.ts";
 import { type Admitted, Session, type SessionHost, spansOf } from "./session.ts";
 import { CLOSED, LINE } from "./shared_words.ts";
 import { SocketChannel } from "./socket_channel.ts";
+import { spawnWithSocket } from "./spawn.ts";
 import { type ServedMemory, ThreadClients } from "./thread_clients.ts";
 
 /** What a server works with. */
@@ -119,16 +119,8 @@ export class ClientServer implements MapGate, SessionHost {
    */
   serveProcess<T>(spawn: (fd: number) => T, options: ServeOptions = {}): { readonly child: T } & Disposable {
     const deadline = checkDeadline(options.deadline ?? PROCESS_DEADLINE);
-    const [mine, theirs] = UnixSocket.pair("seqpacket");
-    using stack = new DisposableStack();
-    stack.use(mine);
-    using _theirs = theirs;
-    theirs.inheritable = true;
-    const child = spawn(theirs.fd);
-    theirs.inheritable = false;
-    if (isThenable(child)) throw new TypeError("The function that starts the process must not return a promise");
-    stack.move();
-    return { child, ...this.#serveSocket(mine, deadline) };
+    const { child, socket } = spawnWithSocket(spawn);
+    return { child, ...this.#serveSocket(socket, deadline) };
   }
 
   serveSocket(fd: number): void {

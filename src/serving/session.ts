@@ -1,21 +1,19 @@
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
 import type { Span } from "../core/span.ts";
 import type { Logger } from "../targets/targets.ts";
-import { ring } from "./bell.ts";
 import type { ClientChannel } from "./channel.ts";
 import { ClientFiles } from "./client_files.ts";
-import { ClientRegions, type Outcome } from "./client_regions.ts";
+import { ClientRegions } from "./client_regions.ts";
 import { type ErrorData, packError } from "./error_data.ts";
 import type { Reader } from "./gate.ts";
 import type { LockMirror } from "./lock_slots.ts";
-import { clientBell, LaneReceiver, LaneSender } from "./lane.ts";
-import { decodeRequest, encodeAnswer } from "./mail_codes.ts";
-import { Mailbox } from "./mailbox.ts";
 import { readMessage } from "./messages.ts";
+import { RequestWays } from "./request_ways.ts";
 import { ProtocolError } from "./protocol_error.ts";
 import type { Answer, ClientMessage, Hello, OwnerMessage, Request } from "./protocol.ts";
 import type { ServedManager } from "./served.ts";
-import { CLOSED, LINE, TEXT } from "./shared_words.ts";
+import { CLOSED, LINE } from "./shared_words.ts";
 
 /** A client that has been let in: what the owner knows of it, and what it is told. */
 export interface Admitted extends Disposable {
@@ -55,13 +53,6 @@ export interface SessionOptions {
   again?(): void;
 }
 
-/** The owner's ends of a lane. */
-interface OwnerLane {
-  readonly sender: LaneSender;
-  readonly receiver: LaneReceiver;
-  readonly bell: Int32Array;
-}
-
 /** Why a client is served no longer, as `CLOSED` says. */
 type Why = Exclude<(typeof CLOSED)[keyof typeof CLOSED], 0>;
 
@@ -78,9 +69,8 @@ export class Session {
   readonly #channel: ClientChannel;
   readonly #files: ClientFiles;
   readonly #regions: ClientRegions;
+  readonly #ways: RequestWays;
   readonly #waiting = new Map<number, AbortController>();
-  #mailbox: Mailbox | null = null;
-  #lane: OwnerLane | null = null;
   #admitted: Admitted | null = null;
   #saidBye = false;
   #stopped = false;
@@ -93,7 +83,9 @@ export class Session {
     this.#files = new ClientFiles(options.isSameProcess);
     this.#regions = new ClientRegions(host.manager, this.#files, host.logger);
     this.#channel.receive = (data, fds) => this.#receive(data, fds);
-    this.#channel.receiveNumbers = (id, code, numbers) => this.#receiveNumbers(id, code, numbers);
+    this.#ways = new RequestWays(this.#channel, (id, request) => this.#request(id, request));
+    this.#channel.receiveNumbers = (id, code, numbers) =>
+      this.#orCutOff(() => this.#ways.receiveNumbers(id, code, numbers));
     this.#channel.hungUp = () => this.#hungUp();
   }
 
@@ -124,17 +116,9 @@ export class Session {
 
   /** Serves what waits in memory that is shared with the client. Returns how many requests there were. */
   serveMail(): number {
-    if (this.#ended || (this.#mailbox === null && this.#lane === null)) return 0;
-    try {
-      if (this.#lane !== null) return this.#lane.receiver.drain();
-      const mailed = this.#mailbox?.take() ?? null;
-      if (mailed === null) return 0;
-      this.#request(mailed.id, mailed.request);
-      return 1;
-    } catch (error) {
-      this.cutOff(error);
-      return 0;
-    }
+    let count = 0;
+    this.#orCutOff(() => count = this.#ways.drain());
+    return count;
   }
 
   /** Serves whatever has arrived. Returns how many requests and messages there were. */
@@ -162,7 +146,7 @@ export class Session {
     if (this.#admitted === null) return this.end();
     Atomics.store(this.#admitted.reader.line.words, LINE.closed, why);
     this.#host.updateLocks(); // A client looks at its own words when the gate has been shut.
-    this.#mailbox?.close();
+    this.#ways.close();
     if (!this.#saidBye) this.post({ kind: "closed" });
     if (!this.#options.isSameProcess && !this.#ended) this.end();
   }
@@ -200,39 +184,30 @@ export class Session {
     return true;
   }
 
-  #receiveNumbers(id: number, code: number, numbers: Float64Array): void {
+  /** Does what a client has asked for. Whatever is wrong with that is the client's trouble. */
+  #orCutOff(act: () => void): void {
     if (this.#ended) return;
     try {
-      if (!Number.isSafeInteger(id)) throw new ProtocolError(`There is no request ${id}`);
-      this.#request(id, decodeRequest(code, numbers));
+      act();
     } catch (error) {
       this.cutOff(error);
     }
   }
 
   #receive(data: unknown, fds: readonly number[]): void {
-    if (this.#ended) return;
-    try {
-      this.#serve(readMessage(data), fds);
-    } catch (error) {
-      this.cutOff(error);
-    }
+    this.#orCutOff(() => this.#serve(readMessage(data), fds));
   }
 
   #serve(message: ClientMessage, fds: readonly number[]): void {
-    const lane = this.#lane?.receiver;
-    if (lane !== undefined) {
-      if (message.kind === "request") {
-        return lane.accept(message.order ?? 0, () => this.#request(message.id, message.request));
-      }
-      lane.drain(); // What was asked for before this was said.
-      if (this.#ended) return;
+    if (this.#admitted === null && message.kind !== "hello" && message.kind !== "bye") {
+      throw new ProtocolError("A client says hello first");
     }
+    if (message.kind === "request") return this.#ways.accept(message.id, message.order ?? 0, message.request);
+    this.#ways.drain(); // What was asked for before this was said.
+    if (this.#ended) return;
     switch (message.kind) {
       case "hello":
         return this.#hello(message);
-      case "request":
-        return this.#request(message.id, message.request);
       case "abort":
         return this.#waiting.get(message.id)?.abort();
       case "released":
@@ -255,22 +230,11 @@ export class Session {
 
   #hello(hello: Hello): void {
     if (this.#admitted !== null) throw new ProtocolError("A client connects once");
-    if (hello.mail !== undefined) this.#mailbox = new Mailbox(hello.mail);
-    else if (hello.lane !== undefined) this.#lane = this.#laneOver(hello.lane);
+    this.#ways.open(hello);
     this.#admitted = this.#options.admit(hello);
     this.#host.admitted(this.#admitted);
     this.post(this.#admitted.welcome, this.#admitted.fds);
     this.#host.welcomed(this);
-  }
-
-  #laneOver(lane: SharedArrayBuffer): OwnerLane {
-    return {
-      sender: new LaneSender(lane, "to-client"),
-      receiver: new LaneReceiver(lane, "to-owner", (id, code, numbers) => {
-        if (!this.#ended) this.#request(id, decodeRequest(code, numbers));
-      }),
-      bell: clientBell(lane),
-    };
   }
 
   #serveAnother(port: MessagePort | null, fd: number | undefined): void {
@@ -297,10 +261,12 @@ export class Session {
   }
 
   #request(id: number, request: Request): void {
+    if (this.#ended) return;
     try {
       if (this.#stopped) throw new DisposedError("The region manager client");
       if (request.kind === "teardown") return this.#teardown(id, request.region);
-      this.#answerWith(id, request.kind, this.#regions.perform(request));
+      const { value, file } = this.#regions.perform(request);
+      this.#answer(id, request.kind, { value }, file);
     } catch (error) {
       this.#answer(id, request.kind, { error: packError(error) });
     }
@@ -313,27 +279,13 @@ export class Session {
       .then(() => ({ value: null }), (error): { error: ErrorData } => ({ error: packError(error) }))
       .then((answer) => {
         this.#waiting.delete(id);
-        this.#answer(id, "teardown", answer);
+        this.#orCutOff(() => this.#answer(id, "teardown", answer));
       });
   }
 
-  #answerWith(id: number, request: Request["kind"], { value, file }: Outcome): void {
-    if (file === undefined || this.#options.isSameProcess) return this.#answer(id, request, { value });
-    this.post({ kind: "answer", id, answer: { value } }, [file.fd]);
-  }
-
-  #answer(id: number, request: Request["kind"], answer: Answer): void {
+  #answer(id: number, request: Request["kind"], answer: Answer, file?: Mappable): void {
     if (this.#ended) return;
-    if (this.#mailbox !== null) return this.#mailbox.answer(id, answer, request);
-    const encode = (numbers: Float64Array) => "value" in answer ? encodeAnswer(answer.value, request, numbers) : TEXT;
-    if (this.#lane === null) {
-      if (!this.#channel.postNumbers?.(id, encode)) this.post({ kind: "answer", id, answer });
-      return;
-    }
-    const { sender, bell } = this.#lane;
-    const order = sender.send(id, encode);
-    if (order === 0) ring(bell);
-    else this.post({ kind: "answer", id, order, answer });
+    this.#ways.answer(id, request, answer, this.#options.isSameProcess ? undefined : file?.fd);
   }
 }
 
