@@ -1,11 +1,15 @@
 import type { State } from "../core/map/state.ts";
 import { EVERYWHERE, type Span } from "../core/span.ts";
+import { drawMemoryMap } from "../drawing/draw.ts";
+import { drawMemoryMapSvg } from "../drawing/draw_svg.ts";
+import { inspectState } from "../regions/inspect.ts";
 import { about, rangeText } from "./about.ts";
 import { compare, type Comparison } from "./compare.ts";
 import { find } from "./find.ts";
 import { Heat } from "./heat.ts";
 import type { History, Point } from "./history.ts";
 import { Layouts } from "./layout.ts";
+import type { PageFile } from "./page_files.ts";
 import type { Source } from "./source.ts";
 import { holderLanes, type Holders, summaryOf, viewOf } from "./view.ts";
 import type { Watch } from "./watch.ts";
@@ -36,6 +40,20 @@ export class Answers implements Disposable {
     const began = performance.now();
     const said = this.#answer(name, query);
     return { ...this.#news(), ...said, milliseconds: performance.now() - began };
+  }
+
+  /**
+   * The map as a file: `null` where there is none of that name. What is in it, `inspect()` said at that moment, locks of
+   * the past included.
+   */
+  file(name: string, query: URLSearchParams): PageFile | null {
+    const type = FILE_TYPES.get(name);
+    if (type === undefined) return null;
+    const at = query.get("at");
+    const { map } = this.#source;
+    const inspected = inspectState(this.#stateAt(at), map, this.#holdersAt(at).locks);
+    if (name === "map.json") return { type, text: `${JSON.stringify(inspected, null, 2)}\n` };
+    return { type, text: name === "map.svg" ? drawMemoryMapSvg(inspected) : `${drawMemoryMap(inspected)}\n` };
   }
 
   /** Looks at nothing any more. */
@@ -154,6 +172,12 @@ export class Answers implements Disposable {
     return { rows };
   }
 }
+
+const FILE_TYPES: ReadonlyMap<string, string> = new Map([
+  ["map.json", "application/json; charset=utf-8"],
+  ["map.svg", "image/svg+xml; charset=utf-8"],
+  ["map.txt", "text/plain; charset=utf-8"],
+]);
 
 const MOST_ROWS = 500;
 const MOST_COLUMNS = 4096;

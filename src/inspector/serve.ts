@@ -102,9 +102,12 @@ class InspectorServer implements Inspector {
     if (file !== undefined) return reply(200, file.type, file.text);
     if (path === "events") return this.#events();
     if (path === "title") return json(200, { title: this.#title });
-    if (!this.#answers.names.has(path)) return reply(404, "text/plain; charset=utf-8", "There is no such thing");
     try {
-      return json(200, this.#answers.answer(path, new URL(request.url).searchParams));
+      const query = new URL(request.url).searchParams;
+      if (this.#answers.names.has(path)) return json(200, this.#answers.answer(path, query));
+      const saved = this.#answers.file(path, query);
+      if (saved === null) return reply(404, "text/plain; charset=utf-8", "There is no such thing");
+      return reply(200, saved.type, saved.text, { "content-disposition": `attachment; filename="${path}"` });
     } catch (error) {
       if (error instanceof NoAnswer) return json(400, { error: error.message });
       return json(500, { error: error instanceof Error ? error.message : String(error) });
@@ -147,8 +150,8 @@ function close(stream: ReadableStreamDefaultController<Uint8Array>): void {
   }
 }
 
-function reply(status: number, type: string, body: string): Response {
-  return new Response(body, { status, headers: { ...HEADERS, "content-type": type } });
+function reply(status: number, type: string, body: string, more: Record<string, string> = {}): Response {
+  return new Response(body, { status, headers: { ...HEADERS, ...more, "content-type": type } });
 }
 
 function json(status: number, value: unknown): Response {

@@ -187,6 +187,10 @@ browserTest("hovering says which region, file and range is there, and a click wh
   await tab.page.mouse.move(box.x + box.width / 2, box.y + 70);
   const tip = await tab.page.innerText("#tip");
   assert(tip.includes("ram") && tip.includes("0x100000-") && tip.includes("guest sees: writable"), tip);
+  // Once the pointer rests, all that is there, with who hides it.
+  await tab.page.waitForFunction(() => document.querySelectorAll("#tip .more").length === 2);
+  const more = await tab.page.innerText("#tip");
+  assert(more.includes('memfd "pixels" +0x') && more.includes('hidden by "ram" (priority 255)'), more);
   assertEquals(tab.complaints, []);
 });
 
@@ -208,6 +212,10 @@ browserTest("two points of the past are compared, with what differs marked and l
   assert(items[1]?.startsWith("+0xe0000000-0xe1000000"), items[1] ?? "");
   assert(items[2]?.startsWith("−0xfd000000-0xfe000000"), items[2] ?? "");
   await tab.page.keyboard.press("t");
+  // The strips are asked for on their own.
+  await tab.page.waitForFunction(() =>
+    [...document.querySelectorAll("#rows tr")].filter((row) => row.firstChild?.textContent === "differs").length === 3
+  );
   assertEquals((await tab.rows("differs")).map(([range, , sign]) => [range, sign]), [
     ["0xf0000-0x100000", "w"],
     ["0xe0000000-0xe1000000", "+"],
@@ -260,6 +268,34 @@ browserTest(
     assertEquals(tab.complaints.filter((complaint) => !complaint.includes("400")), []);
   },
 );
+
+browserTest("a page that is loaded again looks where it looked, and when", async (open) => {
+  using machine = pc();
+  const tab = await open(machine.inspector.url);
+  await tab.shows(1);
+  for (const to of [0xe000_0000, 0xe100_0000]) machine.bar.mapToGuest(to, true);
+  await tab.shows(3);
+  await tab.page.keyboard.press("[");
+  await tab.page.keyboard.press("c");
+  await tab.page.keyboard.press("[");
+  await tab.page.keyboard.press("f");
+  await tab.page.keyboard.press("/");
+  await tab.page.keyboard.type("ram f0000");
+  await tab.page.keyboard.press("Enter");
+  await tab.page.waitForFunction(() => location.hash.includes("end=") && location.hash.includes("at=1"));
+  const bytes = () => tab.page.evaluate(() => Number(document.body.dataset.bytes));
+  const before = await bytes();
+  await tab.page.reload();
+  await tab.shows(1);
+  await tab.page.waitForFunction(() => document.querySelector("#moment")?.textContent?.includes("after request 1"));
+  assertEquals(await tab.page.innerText("#other"), "compared with request 2");
+  assertEquals(await tab.page.getAttribute("#folded", "aria-pressed"), "false");
+  await tab.page.waitForFunction(
+    (before) => Math.abs(Number(document.body.dataset.bytes) - before) < before / 4,
+    before,
+  );
+  assertEquals(tab.complaints, []);
+});
 
 browserTest("no name of a region, file, target or guest is ever markup", async (open) => {
   const evil = `<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>&lt;b>"'`;

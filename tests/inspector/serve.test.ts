@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { GuestMemoryManager, MemoryRange, RegionManager } from "membacking";
+import { drawMemoryMap, drawMemoryMapSvg, GuestMemoryManager, MemoryRange, RegionManager } from "membacking";
 import { serveInspector } from "membacking/inspector";
 import { RecordingVa } from "membacking/testing";
 import { PAGE_FILES } from "../../src/inspector/page_files.ts";
@@ -112,7 +112,20 @@ Deno.test("whatever is asked, the answer is an answer or a refusal, and the map 
     fc.constantFrom("-1", "1e308", "", "null"),
   );
   const questions = fc.record({
-    name: fc.constantFrom("view", "about", "find", "requests", "compare", "title", "heat", "..", "__proto__"),
+    name: fc.constantFrom(
+      "view",
+      "about",
+      "find",
+      "requests",
+      "compare",
+      "title",
+      "heat",
+      "..",
+      "__proto__",
+      "map.json",
+      "map.svg",
+      "constructor",
+    ),
     query: fc.dictionary(
       fc.constantFrom(
         "at",
@@ -207,6 +220,25 @@ Deno.test("a disposed inspector serves nothing, lets its pages go, and its port 
   await assertRejects(() => fetch(inspector.url));
   using next = serveInspector(map.manager, { port: Number(new URL(inspector.url).port) });
   assertEquals((await send(next.url)).status, 200);
+});
+
+Deno.test("the map can be saved as it is, and as it was", async () => {
+  using world = new World(7);
+  using inspector = serveInspector(world.manager, { since: "start" });
+  for (let i = 0; i < 20; i++) world.step();
+  const { last } = await (await fetch(`${inspector.url}requests?from=0&count=0`)).json();
+  const then = world.manager.inspect();
+  for (let i = 0; i < 20; i++) world.step();
+  const now = world.manager.inspect();
+  for (const [at, map] of [["", now], [`?at=${last}`, then]] as const) {
+    const saved = async (name: string) => await (await fetch(`${inspector.url}${name}${at}`)).text();
+    assertEquals(JSON.parse(await saved("map.json")), JSON.parse(JSON.stringify(map)));
+    assertEquals(await saved("map.txt"), `${drawMemoryMap(map)}\n`);
+    assertEquals(await saved("map.svg"), drawMemoryMapSvg(map));
+  }
+  const { status, headers } = await send(`${inspector.url}map.svg`);
+  assertEquals([status, headers.get("content-disposition")], [200, 'attachment; filename="map.svg"']);
+  assertEquals((await send(`${inspector.url}map.svg?at=1000000`)).status, 400);
 });
 
 Deno.test("serveInspector() refuses what it cannot serve", () => {

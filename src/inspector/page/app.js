@@ -1,11 +1,16 @@
 // The page: what is looked at, and what keys and pointer do about it.
 
-import { ask, Asker, element, hex, size } from "./api.js";
-import { showAbout, showDifferences, showFigures, showKeys, showRequest } from "./details.js";
+import { ask, Asker } from "./api.js";
+import { showAbout, showDifferences, showFigures, showKeys, showMoment, showRequest, showTable } from "./details.js";
 import { Strips } from "./draw.js";
 import { Looks, MEANINGS } from "./looks.js";
+import { setUpKeys } from "./keys.js";
+import { setUpNews } from "./news.js";
 import { Past } from "./past.js";
+import { readPlace, writePlace } from "./place.js";
+import { setUpPointer } from "./pointer.js";
 import { Scale } from "./scale.js";
+import { setUpSearch } from "./search.js";
 
 const at = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -84,7 +89,10 @@ function onView(answer, query) {
   }
   describe();
   redraw();
-  if (!at("rows").hidden) showRows();
+  if (!at("rows").hidden) showTable(at("rows"), strips, scale);
+  const isAll = scale.from <= 0 && scale.to >= scale.total;
+  const [start, end] = isAll ? [null, null] : [query.start, query.end];
+  writePlace({ at: past.at, pinned: past.pinned, isStraight: scale.kind === "straight", start, end });
   // For whoever looks from outside: what is shown now.
   document.body.dataset.at = String(query.at ?? answer.last);
 }
@@ -149,42 +157,8 @@ function redraw() {
 }
 
 function describe(trouble = "") {
-  const moment = at("moment");
-  moment.className = "chip";
-  if (!isConnected) {
-    moment.classList.add("bad");
-    moment.textContent = "not connected";
-  } else if (past.at !== null) {
-    moment.classList.add("past");
-    moment.textContent = `the past: after request ${past.at}`;
-  } else if (view?.gone) {
-    moment.classList.add("bad");
-    moment.textContent = "the guest's memory is gone: this was the last of it";
-  } else {
-    moment.classList.add("live");
-    moment.textContent = "live";
-  }
-  if (trouble !== "") moment.title = trouble;
-  at("other").hidden = past.pinned === null;
-  at("other").textContent = `compared with request ${past.pinned}`;
-  at("live").setAttribute("aria-pressed", String(past.at === null));
-  at("compare").setAttribute("aria-pressed", String(past.pinned !== null));
-  at("play").textContent = playing === null ? "▶" : "⏸";
-}
-
-function showRows() {
-  const body = at("rows").querySelector("tbody");
-  const rows = [];
-  for (const { label, pieces } of strips.lanes) {
-    for (const [start, end, look, text] of pieces) {
-      if (scale.x(end) < scale.left || scale.x(start) > scale.right || rows.length >= 2000) continue;
-      const row = element("tr");
-      const cells = [label, `${hex(start)}-${hex(end)}`, size(end - start), MEANINGS[look] ?? look, text];
-      for (const cell of cells) row.append(element("td", cell));
-      rows.push(row);
-    }
-  }
-  body.replaceChildren(...rows);
+  const { at, pinned } = past;
+  showMoment({ isConnected, at, pinned, isGone: view?.gone ?? false, isPlaying: playing !== null, trouble });
 }
 
 // Where one looks
@@ -237,16 +211,9 @@ function point(lane, gpa) {
 }
 
 function step(direction) {
-  const { cursor } = strips;
-  const lane = strips.lanes.find(({ key }) => key === cursor?.lane) ?? strips.lanes[0];
-  if (lane === undefined) return;
-  const here = cursor?.gpa ?? 0;
-  const edges = lane.pieces.flatMap(([start, end]) => [start, end]);
-  const next = direction > 0
-    ? edges.filter((edge) => edge > here).reduce((a, b) => Math.min(a, b), Infinity)
-    : edges.filter((edge) => edge < here).reduce((a, b) => Math.max(a, b), -Infinity);
-  if (Number.isFinite(next)) point(lane.key, next);
-  else pan(direction / 4);
+  const edge = strips.nextEdge(direction);
+  if (edge === null) pan(direction / 4);
+  else point(edge.lane, edge.gpa);
 }
 
 function stepLane(direction) {
@@ -323,146 +290,14 @@ function goToDifference(i) {
   goTo(start, end);
 }
 
-// Search
-
-let found = [];
-let chosen = 0;
-const searches = new Asker((answer) => {
-  found = answer.found;
-  chosen = 0;
-  showFound();
-}, () => {});
-
-function showFound() {
-  const items = found.map(({ name, what, start, end }, i) => {
-    const item = element("li");
-    item.setAttribute("aria-selected", String(i === chosen));
-    item.append(element("span", name), element("span", `${what} ${hex(start)}-${hex(end)}`, "address faint"));
-    item.onpointerdown = (event) => {
-      event.preventDefault();
-      pick(i);
-    };
-    return item;
-  });
-  if (items.length === 0) items.push(element("li", "Nothing is called that, and no such address", "faint"));
-  at("found").replaceChildren(...items);
-  at("found").hidden = at("query").value.trim() === "";
-}
-
-function pick(i) {
-  const one = found[i];
-  if (one === undefined) return;
-  at("found").hidden = true;
-  at("strips").focus();
-  goTo(one.start, one.end);
-}
-
-at("query").addEventListener("input", () => searches.ask("find", { at: past.at, q: at("query").value }));
-at("query").addEventListener("blur", () => at("found").hidden = true);
-at("query").addEventListener("keydown", (event) => {
-  if (event.key === "Escape") at("strips").focus();
-  else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-    chosen = Math.max(0, Math.min(found.length - 1, chosen + (event.key === "ArrowDown" ? 1 : -1)));
-    showFound();
-  } else return;
-  event.preventDefault();
-});
-at("search").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  // Whoever is quicker than the list gets what the list would begin with.
-  ({ found } = await ask("find", { at: past.at, q: at("query").value }));
-  pick(Math.min(chosen, found.length - 1));
-});
-
-// Pointer
-
-let drag = null;
-
-at("strips").addEventListener("wheel", (event) => {
-  event.preventDefault();
-  tip(null);
-  const { left } = at("strips").getBoundingClientRect();
-  if (event.altKey) at("strips").scrollTop += event.deltaY;
-  else if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-    pan((event.deltaX || event.deltaY) / 800);
-  } else zoom(Math.exp(event.deltaY / 400), event.clientX - left);
-}, { passive: false });
-
-at("strips").addEventListener("pointerdown", (event) => {
-  if (event.button !== 0) return;
-  drag = { x: event.clientX, y: event.clientY, from: scale.from, to: scale.to, moved: false };
-  at("strips").setPointerCapture(event.pointerId);
-});
-
-at("strips").addEventListener("pointermove", (event) => {
-  const { left, top } = at("strips").getBoundingClientRect();
-  const [x, y] = [event.clientX - left, event.clientY - top];
-  if (drag !== null) {
-    drag.moved ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 3;
-    if (!drag.moved) return;
-    at("strips").classList.add("dragging");
-    const shift = (event.clientX - drag.x) / (scale.right - scale.left) * (drag.to - drag.from);
-    scale.show(drag.from - shift, drag.to - shift);
-    tip(null);
-    return moved();
-  }
-  if (x < scale.left || x > scale.right) return tip(null);
-  strips.hover = { gpa: scale.address(x) };
-  const lane = strips.laneAt(y);
-  tip(event, lane, lane === null ? null : strips.pieceAt(lane, strips.hover.gpa));
-  redraw();
-});
-
-at("strips").addEventListener("pointerup", (event) => {
-  const { left, top } = at("strips").getBoundingClientRect();
-  const wasDrag = drag?.moved ?? false;
-  drag = null;
-  at("strips").classList.remove("dragging");
-  const x = event.clientX - left;
-  if (wasDrag || x < scale.left || x > scale.right) return;
-  const lane = strips.laneAt(event.clientY - top) ?? strips.lanes.find(({ key }) => key === strips.cursor?.lane);
-  if (lane !== undefined) point(lane.key, Math.floor(scale.address(x)));
-});
-
-at("strips").addEventListener("dblclick", () => zoomToPiece());
-at("strips").addEventListener("pointerleave", () => {
-  strips.hover = null;
-  tip(null);
-  redraw();
-});
-at("strips").addEventListener("scroll", redraw);
-
 function zoomToPiece() {
   const lane = strips.lanes.find(({ key }) => key === strips.cursor?.lane);
   const piece = strips.cursor === null ? null : strips.pieceAt(lane, strips.cursor.gpa);
   if (piece !== null) goTo(piece[0], piece[1]);
 }
 
-/** Says what is below the pointer, without asking anybody. */
-function tip(event, lane = null, piece = null) {
-  const made = at("tip");
-  made.hidden = event === null || lane === null;
-  if (made.hidden) return;
-  const what = piece === null ? "nothing" : MEANINGS[piece[2]] ?? piece[2];
-  made.replaceChildren(element("div", hex(strips.hover.gpa), "address"));
-  if (piece !== null) {
-    if (piece[3] !== "" && piece[2] !== "heat") made.append(element("strong", piece[3]));
-    made.append(element("div", `${hex(piece[0])}-${hex(piece[1])}, ${size(piece[1] - piece[0])}`, "address"));
-  }
-  const share = piece?.[2] === "heat" ? `${Math.round(100 * Number(piece[3]))} % ` : "";
-  made.append(element("div", `${lane.label}: ${share}${what}`, "faint"));
-  const { width, height } = made.getBoundingClientRect();
-  made.style.left = `${Math.min(event.clientX + 14, innerWidth - width - 8)}px`;
-  made.style.top = `${event.clientY + 18 + height > innerHeight ? event.clientY - height - 10 : event.clientY + 18}px`;
-}
-
-at("overview").addEventListener("pointerdown", (event) => {
-  const { left, width } = at("overview").getBoundingClientRect();
-  const place = (event.clientX - left) / width * scale.total;
-  const length = scale.to - scale.from;
-  scale.show(place - length / 2, place + length / 2);
-  moved();
-});
+setUpSearch(() => past.at, goTo);
+setUpPointer(strips, scale, () => past.at, { moved, zoom, pan, point, zoomToPiece, redraw });
 
 // Buttons and keys
 
@@ -490,7 +325,7 @@ const ACTIONS = {
     const isTable = toggle("table");
     at("rows").hidden = !isTable;
     at("strips").hidden = isTable;
-    if (isTable) showRows();
+    if (isTable) showTable(at("rows"), strips, scale);
     else redraw();
   },
   help() {
@@ -507,7 +342,6 @@ const ACTIONS = {
   live: () => goBack(null),
   compare: compareFromHere,
 };
-for (const [id, act] of Object.entries(ACTIONS)) at(id).addEventListener("click", act);
 at("slider").addEventListener("input", () => goBack(Number(at("slider").value)));
 
 const KEYS = {
@@ -538,17 +372,7 @@ const KEYS = {
   "?": ACTIONS.help,
 };
 
-addEventListener("keydown", (event) => {
-  const { target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || target === at("query")) return;
-  if (target === at("slider") && /^(Arrow|Home|End|Page)/.test(event.key)) return;
-  // Buttons have keys of their own.
-  if (target.tagName === "BUTTON" && (event.key === " " || event.key === "Enter")) return;
-  const act = KEYS[event.key];
-  if (act === undefined) return;
-  event.preventDefault();
-  act(event);
-});
+setUpKeys(KEYS, ACTIONS);
 
 // The rest
 
@@ -557,6 +381,11 @@ dark.addEventListener("change", () => {
   if (!at("keys").hidden) showKeys(at("keys"), looks);
   redraw();
 });
+const place = readPlace();
+[past.at, past.pinned] = [place.at, place.pinned];
+if (place.isStraight) scale.kind = toggle("folded", false) ? "folded" : "straight";
+if (place.start !== null && place.end > place.start) target = { start: place.start, end: place.end, room: 0 };
+
 new ResizeObserver(() => {
   scale.fitInto(at("map").clientWidth);
   redraw();
@@ -564,20 +393,13 @@ new ResizeObserver(() => {
   past.draw();
 }).observe(at("map"));
 
-const events = new EventSource("events");
-events.onopen = () => isConnected = true;
-events.onmessage = () => {
-  if (document.hidden) return;
+setUpNews({
+  connected(is) {
+    isConnected = is;
+    if (!is) describe();
+  },
   // Who looks at the past has no use for the present, but for how much there is of it.
-  if (past.at === null) refresh();
-  else look();
-};
-events.onerror = () => {
-  isConnected = false;
-  describe();
-};
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) refresh();
+  news: () => past.at === null ? refresh() : look(),
 });
 
 const { title } = await ask("title");

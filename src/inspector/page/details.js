@@ -20,6 +20,47 @@ function list(facts) {
   return made;
 }
 
+/** Says which moment is looked at. */
+export function showMoment({ isConnected, at, pinned, isGone, isPlaying, trouble }) {
+  const find = (id) => document.getElementById(id);
+  const moment = find("moment");
+  const [kind, text] = !isConnected
+    ? ["bad", "not connected"]
+    : at !== null
+    ? ["past", `the past: after request ${at}`]
+    : isGone
+    ? ["bad", "the guest's memory is gone: this was the last of it"]
+    : ["live", "live"];
+  moment.className = `chip ${kind}`;
+  moment.textContent = text;
+  moment.title = trouble;
+  find("other").hidden = pinned === null;
+  find("other").textContent = `compared with request ${pinned}`;
+  find("live").setAttribute("aria-pressed", String(at === null));
+  find("compare").setAttribute("aria-pressed", String(pinned !== null));
+  for (const link of find("save").querySelectorAll("a")) {
+    link.href = `${link.dataset.name}${at === null ? "" : `?at=${at}`}`;
+  }
+  find("play").textContent = isPlaying ? "⏸" : "▶";
+}
+
+/** Says what the strips show, as a table. */
+export function showTable(section, strips, scale) {
+  const rows = [];
+  for (const { label, pieces } of strips.lanes) {
+    for (const [start, end, look, text] of pieces) {
+      if (scale.x(end) < scale.left || scale.x(start) > scale.right || rows.length >= MOST_ROWS) continue;
+      const row = element("tr");
+      const cells = [label, `${hex(start)}-${hex(end)}`, size(end - start), MEANINGS[look] ?? look, text];
+      for (const cell of cells) row.append(element("td", cell));
+      rows.push(row);
+    }
+  }
+  section.querySelector("tbody").replaceChildren(...rows);
+}
+
+const MOST_ROWS = 2000;
+
 /** Says what a request did. */
 export function showRequest(section, row) {
   section.hidden = row === null || row.name === null;

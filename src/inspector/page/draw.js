@@ -53,6 +53,17 @@ export class Strips {
     return lane?.pieces.find(([start, end]) => start <= address && address < end) ?? null;
   }
 
+  /** The next edge of a piece in the lane of the cursor, to the right or, with -1, to the left; `null` for none. */
+  nextEdge(direction) {
+    const lane = this.lanes.find(({ key }) => key === this.cursor?.lane) ?? this.lanes[0];
+    const here = this.cursor?.gpa ?? 0;
+    const edges = (lane?.pieces ?? []).flatMap(([start, end]) => [start, end]);
+    const next = direction > 0
+      ? edges.filter((edge) => edge > here).reduce((a, b) => Math.min(a, b), Infinity)
+      : edges.filter((edge) => edge < here).reduce((a, b) => Math.max(a, b), -Infinity);
+    return Number.isFinite(next) ? { lane: lane.key, gpa: next } : null;
+  }
+
   /** Draws everything that is on the screen. */
   draw(looks) {
     const { canvas, scroller, scale, g } = this;
