@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { GuestMemoryManager, Mappable, MappingError, MemoryLockedError, RamLayoutError } from "membacking";
+import { GuestMemoryManager, Mappable, MemoryLockedError, RamLayoutError } from "membacking";
 import { RecordingPartition } from "membacking/testing";
 import { kvmTest } from "../support/require.ts";
 import { Machine, NOTHING } from "./machine.ts";

@@ -1,5 +1,5 @@
-import { assertEquals, assertThrows } from "@std/assert";
-import { GuestMemoryManager, type Mappable, MappingError, type RegionHandle } from "membacking";
+import { assertEquals } from "@std/assert";
+import { GuestMemoryManager, type Mappable, type RegionHandle } from "membacking";
 import { Kvm, KvmCap } from "membacking/kvm";
 import { KVM_X86_QUIRK_SLOT_ZAP_ALL } from "../../ffi/kvm/constants.ts";
 import { kvmTest } from "../support/require.ts";
