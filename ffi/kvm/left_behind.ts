@@ -8,6 +8,7 @@
 
 import type { MemoryRange } from "../../src/core/memory_range.ts";
 import type { PageMarks } from "../../src/core/page_marks.ts";
+import { eachSpan } from "../../src/core/page_set.ts";
 import type { Mark } from "./dirty_source.ts";
 
 /** Tells what `marks` has in `range`, and keeps the rest. */
@@ -16,5 +17,5 @@ export function handOut(marks: PageMarks, range: MemoryRange, mark: Mark): void 
   const all = marks.take();
   const asked = all.within(range);
   if (asked.count < all.count) marks.addSet(all.difference(asked));
-  asked.eachSpan(mark);
+  eachSpan(asked, mark);
 }

@@ -1,4 +1,4 @@
-import { GuestMemory } from "../memory/guest_memory.ts";
+import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import type { LockedMemory, LockOptions } from "../memory/locked_memory.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
@@ -12,7 +12,7 @@ export class ClientMemory extends GuestMemory {
   constructor(access: ClientAccess, hold: Hold) {
     super(access);
     this.#hold = hold;
-    hold.invalidate = () => this.invalidate();
+    hold.invalidate = () => forgetMap(this);
   }
 
   override read(gpa: number, length: number): Uint8Array<ArrayBuffer> {

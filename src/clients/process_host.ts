@@ -1,5 +1,5 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { LimitError } from "../core/errors.ts";
 import { RangeMap } from "../core/range_map.ts";
 import { gaps, type Span } from "../core/span.ts";
@@ -24,7 +24,7 @@ const KEPT_BACK = 16;
  */
 export class ProcessHost implements MemoryHost, Disposable {
   readonly isExact = true;
-  readonly #va: VaMapper;
+  readonly #va: HostAddresses;
   readonly #file: (number: number) => Mappable;
   /** Whether this client has locked a part of a range. */
   isLocked: (start: number, end: number) => boolean = () => false;
@@ -32,7 +32,7 @@ export class ProcessHost implements MemoryHost, Disposable {
 
   /** For `length` bytes of guest memory; `file` finds the owner's files by their numbers. */
   constructor(length: number, alignment: number, file: (number: number) => Mappable) {
-    this.#va = VaMapper.reserve(length, { alignment });
+    this.#va = HostAddresses.reserve(length, { alignment });
     this.#file = file;
   }
 

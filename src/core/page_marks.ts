@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from "./memory_range.ts";
 import { type Bounds, sortRuns } from "./page_runs.ts";
-import { PageSet } from "./page_set.ts";
+import { eachSpan, PageSet, pageSetOfBounds } from "./page_set.ts";
 
 /** From how many ordered stretches on sorting is cheaper than uniting them one after another. */
 const MANY = 8;
@@ -46,7 +46,7 @@ export class PageMarks {
 
   /** Marks all pages of a set. */
   addSet(pages: PageSet): void {
-    pages.eachSpan((start, end) => this.add(start, end));
+    eachSpan(pages, (start, end) => this.add(start, end));
   }
 
   /** What has been marked since the last time, and is forgotten here. */
@@ -57,12 +57,12 @@ export class PageMarks {
     if (this.#runs.length > 4096) this.#runs = new Float64Array(64);
     this.#length = 0;
     this.#stretches = [];
-    if (stretches.length === 0) return PageSet.ofBounds(runs);
-    if (stretches.length > MANY) return PageSet.ofBounds(sortRuns(runs));
+    if (stretches.length === 0) return pageSetOfBounds(runs);
+    if (stretches.length > MANY) return pageSetOfBounds(sortRuns(runs));
     let pages = PageSet.EMPTY;
     for (let i = 0; i <= stretches.length; i++) {
       const part: Bounds = runs.slice(stretches[i - 1] ?? 0, stretches[i]);
-      pages = pages.union(PageSet.ofBounds(part));
+      pages = pages.union(pageSetOfBounds(part));
     }
     return pages;
   }

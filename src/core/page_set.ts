@@ -18,6 +18,15 @@ const NO_BOUNDS: Bounds = new Float64Array(0);
 /** The two ways to keep a set. */
 type Pages = { readonly kind: "runs"; readonly bounds: Bounds } | PageWords & { readonly kind: "words" };
 
+/** The set whose membership changes at `bounds`: page numbers, strictly ascending, an even count of them. */
+export let pageSetOfBounds: (bounds: Bounds) => PageSet;
+
+/**
+ * Calls `visit` with the first GPA and the end of each run, in bytes and in ascending order: the iterator without its
+ * objects.
+ */
+export let eachSpan: (pages: PageSet, visit: (start: number, end: number) => void) => void;
+
 /**
  * An immutable set of guest pages, 4 KiB each, by guest-physical address.
  *
@@ -60,15 +69,18 @@ export class PageSet implements Iterable<MemoryRange> {
       const { start, end } = range;
       if (end > start) runs.push(start / PAGE_SIZE, end / PAGE_SIZE);
     }
-    return PageSet.ofBounds(sortRuns(Float64Array.from(runs)));
+    return PageSet.#ofBounds(sortRuns(Float64Array.from(runs)));
   }
 
-  /**
-   * The set whose membership changes at `bounds`: page numbers, strictly ascending, an even count of them.
-   *
-   * @internal
-   */
-  static ofBounds(bounds: Bounds): PageSet {
+  static {
+    pageSetOfBounds = (bounds) => PageSet.#ofBounds(bounds);
+    eachSpan = (pages, visit) => {
+      const bounds = pages.#bounds();
+      for (let i = 0; i < bounds.length; i += 2) visit(bounds[i]! * PAGE_SIZE, bounds[i + 1]! * PAGE_SIZE);
+    };
+  }
+
+  static #ofBounds(bounds: Bounds): PageSet {
     if (bounds.length === 0) return PageSet.EMPTY;
     const first = Math.floor(bounds[0]! / 32) * 32;
     const wordBytes = 4 * Math.ceil((bounds[bounds.length - 1]! - first) / 32);
@@ -84,7 +96,7 @@ export class PageSet implements Iterable<MemoryRange> {
     // What lies before the first and after the last page is cut off on the way through the runs.
     const isTight = pages.words[0] !== 0 && pages.words[pages.words.length - 1] !== 0;
     if (isTight && pages.words.byteLength < 16 * runs) return new PageSet({ kind: "words", ...pages }, count);
-    return PageSet.ofBounds(boundsOfWords(pages, runs));
+    return PageSet.#ofBounds(boundsOfWords(pages, runs));
   }
 
   /** How many bytes of guest memory its pages have. */
@@ -148,7 +160,7 @@ export class PageSet implements Iterable<MemoryRange> {
       const high = boundAbove(bounds, to - 1);
       const head = (low & 1) === 1 ? [from] : [];
       const tail = (high & 1) === 1 ? [to] : [];
-      return PageSet.ofBounds(Float64Array.from([...head, ...bounds.subarray(low, high), ...tail]));
+      return PageSet.#ofBounds(Float64Array.from([...head, ...bounds.subarray(low, high), ...tail]));
     }
     const low = Math.max(0, Math.floor((from - pages.first) / 32));
     const high = Math.min(pages.words.length, Math.ceil((to - pages.first) / 32));
@@ -178,23 +190,12 @@ export class PageSet implements Iterable<MemoryRange> {
     }
   }
 
-  /**
-   * Calls `visit` with the first GPA and the end of each run, in bytes and in ascending order: the iterator without its
-   * objects.
-   *
-   * @internal
-   */
-  eachSpan(visit: (start: number, end: number) => void): void {
-    const bounds = this.#bounds();
-    for (let i = 0; i < bounds.length; i += 2) visit(bounds[i]! * PAGE_SIZE, bounds[i + 1]! * PAGE_SIZE);
-  }
-
   #combine(other: PageSet, operation: SetOperation): PageSet {
     const a = this.#pages;
     const b = other.#pages;
     const words = a.kind === "words" && b.kind === "words" ? combineWords(a, b, operation) : null;
     if (words !== null) return PageSet.#ofWords(words);
-    return PageSet.ofBounds(combineBounds(this.#bounds(), other.#bounds(), operation));
+    return PageSet.#ofBounds(combineBounds(this.#bounds(), other.#bounds(), operation));
   }
 
   #bounds(): Bounds {

@@ -1,4 +1,4 @@
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { hostOf, VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
 import { checkAligned, checkNumber, type MemoryRange, ownFilledRange } from "../core/memory_range.ts";
 import type { OverlapRule } from "../core/map/overlap.ts";
@@ -118,7 +118,7 @@ export class GuestMemoryManager implements Disposable {
     if (!(given.length >= maxAddress)) {
       throw new RangeError(`va has ${given.length} bytes, and maxAddress of ${maxAddress} needs as many`);
     }
-    this.#va = given;
+    this.#va = hostOf(given);
     this.regions = stack.use(
       new RegionManager(given, {
         ...(logger !== undefined && { logger }),

@@ -6,6 +6,9 @@ import { type AccessMap, checkSteady, type Part, partsOf, readFile, viaFile } fr
 import { MappedMemory } from "./mapped_memory.ts";
 import { NO_VIEW, View, WINDOW } from "./view.ts";
 
+/** Has `memory` forget what it knows of the memory map, which is about to change. */
+export let forgetMap: (memory: GuestMemory) => void;
+
 /**
  * Guest memory as it is visible now, to read and write by guest-physical address.
  *
@@ -42,6 +45,13 @@ import { NO_VIEW, View, WINDOW } from "./view.ts";
  * ```
  */
 export class GuestMemory extends MappedMemory {
+  static {
+    forgetMap = (memory) => {
+      memory.#view = NO_VIEW;
+      if (memory.#views.length > 0) memory.#views.length = 0;
+    };
+  }
+
   readonly #map: AccessMap;
   /** For each window the piece that was accessed last: most accesses are to the same piece again. */
   readonly #views: (View | undefined)[] = [];
@@ -52,16 +62,6 @@ export class GuestMemory extends MappedMemory {
   constructor(map: AccessMap) {
     super(map);
     this.#map = map;
-  }
-
-  /**
-   * Forgets what it knows of the memory map, which is about to change.
-   *
-   * @internal
-   */
-  invalidate(): void {
-    this.#view = NO_VIEW;
-    if (this.#views.length > 0) this.#views.length = 0;
   }
 
   /** A copy of `length` bytes from `gpa` on. */

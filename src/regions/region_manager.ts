@@ -1,5 +1,6 @@
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
+import { hostOf, type VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
 import { ClientServer, type ClientSummary, type ServeOptions } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
@@ -24,7 +25,7 @@ import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import { piecesIn } from "../core/map/view.ts";
 import type { DirtyTracker } from "../memory/dirty_tracker.ts";
-import { GuestMemory } from "../memory/guest_memory.ts";
+import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
@@ -126,12 +127,13 @@ export class RegionManager implements Disposable {
   readonly #handOuts: HandOutWatcher = { handOut: (file, proceed) => this.#handOut(file, proceed) };
 
   /**
-   * Manages the addresses that `va` reserved; one reservation serves one manager.
+   * Manages the addresses that were reserved; one reservation serves one manager.
    *
-   * @throws {DisposedError} If `va` has been disposed.
-   * @throws {TypeError} If `va` serves another manager.
+   * @throws {DisposedError} If the reservation has been disposed.
+   * @throws {TypeError} If it serves another manager.
    */
-  constructor(va: VaTarget<Mappable>, options: RegionManagerOptions = {}) {
+  constructor(reserved: VaMapper | VaTarget<Mappable>, options: RegionManagerOptions = {}) {
+    const va = hostOf(reserved);
     const { overlap = "nested", logger, quiesce } = options;
     if (overlap !== "nested" && overlap !== "any") {
       throw new TypeError(`Overlap must be "nested" or "any", got ${JSON.stringify(overlap)}`);
@@ -151,11 +153,11 @@ export class RegionManager implements Disposable {
       locks: this.#locks,
       map: () => this.#map,
       clients: () => this.#clients,
-      invalidate: () => this.memory.invalidate(),
+      invalidate: () => forgetMap(this.memory),
     });
     this.#map = new MemoryMap({
       ...{ va, quiesce, logger, locks: this.#locks, written: this.#tracking.written },
-      invalidate: () => this.memory.invalidate(),
+      invalidate: () => forgetMap(this.memory),
     });
     this.memory = new GuestMemory(this.#locks);
     const map = this.#map;
@@ -165,7 +167,7 @@ export class RegionManager implements Disposable {
       },
       base: va.base,
       length: va.length,
-      isReal: va instanceof VaMapper,
+      isReal: va instanceof HostAddresses,
       holders: () => {
         if (map.closed) return { locks: [], clients: [] };
         this.#clients?.updateLocks();
@@ -474,7 +476,7 @@ export class RegionManager implements Disposable {
         // SAFETY: an InspectNode is plain data, safe for JSON by contract.
         inspect: () => this.inspect() as unknown as Json,
       },
-      memory: { base: this.#va instanceof VaMapper ? base : null, length },
+      memory: { base: this.#va instanceof HostAddresses ? base : null, length },
       state: () => this.#map.committed,
       locks: this.#locks,
       logger: this.#map.logger,
@@ -556,7 +558,7 @@ export class RegionManager implements Disposable {
     const act = () => {
       this.#locks.checkFile(file);
       proceed();
-      this.memory.invalidate();
+      forgetMap(this.memory);
     };
     if (this.#clients === undefined) act();
     else this.#clients.holdOff(act, this.#locks.spansOf(file));

@@ -17,6 +17,9 @@ import { nudge, type Vring, type VringState } from "./vrings.ts";
 
 const DEFAULT_DEADLINE = 1000;
 
+/** What the package's own parts share of a front end. */
+export let linkOf: (frontend: VhostUserFrontend) => BackendLink;
+
 /**
  * The front end of a device whose work is done by another process, the back end, over the vhost-user protocol.
  *
@@ -34,6 +37,10 @@ const DEFAULT_DEADLINE = 1000;
  * ```
  */
 export class VhostUserFrontend implements Disposable {
+  static {
+    linkOf = (frontend) => frontend.#link;
+  }
+
   /** What messages call the device: the path of its socket. */
   readonly name: string;
   readonly #path: string | null;
@@ -80,15 +87,6 @@ export class VhostUserFrontend implements Disposable {
     const agreement = await shakeHands(connection, options.protocolFeatures ?? KNOWN_PROTOCOL_FEATURES);
     undo.move();
     return new VhostUserFrontend(path, options, connection, agreement);
-  }
-
-  /**
-   * What the package's own parts share.
-   *
-   * @internal
-   */
-  get link(): BackendLink {
-    return this.#link;
   }
 
   /** The virtio features that the back end offers, for the driver to choose from. */

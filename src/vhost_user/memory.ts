@@ -8,7 +8,7 @@ import type { DmaRequest, DmaTarget } from "../targets/targets.ts";
 import type { ConnectionState } from "./connection.ts";
 import { DirtyLog } from "./dirty_log.ts";
 import { VhostUserError } from "./errors.ts";
-import type { VhostUserFrontend } from "./frontend.ts";
+import { linkOf, type VhostUserFrontend } from "./frontend.ts";
 import type { BackendLink, MemoryLink } from "./link.ts";
 import { changeTable, covers, entryAt, type Run } from "./memory_table.ts";
 import { exchangeTable } from "./table_exchange.ts";
@@ -82,7 +82,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
 
   /** Gives the back end of `frontend` its memory. A front end has one of these. */
   constructor(frontend: VhostUserFrontend) {
-    this.#link = frontend.link;
+    this.#link = linkOf(frontend);
     this.name = `memory of ${frontend.name}`;
     if (this.#link.memory !== null) throw new TypeError(`${frontend.name} has its memory already`);
     const self = (): VhostUserMemory => this;

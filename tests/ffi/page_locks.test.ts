@@ -2,13 +2,13 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { lockCount, lockPages, relockPages, unlockPages } from "../../ffi/host/page_locks.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { status } from "../support/proc.ts";
 import { PAGE } from "../support/units.ts";
 
 /** Sixteen mapped pages, and how many KiB of the process are locked on top of what was before. */
 function setup() {
-  const va = VaMapper.reserve(0x10_0000);
+  const va = HostAddresses.reserve(0x10_0000);
   const memory = Mappable.memfd("ram", 16 * PAGE);
   va.map(0, 16 * PAGE, memory, 0, true, undefined);
   const before = status("VmLck");

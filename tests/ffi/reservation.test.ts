@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertFalse, assertThrows } from "@std/assert";
 import { keptBack, spareMappings } from "../../ffi/host/mapping_budget.ts";
 import { Reservation, reservationAt } from "../../ffi/host/reservation.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { mappings, readProc } from "../support/proc.ts";
 
@@ -12,7 +12,7 @@ function isReserved({ base, length }: { base: number; length: number }): boolean
 }
 
 Deno.test("disposing a mapper that nobody else holds unmaps its addresses", () => {
-  const va = VaMapper.reserve(SIZE);
+  const va = HostAddresses.reserve(SIZE);
   assert(isReserved(va));
   va[Symbol.dispose]();
   va[Symbol.dispose]();
@@ -22,7 +22,7 @@ Deno.test("disposing a mapper that nobody else holds unmaps its addresses", () =
 
 Deno.test("addresses stay reserved until the last holder has let go, whatever the order", () => {
   for (const order of [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]]) {
-    const va = VaMapper.reserve(SIZE);
+    const va = HostAddresses.reserve(SIZE);
     const holders = [va, va.retain(), va.retain()];
     order.forEach((index, nth) => {
       assert(isReserved(va), `${order} before ${nth}`);
@@ -34,7 +34,7 @@ Deno.test("addresses stay reserved until the last holder has let go, whatever th
 });
 
 Deno.test("a disposed mapper takes no new holders, and works for those it has", () => {
-  const va = VaMapper.reserve(SIZE);
+  const va = HostAddresses.reserve(SIZE);
   const holder = va.retain();
   va[Symbol.dispose]();
   assertThrows(() => va.retain(), DisposedError, "VaMapper has been disposed");
@@ -66,8 +66,8 @@ Deno.test("the budget of mappings is what the kernel allows, less what is kept f
 
 Deno.test("all reservations draw on one budget, and give back what they had", () => {
   const before = spareMappings();
-  const a = VaMapper.reserve(SIZE);
-  const b = VaMapper.reserve(SIZE);
+  const a = HostAddresses.reserve(SIZE);
+  const b = HostAddresses.reserve(SIZE);
   assertEquals(a.spareMappings, before - 2);
   a.noteMappings(1001);
   b.noteMappings(11);

@@ -3,14 +3,14 @@ import { cString, libc } from "../../ffi/os/libc.ts";
 import { MFD_CLOEXEC, MFD_HUGETLB } from "../../ffi/os/mman.ts";
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { revokeView } from "../../ffi/os/view.ts";
 import { mappingFlags, mappings, type Vma } from "../support/proc.ts";
 import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 import { PAGE } from "../support/units.ts";
 
 /** What is mapped in a reservation, as `access@start-end`, offsets into it. */
-function layout(va: VaMapper): string[] {
+function layout(va: HostAddresses): string[] {
   return mappings(va.base, va.base + va.length).map(({ start, end, access }) =>
     `${access} ${(Math.max(start, va.base) - va.base).toString(16)}-${
       (Math.min(end, va.base + va.length) - va.base).toString(16)
@@ -18,13 +18,13 @@ function layout(va: VaMapper): string[] {
   );
 }
 
-function vmaAt(va: VaMapper, offset: number): Vma {
+function vmaAt(va: HostAddresses, offset: number): Vma {
   const [vma] = mappings(va.base + offset, va.base + offset + 1);
   if (vma === undefined) throw new Error("nothing is mapped there");
   return vma;
 }
 
-function bytesAt(va: VaMapper, start: number, length: number): Uint8Array {
+function bytesAt(va: HostAddresses, start: number, length: number): Uint8Array {
   const view = va.view(start, start + length);
   const copy = new Uint8Array(view).slice();
   revokeView(view);
@@ -38,7 +38,7 @@ function filled(name: string, length: number, value: number): Mappable {
 }
 
 Deno.test("a reservation is one inaccessible mapping, aligned to 2 MiB, of exactly its length", () => {
-  using va = VaMapper.reserve(0x1234_5000);
+  using va = HostAddresses.reserve(0x1234_5000);
   assertEquals(va.base % HUGE_PAGE, 0);
   assertEquals(va.length, 0x1234_5000);
   assertEquals(layout(va), ["---p 0-12345000"]);
@@ -46,40 +46,40 @@ Deno.test("a reservation is one inaccessible mapping, aligned to 2 MiB, of exact
 
 Deno.test("a reservation is aligned as asked", () => {
   for (const alignment of [2 ** 21, 2 ** 25, 2 ** 30, 2 ** 39]) {
-    using va = VaMapper.reserve(PAGE, { alignment });
+    using va = HostAddresses.reserve(PAGE, { alignment });
     assertEquals(va.base % alignment, 0);
   }
 });
 
 Deno.test("16 TiB can be reserved, and cost nothing", () => {
-  using va = VaMapper.reserve(2 ** 44);
+  using va = HostAddresses.reserve(2 ** 44);
   assertEquals(va.length, 2 ** 44);
 });
 
 Deno.test("a reservation of a bad length or alignment is refused", () => {
   for (const length of [0, -PAGE, 1, 4097, 1.5, NaN, Infinity, 2 ** 47 + PAGE, 2 ** 60]) {
-    assertThrows(() => VaMapper.reserve(length), RangeError);
+    assertThrows(() => HostAddresses.reserve(length), RangeError);
   }
   for (const alignment of [0, 0.5, 3 * PAGE, 3 * 2 ** 20, 2 ** 22 + PAGE, NaN, -(2 ** 21)]) {
-    assertThrows(() => VaMapper.reserve(PAGE, { alignment }), RangeError, "lignment");
+    assertThrows(() => HostAddresses.reserve(PAGE, { alignment }), RangeError, "lignment");
   }
-  assertThrows(() => VaMapper.reserve("4096" as unknown as number), TypeError);
+  assertThrows(() => HostAddresses.reserve("4096" as unknown as number), TypeError);
 });
 
 Deno.test("a reservation is aligned to large pages even where less was asked for", () => {
   for (const alignment of [1, PAGE, 2 ** 20]) {
-    using va = VaMapper.reserve(PAGE, { alignment });
+    using va = HostAddresses.reserve(PAGE, { alignment });
     assertEquals(va.base % 2 ** 21, 0);
   }
 });
 
 Deno.test("more address space than the host has is ENOMEM", () => {
-  const error = assertThrows(() => VaMapper.reserve(2 ** 47), OsError);
+  const error = assertThrows(() => HostAddresses.reserve(2 ** 47), OsError);
   assertEquals([error.syscall, error.code], ["mmap", "ENOMEM"]);
 });
 
 Deno.test("a mapping shows the file, from its offset on, and stores reach the file", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using memory = Mappable.memfd("ram", 4 * PAGE);
   memory.write(PAGE, new Uint8Array([1, 2, 3]));
   va.map(2 * PAGE, 4 * PAGE, memory, PAGE, true, undefined);
@@ -94,7 +94,7 @@ Deno.test("a mapping shows the file, from its offset on, and stores reach the fi
 });
 
 Deno.test("nothing in a reservation is ever executable", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using memory = Mappable.memfd("ram", PAGE);
   va.map(0, PAGE, memory, 0, true, undefined);
   va.map(PAGE, 2 * PAGE, memory, 0, false, undefined);
@@ -104,7 +104,7 @@ Deno.test("nothing in a reservation is ever executable", () => {
 });
 
 Deno.test("mapping over a mapping replaces it, and removing leaves the reservation", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using a = filled("a", 4 * PAGE, 0xaa);
   using b = filled("b", 4 * PAGE, 0xbb);
   va.map(0, 4 * PAGE, a, 0, true, undefined);
@@ -118,7 +118,7 @@ Deno.test("mapping over a mapping replaces it, and removing leaves the reservati
 });
 
 Deno.test("private memory is zeros, belongs to no file, and keeps its contents when its protection changes", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   va.map(0, 2 * PAGE, null, 0, true, undefined);
   const view = va.view(0, PAGE);
   assertEquals(new Uint8Array(view)[7], 0);
@@ -136,7 +136,7 @@ Deno.test("a file that is not open for writing is mapped for reading, and cannot
   Deno.writeFileSync(path, new Uint8Array(PAGE).fill(3));
   using file = Mappable.open(path);
   Deno.removeSync(path);
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   va.map(0, PAGE, file, 0, false, undefined);
   assertEquals(bytesAt(va, 0, 1)[0], 3);
   assertEquals(assertThrows(() => va.protect(0, PAGE, true), OsError).code, "EACCES");
@@ -146,7 +146,7 @@ Deno.test("a file that is not open for writing is mapped for reading, and cannot
 });
 
 Deno.test("no call reaches outside the reservation", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using memory = Mappable.memfd("ram", PAGE);
   const ranges = [[-PAGE, 0], [0, 0], [PAGE, 0], [0xf_f000, 0x10_1000], [0x10_0000, 0x10_1000], [NaN, PAGE], [0, NaN]];
   for (const [start = 0, end = 0] of ranges) {
@@ -167,7 +167,7 @@ Deno.test("no call reaches outside the reservation", () => {
 });
 
 Deno.test("numbers that are no whole pages are the kernel's EINVAL, and leave what was there", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using memory = filled("ram", 2 * PAGE, 1);
   va.map(0, 2 * PAGE, memory, 0, true, undefined);
   const error = assertThrows(() => va.map(0, PAGE, memory, 0x800, true, undefined), OsError);
@@ -183,7 +183,7 @@ Deno.test("numbers that are no whole pages are the kernel's EINVAL, and leave wh
 });
 
 Deno.test("populate brings memory in, and says where there is none", () => {
-  using va = VaMapper.reserve(0x10_0000);
+  using va = HostAddresses.reserve(0x10_0000);
   using memory = Mappable.memfd("ram", 2 * PAGE);
   va.map(0, 4 * PAGE, memory, 0, true, undefined);
   va.populate(0, 2 * PAGE, true);
@@ -196,7 +196,7 @@ Deno.test("populate brings memory in, and says where there is none", () => {
 });
 
 Deno.test("NUMA node and huge page policy apply to mappings, and a node that is not there is an error", () => {
-  using va = VaMapper.reserve(0x100_0000);
+  using va = HostAddresses.reserve(0x100_0000);
   using memory = Mappable.memfd("ram", HUGE_PAGE);
   va.map(0, HUGE_PAGE, memory, 0, true, { hostNumaNode: 0 });
   va.map(HUGE_PAGE, 2 * HUGE_PAGE, null, 0, true, { hostNumaNode: 0, transparentHugepages: true });
@@ -213,7 +213,7 @@ Deno.test("NUMA node and huge page policy apply to mappings, and a node that is 
 });
 
 hugePageTest("huge pages are mapped, moved in place of others, and removed", 2, () => {
-  using va = VaMapper.reserve(2 ** 30);
+  using va = HostAddresses.reserve(2 ** 30);
   using huge = Mappable.memfd("huge", 2 * HUGE_PAGE, { hugepageSize: HUGE_PAGE });
   using small = filled("small", HUGE_PAGE, 0x11);
   huge.write(0, new Uint8Array([0x21]));
@@ -228,7 +228,7 @@ hugePageTest("huge pages are mapped, moved in place of others, and removed", 2, 
 });
 
 hugePageTest("a range that cuts a huge page is refused before anything is replaced", 1, () => {
-  using va = VaMapper.reserve(2 ** 30);
+  using va = HostAddresses.reserve(2 ** 30);
   using huge = Mappable.memfd("huge", HUGE_PAGE, { hugepageSize: HUGE_PAGE });
   using small = filled("small", HUGE_PAGE, 0x11);
   va.map(0, HUGE_PAGE, small, 0, true, undefined);
@@ -247,7 +247,7 @@ hugePageTest("a huge page mapping that fails late leaves the mapping it should h
   using huge = Mappable.fromFd(fd);
   sys.close(fd);
   assert(fileOf(huge).mayFailLate);
-  using va = VaMapper.reserve(2 ** 36);
+  using va = HostAddresses.reserve(2 ** 36);
   using small = filled("small", HUGE_PAGE, 0x11);
   va.map(0, HUGE_PAGE, small, 0, true, undefined);
   const error = assertThrows(() => va.map(0, 2 ** 35, huge, 0, true, undefined), OsError);
@@ -264,7 +264,7 @@ hugePageTest("a hole that a failed replacement leaves is plugged at once", 1, ()
   // A file that claims to be steady and is not, so that it is mapped in place.
   using liar = Mappable.fromFd(fd);
   Object.assign(fileOf(liar), { mayFailLate: false });
-  using va = VaMapper.reserve(2 ** 36);
+  using va = HostAddresses.reserve(2 ** 36);
   using small = filled("small", HUGE_PAGE, 0x11);
   va.map(0, HUGE_PAGE, small, 0, true, undefined);
   assertThrows(() => va.map(0, 2 ** 35, liar, 0, true, undefined), OsError, "ENOMEM");
@@ -280,7 +280,7 @@ hugePageTest("a hole that a failed replacement leaves is plugged at once", 1, ()
 Deno.test("five thousand reservations with mappings leave no mapping behind", () => {
   using memory = Mappable.memfd("ram", 4 * PAGE);
   const cycle = () => {
-    using va = VaMapper.reserve(2 ** 30, { alignment: 2 ** 30 });
+    using va = HostAddresses.reserve(2 ** 30, { alignment: 2 ** 30 });
     va.map(0, 4 * PAGE, memory, 0, true, undefined);
     va.map(PAGE, 2 * PAGE, null, 0, false, undefined);
     va.remove(0, PAGE);

@@ -1,11 +1,11 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Mappable } from "../../ffi/files/mappable.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
 import { PAGE } from "../support/units.ts";
 
 function setup() {
-  const va = VaMapper.reserve(2 ** 40);
+  const va = HostAddresses.reserve(2 ** 40);
   const memory = Mappable.memfd("ram", PAGE);
   va.map(0, PAGE, memory, 0, true, undefined);
   return {

@@ -5,7 +5,8 @@
  * @module
  */
 
-import { Mappable, MemoryRange, VaMapper } from "membacking";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
+import { Mappable, MemoryRange } from "membacking";
 import { Kvm, type KvmVcpu, type KvmVm } from "membacking/kvm";
 import { LongModeCode, startLongMode, STOP_PORT } from "../support/guest.ts";
 
@@ -69,7 +70,7 @@ export class CountingMachine implements Disposable {
 
   constructor(copy?: Uint8Array) {
     using undo = new DisposableStack();
-    const va = undo.use(VaMapper.reserve(MEMORY));
+    const va = undo.use(HostAddresses.reserve(MEMORY));
     this.#ram = undo.use(Mappable.memfd("ram", MEMORY));
     using kvm = Kvm.open();
     this.vm = undo.use(kvm.createVm());

@@ -5,7 +5,7 @@ import { libc } from "../../ffi/os/libc.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { F_DUPFD_CLOEXEC } from "../../ffi/os/mman.ts";
 import { unwrap } from "../../ffi/os/os_error.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { pollForever, startLongMode, TestMachine, VcpuThread } from "../support/guest.ts";
 import { mappings, openFds } from "../support/proc.ts";
@@ -21,7 +21,7 @@ function isReserved(base: number): boolean {
 kvmTest("host addresses outlive every slot over them, whatever is disposed first", () => {
   using kvm = Kvm.open();
   for (const order of [["va", "vm", "vcpu"], ["vm", "va", "vcpu"], ["vcpu", "va", "vm"], ["va", "vcpu", "vm"]]) {
-    const va = VaMapper.reserve(2 ** 30);
+    const va = HostAddresses.reserve(2 ** 30);
     const vm = kvm.createVm();
     const vcpu = vm.createVcpu(0);
     vm.mapRange(va.base, new MemoryRange(0, 0x1000), READ_WRITE);
@@ -38,7 +38,7 @@ kvmTest("host addresses outlive every slot over them, whatever is disposed first
 kvmTest("deleting the last slot lets go of a mapper that was disposed", () => {
   using kvm = Kvm.open();
   using vm = kvm.createVm();
-  const va = VaMapper.reserve(2 ** 30);
+  const va = HostAddresses.reserve(2 ** 30);
   const [a, b] = [new MemoryRange(0, 0x1000), new MemoryRange(0x2000, 0x3000)];
   vm.mapRange(va.base, a, READ_WRITE);
   vm.mapRange(va.base, b, READ_WRITE);
@@ -61,7 +61,7 @@ kvmTest("a vCPU that outlives its VM reaches no memory any more", async () => {
   va[Symbol.dispose]();
   assert(!isReserved(va.base));
   // Something else gets the addresses at once, and must not be written.
-  using other = VaMapper.reserve(2 ** 32);
+  using other = HostAddresses.reserve(2 ** 32);
   other.map(0, 2 ** 21, memory, 0, true, undefined);
   const stopped = running.running.then(() => new Promise((resolve) => setTimeout(resolve, 100))).then(() =>
     running.stop()
@@ -76,7 +76,7 @@ kvmTest("a vCPU that outlives its VM reaches no memory any more", async () => {
 
 kvmTest("a VM whose descriptor was handed out gives its memory back all the same", () => {
   using kvm = Kvm.open();
-  using va = VaMapper.reserve(2 ** 30);
+  using va = HostAddresses.reserve(2 ** 30);
   const vm = kvm.createVm();
   vm.mapRange(va.base, new MemoryRange(0, 0x2000), READ_WRITE);
   const { sys, errno } = libc();
@@ -90,7 +90,7 @@ kvmTest("a VM whose descriptor was handed out gives its memory back all the same
 
 kvmTest("a VM can be disposed while its guest runs in another thread", async () => {
   using memory = Mappable.memfd("ram", 2 ** 24);
-  const va = VaMapper.reserve(2 ** 30);
+  const va = HostAddresses.reserve(2 ** 30);
   va.map(0, 2 ** 24, memory, 0, true, undefined);
   using kvm = Kvm.open();
   const vm = kvm.createVm();
@@ -115,7 +115,7 @@ kvmTest("a VM can be disposed while its guest runs in another thread", async () 
 
 kvmTest("a thousand VMs with vCPUs and slots leave no descriptor and no mapping behind", () => {
   using kvm = Kvm.open();
-  using va = VaMapper.reserve(2 ** 30);
+  using va = HostAddresses.reserve(2 ** 30);
   const cycle = (i: number) => {
     const vm = kvm.createVm({ zapAllOnSlotDelete: i % 2 === 0 });
     vm.mapRange(va.base, new MemoryRange(0, 0x1000), READ_WRITE);

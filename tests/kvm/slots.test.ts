@@ -3,7 +3,7 @@ import { Kvm, type KvmVm } from "../../ffi/kvm/mod.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
 import { lockCount } from "../../ffi/host/page_locks.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { DisposedError, MappingError } from "../../src/core/errors.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { status } from "../support/proc.ts";
@@ -15,7 +15,7 @@ const READ_ONLY = { writable: false, executable: true };
 
 /** A VM, and 1 MiB of memory at the beginning of 4 GiB of addresses. */
 class Setup implements Disposable {
-  readonly va = VaMapper.reserve(2 ** 32);
+  readonly va = HostAddresses.reserve(2 ** 32);
   readonly memory = Mappable.memfd("ram", 2 ** 20);
   readonly vm: KvmVm;
 

@@ -4,6 +4,7 @@
  * one that says so.
  */
 
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import {
   GuestMemoryError,
@@ -12,7 +13,6 @@ import {
   MemoryRange,
   RegionManager,
   ReservationLostError,
-  VaMapper,
   type VaTarget,
 } from "membacking";
 import { RecordingDmaTarget, RecordingPartition } from "membacking/testing";
@@ -20,12 +20,12 @@ import { range } from "../support/units.ts";
 
 /** A real reservation that loses what is mapped next over the addresses in `losing`. */
 class LosingVa implements VaTarget<Mappable>, Disposable {
-  readonly #va: VaMapper;
+  readonly #va: HostAddresses;
   losing: MemoryRange | null = null;
   readonly touched: string[] = [];
 
   constructor(length: number) {
-    this.#va = VaMapper.reserve(length);
+    this.#va = HostAddresses.reserve(length);
   }
   get base(): number {
     return this.#va.base;

@@ -5,7 +5,7 @@
  */
 
 import { Mappable } from "../../ffi/files/mappable.ts";
-import { VaMapper } from "../../ffi/host/va_mapper.ts";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { type CreateVmOptions, Kvm, type KvmExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
 import { startLongMode, startRealMode, STOP_PORT } from "../../examples/guest/mod.ts";
@@ -35,14 +35,14 @@ export class TestMachine implements Disposable {
   readonly kvm: Kvm;
   readonly vm: KvmVm;
   readonly vcpu: KvmVcpu;
-  readonly va: VaMapper;
+  readonly va: HostAddresses;
   readonly ram: Mappable;
   #stack = new DisposableStack();
 
   constructor(options: TestMachineOptions = {}) {
     const { memory = 2 ** 24, reserve = 2 ** 32, vm } = options;
     using undo = new DisposableStack();
-    this.va = undo.use(VaMapper.reserve(reserve));
+    this.va = undo.use(HostAddresses.reserve(reserve));
     this.ram = undo.use(Mappable.memfd("ram", memory));
     this.kvm = undo.use(Kvm.open());
     this.vm = undo.use(this.kvm.createVm(vm));

@@ -1,3 +1,4 @@
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { assertEquals, assertGreater, assertLess, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   GuestMemoryError,
@@ -5,7 +6,6 @@ import {
   MappingError,
   type MemoryPolicy,
   RegionManager,
-  VaMapper,
   type VaTarget,
 } from "membacking";
 import { kvmTest, noKvm, testUnless } from "../support/require.ts";
@@ -19,9 +19,9 @@ import { range } from "../support/units.ts";
 /** Real host memory that refuses to be mapped as often as told. */
 class Refusing implements VaTarget<Mappable> {
   refusals = 0;
-  readonly #va: VaMapper;
+  readonly #va: HostAddresses;
 
-  constructor(va: VaMapper) {
+  constructor(va: HostAddresses) {
     this.#va = va;
   }
 
@@ -66,7 +66,7 @@ class Refusing implements VaTarget<Mappable> {
 }
 
 Deno.test("where an undo failed, memory cannot be accessed, and all around it can", () => {
-  using va = VaMapper.reserve(2 ** 21);
+  using va = HostAddresses.reserve(2 ** 21);
   const host = new Refusing(va);
   using regions = new RegionManager(host);
   using file = stampedFile(1, 0x8000);

@@ -1,5 +1,6 @@
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
-import { Mappable, MappingError, RegionManager, RegionOverlapError, VaMapper } from "membacking";
+import { Mappable, MappingError, RegionManager, RegionOverlapError } from "membacking";
 import { Kvm, KvmVcpu } from "membacking/kvm";
 import { spareMappings } from "../../ffi/host/mapping_budget.ts";
 import { touchForever, VcpuThread } from "../support/guest.ts";
@@ -46,7 +47,7 @@ function assertKept(before: Holdings): void {
 
 /** One of everything, made and disposed. */
 function cycle(kvm: Kvm, i: number): void {
-  using va = VaMapper.reserve(RESERVED);
+  using va = HostAddresses.reserve(RESERVED);
   using regions = new RegionManager(va, { overlap: "any" });
   using file = Mappable.memfd("leak", 0x1_0000);
   using other = file.clone();
@@ -162,7 +163,7 @@ function* orders(): Generator<string[]> {
 kvmTest("everything can be disposed in every order, and addresses stay as long as someone may look at them", () => {
   const isReserved = (base: number) => mappings(base, base + 0x1000).length > 0;
   const dispose = (order: readonly string[]) => {
-    const va = VaMapper.reserve(RESERVED);
+    const va = HostAddresses.reserve(RESERVED);
     const manager = new RegionManager(va);
     const kvm = Kvm.open();
     const vm = kvm.createVm();
@@ -195,7 +196,7 @@ kvmTest("everything can be disposed in every order, and addresses stay as long a
 kvmTest("a guest whose memory was disposed in any order finds none, and harms nobody", () => {
   for (const order of permutations(["va", "manager", "file"])) {
     using guest = new Witness();
-    const va = VaMapper.reserve(RESERVED);
+    const va = HostAddresses.reserve(RESERVED);
     const manager = new RegionManager(va);
     const file = Mappable.memfd("ram", 0x4000);
     manager.addPartition(guest.vm);
@@ -209,7 +210,7 @@ kvmTest("a guest whose memory was disposed in any order finds none, and harms no
       all[name]?.[Symbol.dispose]();
     }
     // Someone else may have the addresses by now.
-    using next = VaMapper.reserve(RESERVED);
+    using next = HostAddresses.reserve(RESERVED);
     next.map(0, 0x4000, null, 0, true, undefined);
     assertEquals([guest.store(0x1000, 6), guest.load(0x1000)], ["mmio", "mmio"]);
     assert(new Uint32Array(next.view(0, 0x4000)).every((word) => word === 0));

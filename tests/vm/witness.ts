@@ -7,7 +7,8 @@
  * @module
  */
 
-import { Mappable, MemoryRange, VaMapper } from "membacking";
+import { HostAddresses } from "../../ffi/host/host_addresses.ts";
+import { Mappable, MemoryRange } from "membacking";
 import { Kvm, type KvmExit, type KvmMmioExit, type KvmVcpu, type KvmVm } from "membacking/kvm";
 import { LongModeCode, RealModeCode, REPORT_PORT, startLongMode, startRealMode, STOP_PORT } from "../support/guest.ts";
 import { PAGE } from "../support/units.ts";
@@ -91,7 +92,7 @@ export class Witness implements Disposable {
   /** Called when memory is missing behind a slot; the access is then tried again. Without it, it is passed over. */
   onFault: (() => void) | undefined;
   readonly #home: Mappable;
-  readonly #va: VaMapper;
+  readonly #va: HostAddresses;
   readonly #options: WitnessOptions;
 
   constructor(options: WitnessOptions = {}) {
@@ -101,7 +102,7 @@ export class Witness implements Disposable {
     this.mode = mode;
     this.#options = options;
     this.#home = undo.use(Mappable.memfd("home", HOME.length));
-    this.#va = undo.use(VaMapper.reserve(HOME.length));
+    this.#va = undo.use(HostAddresses.reserve(HOME.length));
     this.#va.map(0, HOME.length, this.#home, 0, true, undefined);
     this.vm = undo.use(kvm.createVm({ name, zapAllOnSlotDelete }));
     this.vm.mapRange(this.#va.base, HOME, { writable: true, executable: true });

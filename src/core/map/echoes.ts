@@ -10,7 +10,7 @@
  */
 
 import { PageMarks } from "../page_marks.ts";
-import type { PageSet } from "../page_set.ts";
+import { eachSpan, type PageSet } from "../page_set.ts";
 import { MemoryRange } from "../memory_range.ts";
 import type { State } from "./state.ts";
 import { piecesIn } from "./view.ts";
@@ -69,7 +69,7 @@ export function withEchoes(pages: PageSet, echoes: Echoes): PageSet {
   for (const pieces of echoes) {
     for (const source of pieces) {
       if (!source.isShared) continue;
-      pages.within(new MemoryRange(source.start, source.end)).eachSpan((start, end) => {
+      eachSpan(pages.within(new MemoryRange(source.start, source.end)), (start, end) => {
         for (const other of pieces) {
           if (other === source) continue;
           const shift = source.delta - other.delta;

@@ -15,19 +15,10 @@ import { Known, Stage } from "../stage.ts";
 type Callable = (...args: unknown[]) => unknown;
 type Class = new (...args: unknown[]) => object;
 
-/** What is not for callers (`@internal`), and what takes descriptors that are not ours: those of the runtime. */
+/** What takes descriptors that are not ours: those of the runtime. */
 const NOT_FOR_CALLERS: ReadonlySet<string> = new Set([
-  ...["Mappable.fromFd", "Mappable.borrow", "ProcessClient.connect"],
-  ...[
-    "GuestMemory.invalidate",
-    "RegionManager.whenDecided",
-    "RegionManager.watch",
-    "RegionManager.pieces",
-    "PageSet.ofBounds",
-  ],
+  ...["Mappable.fromFd", "ProcessClient.connect"],
 ]);
-/** Their methods are the unsafe half, which only the package itself uses. */
-const NO_METHODS: ReadonlySet<string> = new Set(["VaMapper"]);
 /** They draw what `inspect()` gave; of anything else they would draw as much as it claims to be. */
 const DRAWING: ReadonlySet<string> = new Set(["drawMemoryMap", "drawMemoryMapSvg"]);
 const CONSTRUCTORS: readonly string[] = [
@@ -61,7 +52,6 @@ function functions(): [string, Callable][] {
 function methodsOf(object: object): string[] {
   const names: string[] = [];
   for (let at = Object.getPrototypeOf(object); at !== null && at !== Object.prototype; at = Object.getPrototypeOf(at)) {
-    if (NO_METHODS.has(at.constructor?.name)) continue;
     names.push(...Object.getOwnPropertyNames(at).filter((name) => name !== "constructor"));
   }
   return names.filter((name) => !NOT_FOR_CALLERS.has(`${object.constructor.name}.${name}`));

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { Mappable, MemoryRange, VaMapper } from "membacking";
+import { HostAddresses } from "../../../ffi/host/host_addresses.ts";
+import { Mappable, MemoryRange } from "membacking";
 import * as kvm from "membacking/kvm";
 import { pollForever, startLongMode } from "../../support/guest.ts";
 import { anyNumber, anything } from "../catalogue.ts";
@@ -37,7 +38,7 @@ const family: Family = {
     let all = false;
     {
       using device = kvm.Kvm.open();
-      using va = VaMapper.reserve(RAM);
+      using va = HostAddresses.reserve(RAM);
       using ram = Mappable.memfd("guest ram", RAM);
       va.map(0, RAM, ram, 0, true, undefined);
       // Anything, called with anything. The guest is never entered: nothing says that it would come out.

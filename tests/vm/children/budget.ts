@@ -4,6 +4,7 @@
  * @module
  */
 
+import { spareMappings } from "../../../ffi/host/mapping_budget.ts";
 import { mappings } from "../../support/proc.ts";
 import { Machine } from "../machine.ts";
 import { failureOf, report, snapshot } from "./attempt.ts";
@@ -13,7 +14,7 @@ import { PAGE, range } from "../../support/units.ts";
 using machine = new Machine({ length: 2 ** 30 });
 const guest = machine.attached({ reach: 2 ** 30 });
 const file = machine.file(1);
-const spare = machine.va.spareMappings;
+const spare = spareMappings();
 /** As many pieces as there can be with a hole after each. */
 const most = Math.floor(spare / 2) - 2;
 const tooMany = most + 300;

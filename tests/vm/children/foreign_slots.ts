@@ -4,7 +4,7 @@
  * @module
  */
 
-import { VaMapper } from "membacking";
+import { HostAddresses } from "../../../ffi/host/host_addresses.ts";
 import { ioctl } from "../../../ffi/kvm/ioctl.ts";
 import { MEMORY_REGION } from "../../../ffi/kvm/layout.ts";
 import { Machine } from "../machine.ts";
@@ -15,7 +15,7 @@ import { PAGE, range } from "../../support/units.ts";
 using machine = new Machine();
 const guest = machine.attached();
 const [file, other] = [machine.file(1), machine.file(2)];
-using elsewhere = VaMapper.reserve(2 ** 21);
+using elsewhere = HostAddresses.reserve(2 ** 21);
 elsewhere.map(0, 2 ** 20, machine.file(99), 0, true, undefined);
 
 /** Makes a slot of two pages by a request of our own, until disposed. */

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { spareMappings } from "../../../ffi/host/mapping_budget.ts";
 import { LimitError, Mappable, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { mappings } from "../../support/proc.ts";
 import { PAGE, range } from "../../support/units.ts";
@@ -12,14 +13,14 @@ import { report } from "./attempt.ts";
 import { mappingLimit } from "./limits.ts";
 
 /** A region to be filled with pieces that are two kernel mappings each. */
-function window(): { region: RegionHandle; va: VaMapper; add(i: number): void } {
+function window(): { region: RegionHandle; add(i: number): void } {
   const va = VaMapper.reserve(2 ** 30);
   const regions = new RegionManager(va);
   const region = regions.newRegion({ name: "window", range: range(0, 2 ** 30), priority: 0, holes: "fault" });
   region.map();
   const mappable = Mappable.memfd("window", PAGE);
   const add = (i: number) => region.addMapping({ rangeInRegion: range(2 * i * PAGE, (2 * i + 1) * PAGE), mappable });
-  return { region, va, add };
+  return { region, add };
 }
 
 /** A Worker with code, once it has answered for the first time. */
@@ -30,8 +31,8 @@ async function worker(source: string): Promise<Worker> {
 }
 
 const OTHERS = 10_000;
-const { va, add } = window();
-const before = va.spareMappings;
+const { add } = window();
+const before = spareMappings();
 // Reserved by another thread, with the bare C library: what is not guest memory of this thread at all.
 const other = await worker(`
   const { symbols } = Deno.dlopen("libc.so.6", {
@@ -44,9 +45,9 @@ const other = await worker(`
 `);
 let next = 0;
 // Scarce enough for what others have to be counted again.
-while (va.spareMappings > mappingLimit() / 2 - 12_000) add(next++);
+while (spareMappings() > mappingLimit() / 2 - 12_000) add(next++);
 await new Promise((resolve) => setTimeout(resolve, 1500));
-const afterOthers = va.spareMappings + 2 * next;
+const afterOthers = spareMappings() + 2 * next;
 
 let error = "";
 try {
