@@ -48,7 +48,7 @@ export class Gate {
 
   /** Whether clients are held off. */
   get isShut(): boolean {
-    return this.#sequence % 2 !== 0;
+    return (this.#sequence & 1) !== 0;
   }
 
   /** Whether there is nobody to hold off. */
@@ -85,7 +85,7 @@ export class Gate {
 
   #step(): void {
     // Kept small enough for a word, and odd or even as it was.
-    this.#sequence = (this.#sequence + 1) % 2 ** 30;
+    this.#sequence = (this.#sequence + 1) & 0x3fff_ffff;
     for (const { line } of this.#readers) Atomics.store(line.words, LINE.sequence, this.#sequence);
   }
 

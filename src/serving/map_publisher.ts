@@ -7,7 +7,7 @@ import { piecesIn } from "../core/map/view.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
 import { CODE } from "./page_codes.ts";
 import type { PageSink } from "./page_sinks.ts";
-import { type FileRows, type MapFile, PageWriter, type Paint } from "./page_writer.ts";
+import { type FileAccount, type FileRows, type MapFile, PageWriter, type Paint } from "./page_writer.ts";
 
 /** Where files come and go in what clients see. */
 export interface FilesListener {
@@ -20,28 +20,37 @@ export interface FilesListener {
 }
 
 /** A file that clients can see, and how many rows refer to it. */
-interface ShownFile {
-  readonly file: MapFile;
-  readonly number: number;
-  rows: number;
+class ShownFile implements FileAccount {
+  rows = 1;
+
+  constructor(readonly file: MapFile, readonly number: number) {}
 }
 
 /** Writes the memory map down for clients: `publish` costs what has changed. */
-export class MapPublisher implements FileRows {
-  readonly #pages: PageWriter;
+export class MapPublisher implements FileRows<ShownFile> {
+  readonly #pages: PageWriter<ShownFile>;
   readonly #state: () => State;
   readonly #isClosing: (region: Region) => boolean;
-  readonly #byFile = new Map<MapFile, ShownFile>();
+  /** Those that are or were shown. */
+  readonly #byFile = new WeakMap<MapFile, ShownFile>();
+  /** Those whose numbers others know: all that are shown while somebody listens. */
   readonly #byNumber = new Map<number, ShownFile>();
   #files = 0;
-  /** Is told of files as they come and go. */
-  listener: FilesListener | null = null;
+  #listener: FilesListener | null = null;
 
   /** For `length` bytes of guest memory. */
   constructor(length: number, state: () => State, isClosing: (region: Region) => boolean) {
     this.#state = state;
     this.#isClosing = isClosing;
     this.#pages = new PageWriter(length, this);
+  }
+
+  /** Tells `listener` of files as they come and go from now on, nobody with `null`. */
+  listen(listener: FilesListener | null): void {
+    this.#listener = listener;
+    this.#byNumber.clear();
+    if (listener === null) return;
+    for (const shown of this.#pages.accounts()) this.#byNumber.set(shown.number, shown);
   }
 
   /** The files that are shown, by their numbers. */
@@ -60,33 +69,35 @@ export class MapPublisher implements FileRows {
   }
 
   /** For the pages: a row more of a file. */
-  added(file: MapFile): number {
+  added(file: MapFile): ShownFile {
     const known = this.#byFile.get(file);
     if (known !== undefined) {
-      if (known.rows++ === 0) this.listener?.back(known.number);
-      return known.number;
+      if (known.rows++ === 0) this.#shown(known);
+      return known;
     }
-    const shown = { file, number: ++this.#files, rows: 1 };
+    const shown = new ShownFile(file, ++this.#files);
     this.#byFile.set(file, shown);
-    this.#byNumber.set(shown.number, shown);
-    this.listener?.shown(shown.number, file.fd);
-    return shown.number;
+    this.#shown(shown);
+    return shown;
   }
 
   /** For the pages: a row less. */
-  removed(number: number): void {
-    const shown = this.#byNumber.get(number);
-    if (shown === undefined || --shown.rows > 0) return;
-    if (this.listener === null) this.forget(number);
-    else this.listener.gone(number);
+  removed(shown: ShownFile): void {
+    if (--shown.rows === 0 && this.#listener !== null) this.#listener.gone(shown.number);
   }
 
-  /** Gives the number of a file up that is shown no more. */
+  /** Nobody knows the number of a file any more that is shown no more. */
   forget(number: number): void {
     const shown = this.#byNumber.get(number);
-    if (shown === undefined || shown.rows > 0) return;
-    this.#byNumber.delete(number);
-    this.#byFile.delete(shown.file);
+    if (shown !== undefined && shown.rows === 0) this.#byNumber.delete(number);
+  }
+
+  #shown(shown: ShownFile): void {
+    const { file, number } = shown;
+    if (this.#listener === null) return;
+    if (this.#byNumber.has(number)) return this.#listener.back(number);
+    this.#byNumber.set(number, shown);
+    this.#listener.shown(number, file.fd);
   }
 
   /** Writes down what is mapped in `spans` now. */

@@ -38,9 +38,12 @@ export const FAN_OUT = 512;
 const PAGE_BITS = 12;
 const FAN_OUT_BITS = 9;
 
+/** More levels than addresses have bits for. */
+const SPANS: readonly number[] = Array.from({ length: 7 }, (_, level) => 2 ** (PAGE_BITS + FAN_OUT_BITS * level));
+
 /** How many bytes one entry spans: 4 KiB at level 0, 512 times as many at each level above. */
 export function spanOf(level: number): number {
-  return 2 ** (PAGE_BITS + FAN_OUT_BITS * level);
+  return SPANS[level]!;
 }
 
 /** The level of the root for `length` bytes of guest memory. */

@@ -7,13 +7,22 @@ export interface MapFile {
   readonly fd: number;
 }
 
-/** Who keeps account of the files that rows refer to. */
-export interface FileRows {
-  /** There is one row more of `file`. Returns the number of the file, which no other file has had. */
-  added(file: MapFile): number;
-  /** There is one row less of the file with this number. */
-  removed(file: number): void;
+/** A file as those know it who keep account of files. */
+export interface FileAccount {
+  /** Its number, which no other file has had. */
+  readonly number: number;
 }
+
+/** Who keeps account of the files that rows refer to. */
+export interface FileRows<A extends FileAccount> {
+  /** There is one row more of `file`. */
+  added(file: MapFile): A;
+  /** There is one row less of it. */
+  removed(file: A): void;
+}
+
+/** For who keeps none. */
+export const NO_ACCOUNTS: FileRows<FileAccount> = { added: () => ({ number: 0 }), removed() {} };
 
 /** What is mapped over a range, as the owner knows it. */
 export interface Paint {
@@ -37,24 +46,28 @@ const FIRST_ROWS = 64;
  * make of that is nothing to it. Nodes and rows are used again as soon as nothing refers to them, so edits are made only
  * while no client reads.
  */
-export class PageWriter {
+export class PageWriter<A extends FileAccount = FileAccount> {
   readonly #sinks: PageSink[] = [];
   readonly #level: number;
-  readonly #files: FileRows;
+  readonly #files: FileRows<A>;
   #words = new Int32Array(FIRST_NODES * FAN_OUT);
   #numbers = new Float64Array(FIRST_ROWS * ROW.length);
   /** How many entries of each node are not 0. */
   #used: number[] = [0];
   #freeNodes: number[] = [];
+  /** Free nodes all of whose entries are 0. */
+  #zeroNodes: number[] = [];
   #rowOf = new Map<object, number>();
   #keys: (object | null)[] = [null];
   /** How many entries refer to each row. */
   #references: number[] = [0];
   #freeRows: number[] = [];
+  /** The file of each row. */
+  #accounts: (A | null)[] = [null];
   #serial = 0;
 
   /** For `length` bytes of guest memory. */
-  constructor(length: number, files: FileRows = { added: () => 0, removed() {} }) {
+  constructor(length: number, files: FileRows<A>) {
     this.#level = rootLevel(length);
     this.#files = files;
   }
@@ -72,9 +85,14 @@ export class PageWriter {
     if (at >= 0) this.#sinks.splice(at, 1);
   }
 
+  /** The accounts of all files that rows refer to; one of several rows comes as often. */
+  *accounts(): Iterable<A> {
+    for (const account of this.#accounts) if (account !== null) yield account;
+  }
+
   /** How many nodes are in use, for tests. */
   get nodeCount(): number {
-    return this.#used.length - this.#freeNodes.length;
+    return this.#used.length - this.#freeNodes.length - this.#zeroNodes.length;
   }
 
   /** How many rows are in use, private memory's included, for tests. */
@@ -106,7 +124,7 @@ export class PageWriter {
       const child = entry < 0 ? ~entry : this.#divide(node, at, entry);
       this.#paint(child, level - 1, from, start, end, code);
       if (this.#used[child] === 0) {
-        this.#freeNodes.push(child);
+        this.#zeroNodes.push(child);
         this.#write(at, 0);
         this.#count(node, -1);
       }
@@ -124,9 +142,12 @@ export class PageWriter {
 
   /** Puts a node where a code was, which holds throughout the node for now. */
   #divide(node: number, at: number, code: number): number {
-    const child = this.#newNode();
-    this.#words.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
-    for (const sink of this.#sinks) sink.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
+    const zeros = code === 0 ? this.#zeroNodes.pop() : undefined;
+    const child = zeros ?? this.#newNode();
+    if (zeros === undefined) {
+      this.#words.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
+      for (const sink of this.#sinks) sink.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
+    }
     this.#used[child] = code === 0 ? 0 : FAN_OUT;
     this.#refer(code, FAN_OUT - 1);
     this.#write(at, ~child);
@@ -146,7 +167,7 @@ export class PageWriter {
   }
 
   #newNode(): number {
-    const free = this.#freeNodes.pop();
+    const free = this.#freeNodes.pop() ?? this.#zeroNodes.pop();
     if (free !== undefined) return free;
     const node = this.#used.length;
     this.#used.push(0);
@@ -194,7 +215,9 @@ export class PageWriter {
     this.#numbers[at + ROW.fd] = file.fd;
     this.#numbers[at + ROW.delta] = delta;
     this.#numbers[at + ROW.serial] = ++this.#serial;
-    this.#numbers[at + ROW.file] = this.#files.added(file);
+    const account = this.#files.added(file);
+    this.#accounts[row] = account;
+    this.#numbers[at + ROW.file] = account.number;
     for (const sink of this.#sinks) sink.writeRow(at, this.#numbers);
     return row;
   }
@@ -212,6 +235,8 @@ export class PageWriter {
     if (key !== null && key !== undefined) this.#rowOf.delete(key);
     this.#keys[row] = null;
     this.#freeRows.push(row);
-    this.#files.removed(this.#numbers[row * ROW.length + ROW.file] ?? 0);
+    const account = this.#accounts[row];
+    this.#accounts[row] = null;
+    if (account !== null && account !== undefined) this.#files.removed(account);
   }
 }

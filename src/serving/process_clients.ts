@@ -200,7 +200,7 @@ export class ProcessClients implements FilesListener {
     const sink = new FixedSink(words, numbers, () => this.#overflow());
     this.#shared = { file, sink };
     this.#map.addSink(sink);
-    this.#map.listener = this;
+    this.#map.listen(this);
     return file;
   }
 
@@ -209,7 +209,7 @@ export class ProcessClients implements FilesListener {
     this.#clients.delete(session);
     if (this.#clients.size > 0 || this.#shared === null) return;
     this.tellAll();
-    this.#map.listener = null;
+    this.#map.listen(null);
     this.#map.removeSink(this.#shared.sink);
     this.#shared.file[Symbol.dispose]();
     this.#shared = null;

@@ -3,7 +3,7 @@ import * as fc from "fast-check";
 import { CODE } from "../../src/serving/page_codes.ts";
 import { PageReader } from "../../src/clients/page_reader.ts";
 import { FixedSink, ThreadSink } from "../../src/serving/page_sinks.ts";
-import { PageWriter } from "../../src/serving/page_writer.ts";
+import { NO_ACCOUNTS, PageWriter } from "../../src/serving/page_writer.ts";
 import { PAGE } from "../support/units.ts";
 
 const FILES = Array.from({ length: 6 }, (_, fd) => ({ key: { fd }, file: { fd }, delta: fd * PAGE }));
@@ -32,7 +32,7 @@ function shown(reader: PageReader, gpa: number): string {
 
 /** A writer, and a reader of what it writes. */
 function newMap(length: number): { writer: PageWriter; reader: PageReader; sink: ThreadSink } {
-  const writer = new PageWriter(length);
+  const writer = new PageWriter(length, NO_ACCOUNTS);
   const sink = new ThreadSink();
   writer.addSink(sink);
   return { writer, reader: new PageReader(length, sink.nodes, sink.rows), sink };
