@@ -13,6 +13,7 @@ import {
   emptyCpuid,
   encodeCpuid,
   encodeMsrs,
+  type KvmCpuidEntry,
   type KvmMsr,
   MAX_ENTRIES,
 } from "./cpuid_msrs.ts";
@@ -23,6 +24,16 @@ import { decodeRegs, encodeRegs } from "./registers.ts";
 import { type MsrNotTaken, type RestoreReport, STATE_VERSION, StateError, type VcpuState } from "./state.ts";
 
 const IA32_TSC = 0x10;
+/** Hyper-V's counter of time since the guest began, which nobody sets. */
+const HV_TIME_REF_COUNT = 0x4000_0020;
+const CPUID_FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
+/** Bits of CPUID that KVM sets by CR4, XCR0 and IA32_APIC_BASE: OSXSAVE, APIC, MWAIT, OSPKE, the size of what XSAVE saves. */
+const FOLLOWING = [
+  { function: 1, field: "ecx", mask: 1 << 27 | 1 << 3 },
+  { function: 1, field: "edx", mask: 1 << 9 },
+  { function: 7, field: "ecx", mask: 1 << 4 },
+  { function: 0xd, field: "ebx", mask: -1 },
+] as const;
 /** Set where the timer of the local interrupt controller is in that mode alone, which is restored after the MSRs. */
 const IA32_TSC_DEADLINE = 0x6e0;
 
@@ -34,12 +45,10 @@ export function readVcpu(fd: number): VcpuState {
     ioctl(fd, name, struct);
     return struct;
   };
-  const cpuid = emptyCpuid(MAX_ENTRIES.cpuid);
-  ioctl(fd, "KVM_GET_CPUID2", cpuid);
   return {
     kind: "vcpu",
     version: STATE_VERSION,
-    cpuid: decodeCpuid(cpuid),
+    cpuid: getCpuid(fd),
     xcrs: get("KVM_GET_XCRS", XCRS.size),
     sregs: get("KVM_GET_SREGS2", SREGS2.size),
     regs: decodeRegs(get("KVM_GET_REGS", REGS.size)),
@@ -72,7 +81,8 @@ export function writeVcpu(fd: number, state: VcpuState): RestoreReport {
   const tsc = readMsrs(fd, [IA32_TSC])[0]?.data ?? 0n;
 
   // Each depends on those before it: which registers there are, then the modes, then the values.
-  set("KVM_SET_CPUID2", encodeCpuid(state.cpuid));
+  // One that has run keeps its CPUID for good, and KVM says EINVAL even to the same one again.
+  if (!isSameCpuid(getCpuid(fd), state.cpuid)) set("KVM_SET_CPUID2", encodeCpuid(state.cpuid));
   // A CPU without XSAVE has none.
   if (new DataView(state.xcrs.buffer).getUint32(XCRS.nr_xcrs, true) > 0) set("KVM_SET_XCRS", state.xcrs);
   set("KVM_SET_SREGS2", state.sregs);
@@ -121,9 +131,27 @@ function compare(fd: number, wanted: readonly KvmMsr[], tsc: bigint): MsrNotTake
   return wanted.flatMap(({ index, data }): MsrNotTaken[] => {
     const now = actual.get(index) ?? null;
     // It counts on: taken if it is nearer to what was wanted than to what it was.
+    if (index === HV_TIME_REF_COUNT) return [];
     const isTaken = index === IA32_TSC && now !== null ? away(now, data) <= away(now, tsc) : now === data;
     return isTaken ? [] : [{ index, wanted: data, actual: now }];
   }).sort((a, b) => a.index - b.index);
+}
+
+function getCpuid(fd: number): KvmCpuidEntry[] {
+  const struct = emptyCpuid(MAX_ENTRIES.cpuid);
+  ioctl(fd, "KVM_GET_CPUID2", struct);
+  return decodeCpuid(struct);
+}
+
+/** Whether two are the same but for what follows other registers, which are restored too. */
+function isSameCpuid(a: readonly KvmCpuidEntry[], b: readonly KvmCpuidEntry[]): boolean {
+  return a.length === b.length && a.every((entry, i) => {
+    const other = b[i];
+    return other !== undefined && CPUID_FIELDS.every((field) => {
+      const following = FOLLOWING.find((bits) => bits.function === entry.function && bits.field === field)?.mask ?? 0;
+      return ((entry[field] ^ other[field]) & ~following) === 0;
+    });
+  });
 }
 
 function getLapic(fd: number): Uint8Array<ArrayBuffer> | null {
