@@ -32,6 +32,9 @@ export class Ram {
   readonly #options: RamOptions;
   /** In the order they came. */
   #blocks: readonly RamBlock[] = [];
+  /** The regions of `#listed`, which are `#blocks` as they were when somebody asked. */
+  #list: readonly RegionHandle[] = [];
+  #listed: readonly RamBlock[] | null = null;
 
   constructor(regions: RegionManager, options: RamOptions) {
     this.#regions = regions;
@@ -91,9 +94,13 @@ export class Ram {
     return this.#blocks.flatMap(({ regions }) => regions.map(({ range }) => range)).sort((a, b) => a.start - b.start);
   }
 
-  /** The regions of all of it. */
+  /** The regions of all of it: the same list as long as they are the same. */
   get regions(): readonly RegionHandle[] {
-    return this.#blocks.flatMap(({ regions }) => regions);
+    if (this.#listed !== this.#blocks) {
+      this.#listed = this.#blocks;
+      this.#list = this.#blocks.flatMap(({ regions }) => regions);
+    }
+    return this.#list;
   }
 
   /** The backings, in the order they came. */

@@ -1,9 +1,13 @@
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
-import { gaps, type Span } from "../core/span.ts";
 import type { View } from "../core/map/overlap.ts";
+import type { Mapping, Region } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
+import { piecesIn } from "../core/map/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
+import { type Entry, RangeMap } from "../core/range_map.ts";
+import { gaps, type Span } from "../core/span.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
-import type { RegionHandle } from "../regions/region_handle.ts";
+import { type RegionHandle, regionOf } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import type { Report } from "../targets/report.ts";
 
@@ -24,26 +28,39 @@ export interface SharedRegion {
 /** Is told of the list as it is now. */
 export type SharedRegionsListener = (regions: SharedRegion[]) => void;
 
-interface Shared {
+/** A run of RAM that lies in one file without a gap. */
+interface Run {
   readonly start: number;
-  end: number;
+  readonly end: number;
   readonly mappable: Mappable;
-  readonly fileOffset: number;
+  /** File offset minus GPA, in bytes. */
+  readonly delta: number;
+  /** What users are told of it, once somebody has asked. */
+  told: SharedRegion | null;
 }
 
-/** RAM that can be shared, as it is visible now, and who wants to know when that changes. */
+const NO_RUNS: RangeMap<Run> = RangeMap.EMPTY;
+
+/**
+ * RAM that can be shared, and who wants to know when that changes.
+ *
+ * What there is is kept from request to request while somebody watches, and looked at anew only where a request changed
+ * something.
+ */
 export class ShareableRegions {
   readonly #regions: RegionManager;
   readonly #ram: () => readonly RegionHandle[];
   readonly #report: Report;
   readonly #listeners = new Set<{ readonly listener: SharedRegionsListener }>();
   #watching: Disposable | undefined;
-  /** What the listeners were told last. */
-  #told: readonly Shared[] = [];
-  #toldRam = "";
+  #runs = NO_RUNS;
+  /** The regions whose memory counts whatever is visible of it, by range, and the list they were made of. */
+  #own: RangeMap<Region> = RangeMap.EMPTY;
+  #ownMadeOf: readonly RegionHandle[] = [];
+  #changed = false;
   #telling = false;
 
-  /** `ram` are the regions whose memory counts whatever is visible of it. */
+  /** `ram` are the regions whose memory counts whatever is visible of it: the same list as long as they are the same. */
   constructor(regions: RegionManager, ram: () => readonly RegionHandle[], report: Report) {
     this.#regions = regions;
     this.#ram = ram;
@@ -52,78 +69,91 @@ export class ShareableRegions {
 
   /** RAM that has a file, parts that continue each other in both as one. */
   list(): SharedRegion[] {
-    const { memory } = this.#regions;
-    const base = internalsOf(this.#regions).base;
-    return this.#find().map(({ start, end, mappable, fileOffset }) => {
-      const range = new MemoryRange(start, end);
-      const writable = [...memory.pieces(range)].filter(({ writable }) => writable).map(({ range }) => range);
-      const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
-      return { range, fd: mappable.fd, fileOffset, hva: base + start, readOnly };
-    });
+    const { check, state } = internalsOf(this.#regions);
+    check();
+    if (this.#watching === undefined) this.#findAll(state);
+    return this.#list(state);
   }
 
   /** Calls `listener` after each request that changed the list, until the result is disposed. */
   watch(listener: SharedRegionsListener): Disposable {
     if (typeof listener !== "function") throw new TypeError("A listener must be a function");
     if (this.#listeners.size === 0) {
-      this.#told = this.#find();
-      this.#toldRam = this.#ramIds();
-      this.#watching = internalsOf(this.#regions).watch((old, state, changed) => this.#onRequest(old, state, changed));
+      const { check, state, watch } = internalsOf(this.#regions);
+      check();
+      this.#findAll(state);
+      this.#watching = watch((old, state, changed) => this.#onRequest(old, state, changed));
     }
     const entry = { listener };
     this.#listeners.add(entry);
     return {
       [Symbol.dispose]: () => {
-        if (this.#listeners.delete(entry) && this.#listeners.size === 0) this.#watching?.[Symbol.dispose]();
+        if (!this.#listeners.delete(entry) || this.#listeners.size > 0) return;
+        this.#watching?.[Symbol.dispose]();
+        this.#watching = undefined;
       },
     };
   }
 
-  #find(): Shared[] {
-    const { pieces, mappings } = internalsOf(this.#regions);
+  #list(state: State): SharedRegion[] {
+    const { base } = internalsOf(this.#regions);
+    return Array.from(this.#runs, ({ value: run }) => run.told ??= sharedRegion(run, state, base));
+  }
+
+  #findAll(state: State): void {
+    this.#findOwn();
+    this.#runs = joined(NO_RUNS, this.#piecesIn(state, 0, Number.MAX_SAFE_INTEGER));
+  }
+
+  #findOwn(): void {
     const ram = this.#ram();
-    const own = new Set(ram.map(({ id }) => id));
-    const others = pieces(0, Number.MAX_SAFE_INTEGER)
-      .filter(({ value: { region, writable } }) => region.type === "ram" && writable && !own.has(region.id))
-      .map(({ start, end, value: { mapping } }) => ({ start, end, value: mapping }));
-    const all = [...ram.flatMap(mappings), ...others].sort((a, b) => a.start - b.start);
-    const found: Shared[] = [];
-    for (const { start, end, value: mapping } of all) {
+    if (ram === this.#ownMadeOf) return;
+    this.#ownMadeOf = ram;
+    this.#own = RangeMap.EMPTY;
+    for (const handle of ram) this.#own = this.#own.set(handle.range.start, handle.range.end, regionOf(handle));
+  }
+
+  /** RAM with a file in `[start, end)`: all of our own, and what else is visible and writable. */
+  #piecesIn(state: State, start: number, end: number): Run[] {
+    const found: Run[] = [];
+    const add = (from: number, to: number, mapping: Mapping) => {
       const mappable = sharedFileOf(mapping);
-      if (mappable === null) continue;
-      const fileOffset = start + mapping.delta;
-      const last = found.at(-1);
-      if (
-        last !== undefined && last.end === start && fileOf(last.mappable) === fileOf(mappable) &&
-        last.fileOffset + start - last.start === fileOffset
-      ) {
-        last.end = end;
-      } else {
-        found.push({ start, end, mappable, fileOffset });
+      if (mappable !== null) found.push({ start: from, end: to, mappable, delta: mapping.delta, told: null });
+    };
+    const others = (from: number, to: number) => {
+      if (from >= to || !hasRam(state, from, to)) return;
+      for (const piece of piecesIn(state, from, to)) {
+        const { region, writable, mapping } = piece.value;
+        if (region.type === "ram" && writable) add(piece.start, piece.end, mapping);
       }
+    };
+    let at = start;
+    for (const own of this.#own.overlapping(start, end)) {
+      const [from, to] = [Math.max(own.start, start), Math.min(own.end, end)];
+      others(at, from);
+      for (const entry of state.regions.get(own.value)?.mappings.overlapping(from, to) ?? []) {
+        add(Math.max(entry.start, from), Math.min(entry.end, to), entry.value);
+      }
+      at = to;
     }
+    others(at, end);
     return found;
   }
 
-  #ramIds(): string {
-    return this.#ram().map(({ id }) => id).join();
-  }
-
-  #onRequest(old: View, state: View, changed: readonly Span[]): void {
-    const touchesRam = changed.some(({ start, end }) =>
-      [old, state].some(({ visible }) => visible.overlapping(start, end).some(({ value }) => value.type === "ram"))
-    );
-    const ram = this.#ramIds();
-    const isSameRam = ram === this.#toldRam;
-    this.#toldRam = ram;
+  #onRequest(old: View, state: State, changed: readonly Span[]): void {
+    if (this.#ram() !== this.#ownMadeOf) {
+      const before = this.#runs;
+      this.#findAll(state);
+      this.#changed ||= !isSameRuns([...before], [...this.#runs]);
+    } else {
+      for (let i = 0; i < changed.length; i++) this.#look(old, state, changed[i]!);
+    }
     // A listener may make requests: those end here as well, and the loop below tells of them in turn.
-    if ((!touchesRam && isSameRam) || this.#telling) return;
+    if (!this.#changed || this.#telling) return;
     this.#telling = true;
     try {
-      while (this.#listeners.size > 0 && !this.#regions.disposed) {
-        const now = this.#find();
-        if (isSame(now, this.#told)) return;
-        this.#told = now;
+      while (this.#changed && this.#listeners.size > 0 && !this.#regions.disposed) {
+        this.#changed = false;
         for (const { listener } of [...this.#listeners]) this.#tell(listener);
       }
     } finally {
@@ -131,11 +161,37 @@ export class ShareableRegions {
     }
   }
 
+  /** Looks anew at one span. */
+  #look(old: View, state: State, { start, end }: Span): void {
+    if (!hasRam(old, start, end) && !hasRam(state, start, end)) return;
+    const before = this.#runs.overlapping(start, end);
+    const now = joinedList(this.#piecesIn(state, start, end));
+    const isSame = now.length === before.length && now.every((run, i) => {
+      const known = before[i]?.value;
+      return known !== undefined && fileOf(known.mappable) === fileOf(run.mappable) && known.delta === run.delta &&
+        Math.max(known.start, start) === run.start && Math.min(known.end, end) === run.end;
+    });
+    // Parts of it may have become read-only, or be so no longer.
+    for (const { value } of before) value.told = null;
+    if (isSame) return;
+    this.#changed = true;
+    // What is around it may have been one with it, or become so.
+    const [left, right] = [this.#runs.entryAt(start - 1)?.value, this.#runs.entryAt(end)?.value];
+    const from = left === undefined ? start : left.start;
+    const to = right === undefined ? end : right.end;
+    const pieces = [
+      ...(left === undefined ? [] : [{ ...left, end: start, told: null }]),
+      ...now,
+      ...(right === undefined ? [] : [{ ...right, start: end, told: null }]),
+    ];
+    this.#runs = joined(this.#runs.delete(from, to), pieces);
+  }
+
   /** What a listener throws is not the requester's fault. */
   #tell(listener: SharedRegionsListener): void {
     const failed = (error: unknown) => this.#report("error", "A listener for shareable regions failed", error);
     try {
-      const result: unknown = listener(this.list());
+      const result: unknown = listener(this.#list(internalsOf(this.#regions).state));
       if (result instanceof Promise) result.catch(failed);
     } catch (error) {
       failed(error);
@@ -143,10 +199,42 @@ export class ShareableRegions {
   }
 }
 
-function isSame(a: readonly Shared[], b: readonly Shared[]): boolean {
-  return a.length === b.length && a.every((x, i) => {
-    const y = b[i];
-    return y !== undefined && x.start === y.start && x.end === y.end && x.fileOffset === y.fileOffset &&
+function sharedRegion({ start, end, mappable, delta }: Run, state: State, base: number): SharedRegion {
+  const writable = piecesIn(state, start, end).filter(({ value }) => value.writable);
+  const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
+  const range = new MemoryRange(start, end);
+  return Object.freeze({ range, fd: mappable.fd, fileOffset: start + delta, hva: base + start, readOnly });
+}
+
+/** Whether RAM shows somewhere in `[start, end)`. */
+function hasRam({ visible }: View, start: number, end: number): boolean {
+  const only = visible.throughout(start, end);
+  if (only !== undefined) return only !== null && only.type === "ram";
+  return visible.overlapping(start, end).some(({ value }) => value.type === "ram");
+}
+
+/** The runs with `pieces` in them, which are in order and in none of them; those that continue each other are one. */
+function joined(runs: RangeMap<Run>, pieces: readonly Run[]): RangeMap<Run> {
+  for (const run of joinedList(pieces)) runs = runs.set(run.start, run.end, run);
+  return runs;
+}
+
+function joinedList(pieces: readonly Run[]): Run[] {
+  const runs: Run[] = [];
+  for (const piece of pieces) {
+    const last = runs.at(-1);
+    const goesOn = last !== undefined && last.end === piece.start && last.delta === piece.delta &&
+      fileOf(last.mappable) === fileOf(piece.mappable);
+    if (goesOn) runs[runs.length - 1] = { ...last, end: piece.end };
+    else runs.push(piece);
+  }
+  return runs;
+}
+
+function isSameRuns(a: readonly Entry<Run>[], b: readonly Entry<Run>[]): boolean {
+  return a.length === b.length && a.every(({ value: x }, i) => {
+    const y = b[i]?.value;
+    return y !== undefined && x.start === y.start && x.end === y.end && x.delta === y.delta &&
       fileOf(x.mappable) === fileOf(y.mappable);
   });
 }

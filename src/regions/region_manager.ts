@@ -52,6 +52,8 @@ export interface RegionInternals {
   watch(watcher: Watcher): Disposable;
   /** What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back. */
   pieces(start: number, end: number): readonly Entry<Piece>[];
+  /** Throws unless the manager is there and no request is being carried out. */
+  check(): void;
   /** Gives RAM back to the host, now or once the batch under way has come true. */
   discard(range: MemoryRange): void;
   /** The age of a region that is made now, for those that are to succeed it. */
@@ -179,6 +181,7 @@ export class RegionManager implements Disposable {
         this.#map.check();
         return piecesIn(this.#map.committed, start, end);
       },
+      check: () => this.#map.check(),
       discard: (range) => this.#discard(range),
       nextAge: () => this.#nextId++,
       newRegion: (options, age) => this.#newRegion(options, age),
