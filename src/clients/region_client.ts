@@ -3,6 +3,7 @@ import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
+import type { RegionInfo } from "../regions/region_info.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import { buildError, type Json } from "../serving/error_data.ts";
 import type { Answer, ChangeRequest, OwnerMessage, Request } from "../serving/protocol.ts";
@@ -11,7 +12,7 @@ import { ClientDeviceMemory } from "./client_device_memory.ts";
 import { ClientRegionHandle, type ClientRequests } from "./client_region_handle.ts";
 import type { Connection } from "./connection.ts";
 import { OWNER_ENDED } from "./hold.ts";
-import { newRegionRequest } from "./requests.ts";
+import { newRegionRequest, regionsFrom } from "./requests.ts";
 
 /** How often a client that waits for an answer looks whether its owner still lives, in milliseconds. */
 const ROUND = 250;
@@ -155,6 +156,11 @@ export abstract class RegionClient implements Disposable {
    */
   async open(path: string, options: OpenOptions = {}): Promise<Mappable> {
     return this.#connection.borrow(await this.#request({ kind: "open", path, options }));
+  }
+
+  /** All regions of the owner, whoever made them, as `RegionManager.regions` lists them. */
+  async regions(): Promise<readonly RegionInfo[]> {
+    return regionsFrom(await this.#request({ kind: "regions" }));
   }
 
   /** The owner's whole memory map as plain data. */

@@ -8,6 +8,7 @@ import { Mappable } from "../../ffi/files/mappable.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { MapParams } from "../core/map/region.ts";
 import type { MappingOptions } from "../regions/region_handle.ts";
+import type { RegionInfo } from "../regions/region_info.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";
@@ -49,4 +50,19 @@ export function paramsFrom(answer: Json): MapParams | null {
 export function rangesFrom(answer: Json): MemoryRange[] {
   // SAFETY: what the owner made of MemoryRanges.
   return (answer as unknown as Ends[]).map(([start, end]) => new MemoryRange(start, end));
+}
+
+/** What the owner says its regions are. */
+export function regionsFrom(answer: Json): readonly RegionInfo[] {
+  // SAFETY: what the owner made of RegionInfos.
+  const regions = answer as unknown as readonly (Omit<RegionInfo, "range"> & { readonly range: Ends })[];
+  return Object.freeze(
+    regions.map(({ range: [start, end], params, ...rest }) =>
+      Object.freeze({
+        ...rest,
+        range: new MemoryRange(start, end),
+        params: params === null ? null : Object.freeze(params),
+      })
+    ),
+  );
 }

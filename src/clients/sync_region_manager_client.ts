@@ -6,11 +6,12 @@ import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from ".
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
 import { RegionHandle, type RegionRequests } from "../regions/region_handle.ts";
+import type { RegionInfo } from "../regions/region_info.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest, Request } from "../serving/protocol.ts";
-import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom } from "./requests.ts";
+import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom, regionsFrom } from "./requests.ts";
 import { connectPort, forkPort, type PortConnection } from "./port_link.ts";
 import type { SynchronousOnly } from "./region_client.ts";
 import { SyncCaller } from "./sync_caller.ts";
@@ -36,6 +37,7 @@ const METHODS: Readonly<Record<Request["kind"], string>> = {
   "teardown": "teardown",
   "map-params": "mapParams",
   "visible": "visible",
+  "regions": "regions",
   "inspect": "inspect",
   "memfd": "memfd",
   "open": "open",
@@ -209,6 +211,11 @@ export class SyncRegionManagerClient implements Disposable {
   /** As `RegionManagerClient.open`. */
   open(path: string, options: OpenOptions = {}): Mappable {
     return this.#connection.borrow(this.#call({ kind: "open", path, options }));
+  }
+
+  /** As `RegionManagerClient.regions`. */
+  regions(): readonly RegionInfo[] {
+    return regionsFrom(this.#call({ kind: "regions" }));
   }
 
   /** The owner's whole memory map as plain data. */

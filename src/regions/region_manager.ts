@@ -328,6 +328,10 @@ export class RegionManager implements Disposable {
    * A client's regions are removed when it is disposed, when the result of this is, and within a moment after its
    * thread has ended. The port is the manager's from now on, and keeps the event loop alive until then.
    *
+   * What clients say and write is checked: one that breaks the protocol, or stays in an access beyond its deadline, is
+   * cut off, and the logger told. What they may do is a matter of trust: whoever holds a port can change memory.
+   *
+   * @throws {TypeError} If the port is in use by a client or a manager.
    * @throws {DisposedError} If the manager has been disposed.
    */
   serve(port: MessagePort, options: ServeOptions = {}): Disposable {
@@ -366,6 +370,14 @@ export class RegionManager implements Disposable {
   /**
    * Serves what clients have asked for by now, without a turn of the event loop: for a thread that does not come back to
    * it for long, such as one that runs a vCPU, to call between two exits.
+   *
+   * @example Between two exits
+   * ```ts ignore
+   * for (let exit = vcpu.run(); exit.kind !== "hlt"; exit = vcpu.run()) {
+   *   handle(exit);
+   *   regions.poll(); // the vCPU's own thread owns the regions, and Workers wait for it
+   * }
+   * ```
    *
    * @returns How many requests and messages there were.
    * @throws {TypeError} Inside a batch.
@@ -476,7 +488,9 @@ export class RegionManager implements Disposable {
       manager: {
         newRegion: (options) => this.newRegion(options),
         batch: (requests) => this.batch(requests),
-        // SAFETY: an InspectNode is plain data, safe for JSON by contract.
+        // SAFETY, twice: plain data, safe for JSON by contract once a range is its ends.
+        regions: () =>
+          this.regions().map(({ range, ...rest }) => ({ ...rest, range: [range.start, range.end] })) as Json,
         inspect: () => this.inspect() as unknown as Json,
       },
       memory: { base: this.#va instanceof HostAddresses ? base : null, length },

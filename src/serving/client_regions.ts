@@ -50,6 +50,8 @@ export class ClientRegions {
       }
       case "visible":
         return { value: this.#region(request.region).visible.map(({ start, end }) => [start, end]) };
+      case "regions":
+        return { value: this.#manager.regions() };
       case "inspect":
         return { value: this.#manager.inspect() };
       case "memfd":

@@ -66,8 +66,9 @@ export function readRequest(data: unknown): Request {
     case "map-params":
     case "visible":
       return { kind: request.kind, region: whole(request.region, "region") };
+    case "regions":
     case "inspect":
-      return { kind: "inspect" };
+      return { kind: request.kind };
     // SAFETY, for the casts here and below: who is asked for these checks them as they come.
     case "memfd": {
       const { name, size, options } = request as { name: string; size: number; options?: object };

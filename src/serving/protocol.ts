@@ -57,6 +57,7 @@ export type Request =
   | { readonly kind: "teardown"; readonly region: number }
   | { readonly kind: "map-params"; readonly region: number }
   | { readonly kind: "visible"; readonly region: number }
+  | { readonly kind: "regions" }
   | { readonly kind: "inspect" }
   | { readonly kind: "memfd"; readonly name: string; readonly size: number; readonly options: MemfdOptions }
   | { readonly kind: "open"; readonly path: string; readonly options: OpenOptions };

@@ -41,6 +41,8 @@ export interface ServedRegion extends Disposable {
 export interface ServedManager {
   newRegion(options: ServedRegionOptions): ServedRegion;
   batch<T>(requests: () => T): T;
+  /** What `RegionManager.regions` says, the ranges as their ends. */
+  regions(): Json;
   /** Its memory map as plain data, safe for JSON. */
   inspect(): Json;
 }

@@ -80,6 +80,16 @@ Deno.test("RegionManagerClient makes and changes regions as the manager itself d
   await region.teardown();
 });
 
+Deno.test("RegionManagerClient.regions lists what the manager lists", async () => {
+  using rig = new Rig();
+  const client = await rig.connect();
+  rig.regions.newRegion({ name: "owner's", range: range(0, 0x1000), priority: 3, type: "device", holes: "fault" });
+  await (await client.newRegion({ name: "client's", range: range(0x1000, 0x3000), priority: 0 })).map();
+  const listed = await client.regions();
+  assertEquals(listed, rig.regions.regions());
+  assert(Object.isFrozen(listed) && listed.every(Object.isFrozen) && listed[1]?.range instanceof MemoryRange);
+});
+
 Deno.test("requests of one client are served in the order they were made", async () => {
   using rig = new Rig();
   const client = await rig.connect();

@@ -247,7 +247,7 @@ Deno.test("random messages, made of those that clients send, leave the manager w
   const request = fc.oneof(
     change,
     fc.record({ kind: fc.constant("batch"), changes: fc.array(change, { maxLength: 3 }) }),
-    fc.record({ kind: fc.constantFrom("teardown", "map-params", "visible", "inspect"), region: number }),
+    fc.record({ kind: fc.constantFrom("teardown", "map-params", "visible", "inspect", "regions"), region: number }),
     fc.record({ kind: fc.constantFrom("memfd", "open"), name: odd, size: number, path: odd, options: odd }),
   );
   const message = fc.oneof(

@@ -247,6 +247,7 @@ Deno.test("answers larger than the mailbox arrive whole", async () => {
       rig.regions.newRegion({ name: "x".repeat(i), range: MemoryRange.of(0x4_0000 + i * 0x1000, 0x1000), priority: 0 }),
   );
   assertEquals(await remote.run("return client.inspect();"), rig.regions.inspect());
+  assertEquals(await remote.run("return client.regions().length;"), rig.regions.regions().length);
   for (const region of regions) region[Symbol.dispose]();
 });
 
