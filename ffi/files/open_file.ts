@@ -192,6 +192,11 @@ export class OpenFile {
     return this.fd;
   }
 
+  /** Says that others have the descriptor, where nobody can mind: no memory of it shows, or it was handed out before. */
+  markHandedOut(): void {
+    this.#handedOut = true;
+  }
+
   /** Tells `watcher` before the descriptor is handed out for the first time, until `unwatch`. */
   watch(watcher: HandOutWatcher): void {
     this.#watchers.add(watcher);

@@ -15,7 +15,8 @@ import { retireAddresses } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import { fileOf, type Mappable } from "../files/mappable.ts";
 import { noteUse, spareMappings } from "./mapping_budget.ts";
-import { MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE } from "../os/mman.ts";
+import { MADV_DONTDUMP, MADV_DONTFORK, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE } from "../os/mman.ts";
+import { adviseHost } from "../os/advise.ts";
 import { unwrap } from "../os/os_error.ts";
 import { hostView } from "../os/view.ts";
 
@@ -78,6 +79,9 @@ export class Alias implements Disposable {
           () => "for a second view of guest memory",
         );
       }
+      // It is guest memory, which core dumps and forks do not get.
+      adviseHost(this.#address, this.#length, MADV_DONTDUMP);
+      adviseHost(this.#address, this.#length, MADV_DONTFORK);
       this.buffer = hostView(this.#address + start - first, end - start);
     } catch (error) {
       retireAddresses(this.#address, this.#length);

@@ -1,4 +1,5 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
+import type { MemoryPolicy } from "../core/targets.ts";
 import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { LimitError } from "../core/errors.ts";
 import { RangeMap } from "../core/range_map.ts";
@@ -17,6 +18,9 @@ interface Shown {
 
 /** How many kernel mappings are left to others. */
 const KEPT_BACK = 16;
+
+/** Core dumps and forks of a client do not get guest memory either. */
+const POLICY: MemoryPolicy = Object.freeze({ coreDump: false, fork: false });
 
 /**
  * Guest memory in a process that is not the owner's: a reservation of its own, in which files are mapped as they are
@@ -55,7 +59,7 @@ export class ProcessHost implements MemoryHost, Disposable {
     this.#makeRoom(missing.length);
     const mappable = this.#file(file);
     for (const { start: from, end: to } of missing) {
-      this.#va.map(from, to, mappable, from + delta, writable, undefined);
+      this.#va.map(from, to, mappable, from + delta, writable, POLICY);
       this.#shown = this.#shown.set(from, to, { file, delta, writable });
     }
     this.#count();

@@ -58,6 +58,15 @@ export class MapPublisher implements FileRows<ShownFile> {
     for (const { file, number, rows } of this.#byNumber.values()) if (rows > 0) yield { number, fd: file.fd };
   }
 
+  /**
+   * Says that others are about to get the files that are shown.
+   *
+   * @throws {MemoryLockedError} If memory is locked that could not be, had others its file.
+   */
+  handOutAll(): void {
+    for (const { file, rows } of [...this.#byNumber.values()]) if (rows > 0) file.handOut?.();
+  }
+
   /** Writes everything to `sink`, and from now on what changes. */
   addSink(sink: PageSink): void {
     this.#pages.addSink(sink);
@@ -116,6 +125,8 @@ export class MapPublisher implements FileRows<ShownFile> {
 
   #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
     const mappable = sharedFileOf(mapping);
+    // Nobody has looked at or locked what was not shown before, and what was shown has been handed out already.
+    if (mappable !== null && this.listener !== null) fileOf(mappable).markHandedOut();
     const access = (writable ? CODE.writable : 0) |
       (mappable !== null && fileOf(mappable).truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);

@@ -5,6 +5,8 @@ import type { PageSink } from "./page_sinks.ts";
 export interface MapFile {
   /** The owner's descriptor. */
   readonly fd: number;
+  /** Says that others are about to get it; throws where they cannot, since memory of it is locked. */
+  handOut?(): number;
 }
 
 /** A file as those know it who keep account of files. */

@@ -64,6 +64,7 @@ export class ProcessClients implements FilesListener {
    * Makes what one client needs.
    *
    * @throws {OsError} If the process has too many open files.
+   * @throws {MemoryLockedError} If huge pages are locked that others would have then; see `MemfdOptions.fixedSize`.
    * @throws {MembackingError} If the memory map is too fragmented for what processes share.
    */
   admit({ token = 0 }: Hello, session: Session, channel: SocketChannel, deadline: number): Admitted {
@@ -194,6 +195,7 @@ export class ProcessClients implements FilesListener {
   #mapFile(): SharedFile {
     if (this.#isFull) throw tooManyPieces();
     if (this.#shared !== null) return this.#shared.file;
+    this.#map.handOutAll();
     const file = SharedFile.make("membacking map", MAP_FILE.size, { othersRead: true });
     const words = new Int32Array(file.bytes, 0, MAP_FILE.words);
     const numbers = new Float64Array(file.bytes, MAP_FILE.rows, MAP_FILE.numbers);

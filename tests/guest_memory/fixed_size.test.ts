@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { libc } from "../../ffi/os/libc.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from "../../ffi/os/mman.ts";
 import { Remote } from "../clients/remote.ts";
+import { RemoteProcess } from "../clients/remote_process.ts";
 import { fileOf } from "../../ffi/files/mappable.ts";
 import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 import { PAGE, range } from "../support/units.ts";
@@ -158,6 +159,21 @@ hugePageTest("clients are told when huge pages go by the kernel", 1, async () =>
   assertEquals(await remote.run("return client.memory.readUint8(0)"), 5);
   const refused = await assertRejects(() => remote.run("client.memory.lock(new MemoryRange(0, 0x1000))"), Error);
   assertStringIncludes(refused.message, "cannot be locked");
+});
+
+hugePageTest("a process that is served has the descriptors, so huge pages go by the kernel then", 2, async () => {
+  using guest = GuestMemoryManager.create({
+    maxAddress: 64 * MIB,
+    ram: [{ ranges: [range(0, HUGE_PAGE)], hugepageSize: HUGE_PAGE }],
+  });
+  guest.memory.writeUint8(0, 5);
+  guest.memory.lock(range(0, PAGE))[Symbol.dispose]();
+  await using remote = await RemoteProcess.start(guest.regions);
+  assertEquals(await remote.run("return client.memory.readUint8(0)"), 5);
+  assertThrows(() => guest.memory.lock(range(0, PAGE)), MappingError, "was handed out");
+  // So does what is mapped while it is served.
+  using _dimm = guest.addRam({ ranges: [range(HUGE_PAGE, 2 * HUGE_PAGE)], hugepageSize: HUGE_PAGE });
+  assertThrows(() => guest.memory.lock(range(HUGE_PAGE, HUGE_PAGE + PAGE)), MappingError, "was handed out");
 });
 
 function punch(fd: number, length: number): void {

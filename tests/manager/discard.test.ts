@@ -160,6 +160,10 @@ Deno.test("what cannot be discarded is refused, and nothing has changed", () => 
       using _pinned = guest.regions.addPartition(new RecordingPartition(), { pin: true });
       assertThrows(() => guest.discard(range(0, PAGE)), MappingError, "pinned");
     }
+    if (kind !== "copy-on-write") {
+      using _dma = guest.regions.addDmaTarget(new RecordingDmaTarget(), { pins: true });
+      assertThrows(() => guest.discard(range(0, PAGE)), MappingError, "pinned");
+    }
     assertEquals(runs(guest), untouched);
     if (kind === "shared") {
       guest.setRamVisibility(RAM, "unmapped");

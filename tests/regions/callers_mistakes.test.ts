@@ -13,9 +13,13 @@ import {
   MappingError,
   MemoryRange,
   type Partition,
+  ReentrancyError,
+  RegionManager,
+  VaMapper,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
 import { Rig, slots } from "./rig.ts";
+import { openFds } from "../support/proc.ts";
 import { range } from "../support/units.ts";
 
 /** Values that are no targets. */
@@ -159,4 +163,32 @@ Deno.test("an array that lies about its length moves no byte beyond its own", ()
   const back = new Uint8Array(32);
   file.read(0x1000, back);
   assertEquals(back, new Uint8Array([...new Uint8Array(16).fill(7), ...new Uint8Array(16)]));
+});
+
+Deno.test("addMapping on a manager that is disposed or busy keeps no file open", () => {
+  const before = openFds();
+  {
+    using file = Mappable.memfd("left over", 0x1000);
+    using regions = new RegionManager(VaMapper.reserve(0x10_0000));
+    const region = regions.newRegion({ name: "r", range: new MemoryRange(0, 0x1000), priority: 0 });
+    const mapping = { rangeInRegion: new MemoryRange(0, 0x1000), mappable: file };
+    let refused: unknown;
+    const busy = {
+      mapRange: () => {
+        try {
+          region.addMapping(mapping);
+        } catch (error) {
+          refused = error;
+        }
+      },
+      unmapRange() {},
+    };
+    regions.addPartition(busy);
+    region.addMapping(mapping);
+    region.map();
+    assert(refused instanceof ReentrancyError);
+    regions[Symbol.dispose]();
+    for (let i = 0; i < 10; i++) assertThrows(() => region.addMapping(mapping), DisposedError);
+  }
+  assertEquals(openFds(), before);
 });

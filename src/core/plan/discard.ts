@@ -77,7 +77,7 @@ function wayOf({ mapping, writable }: Piece, length: number): keyof Discard {
 /** Throws if somebody holds the very pages: they would go on being used. */
 function checkHolders({ partitions, dmaTargets }: State, start: number, end: number): void {
   const pinned = partitions.some(({ pins }) => pins.held.overlaps(start, end)) ||
-    dmaTargets.some((dma) => "pins" in dma && dma.pins === true && dma.mappings.held.overlaps(start, end));
+    dmaTargets.some((dma) => dma.pins && dma.mappings.held.overlaps(start, end));
   if (!pinned) return;
   throw new MappingError("Memory that is pinned cannot be discarded", new MemoryRange(start, end));
 }
