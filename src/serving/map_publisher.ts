@@ -126,7 +126,7 @@ export class MapPublisher implements FileRows<ShownFile> {
   #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
     const mappable = sharedFileOf(mapping);
     // Nobody has looked at or locked what was not shown before, and what was shown has been handed out already.
-    if (mappable !== null && this.listener !== null) fileOf(mappable).markHandedOut();
+    if (mappable !== null && this.#listener !== null) fileOf(mappable).markHandedOut();
     const access = (writable ? CODE.writable : 0) |
       (mappable !== null && fileOf(mappable).truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);
