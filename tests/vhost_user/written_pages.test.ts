@@ -97,3 +97,26 @@ Deno.test("vrings that start while the back end logs have their writes logged", 
   await rig.frontend.startVring(1, RING);
   assertEquals((await rig.backend.state()).vrings[1]?.flags, 1);
 });
+
+Deno.test("a tracker has what a back end has written, and no more", async () => {
+  await using rig = await Rig.make(EVERYTHING, { start: true });
+  using tracker = rig.guest.regions.trackDirty();
+  assert(rig.memory.isLogging);
+  assertEquals([...tracker.take()], []);
+  await rig.backend.write(0x5ffe, some, { log: true });
+  assertEquals([...tracker.take()].map(String), ["0x5000-0x7000"]);
+  using region = rig.region();
+  region.map();
+  tracker.take();
+  await rig.backend.write(ADDED_AT + 0x3000, some, { log: true });
+  // What it wrote into memory that is taken away is not forgotten.
+  region.unmap();
+  assert(tracker.take().has(ADDED_AT + 0x3000));
+});
+
+Deno.test("a tracker takes everything of a back end that has no log, each time", async () => {
+  await using rig = await Rig.make(without(ProtocolFeature.LOG_SHMFD), { start: true });
+  using tracker = rig.guest.regions.trackDirty();
+  assertEquals([...tracker.take()].map(String), ["0x0-0x1000000"]);
+  assertEquals([...tracker.take()].map(String), ["0x0-0x1000000"]);
+});
