@@ -3,7 +3,7 @@
  *
  *   --quick          a tenth of the rounds, to see whether everything works
  *   --only PATTERN   only the rows and parts whose names match: a row, "live", "scale", "slots", "heap", "accessors",
- *                    "clients", "firmware", "startup"
+ *                    "clients", "firmware", "vhost", "startup"
  *   --strace         also counts system calls
  *   --record         also counts system calls, and writes the tables into bench/README.md
  *
@@ -29,6 +29,7 @@ import { startUp } from "./startup.ts";
 import { figure, ratio, verdict } from "./stats.ts";
 import { type Accessor, report, type Results, type RowResult } from "./table.ts";
 import { trace, type Traced } from "./trace.ts";
+import { measureVhost } from "./vhost.ts";
 import { IN_A_VMM, Vmm } from "./vmm.ts";
 
 interface Options {
@@ -227,6 +228,8 @@ async function main(): Promise<void> {
   const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;
   if (wants("firmware")) say("Firmware");
   const firmware = wants("firmware") ? await firmwareRows(effort.rounds < 10 ? 1 : 3) : [];
+  if (wants("vhost")) say("Devices in other processes");
+  const vhost = wants("vhost") ? await measureVhost(effort) : [];
   if (wants("startup")) say("Start-up");
   const started = !wants("startup") ? [] : kvm === null ? needsKvm : await startUp(limit, peers, OUT);
   const traced: Record<string, Traced | string> = {};
@@ -249,6 +252,7 @@ async function main(): Promise<void> {
     clients,
     roundTrips,
     firmware,
+    vhost,
     startUp: started,
     traced: strace ? traced : null,
   };

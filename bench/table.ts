@@ -15,6 +15,7 @@ import type { ScaleRow, SlotRow } from "./scale.ts";
 import type { StartUp } from "./startup.ts";
 import type { Figure, Verdict } from "./stats.ts";
 import type { Traced } from "./trace.ts";
+import { VHOST_HEAD, type VhostRow, vhostRows } from "./vhost.ts";
 
 /** What was measured of one row. */
 export interface RowResult {
@@ -53,6 +54,7 @@ export interface Results {
   /** `null` where they were not asked for. */
   readonly roundTrips: RoundTrips | null;
   readonly firmware: readonly FirmwareRow[] | string;
+  readonly vhost: readonly VhostRow[] | string;
   readonly startUp: readonly StartUp[] | string;
   readonly traced: Readonly<Record<string, Traced | string>> | null;
 }
@@ -223,7 +225,8 @@ function tracedTable(rows: readonly RowResult[], traced: Readonly<Record<string,
 
 /** All tables, with a heading each. */
 export function report(results: Results): string {
-  const { machine, missing, rows, live, scale, slots, heap, accessors, clients, firmware, startUp, traced } = results;
+  const { machine, missing, rows, live, scale, slots, heap, accessors, clients, firmware, vhost, startUp, traced } =
+    results;
   const of = (section: Row["section"]) => rows.filter(({ row }) => row.section === section);
   const parts: [title: string, text: string][] = [];
   const add = <T>(title: string, measured: T | string, draw: (measured: T) => string) =>
@@ -244,6 +247,9 @@ export function report(results: Results): string {
   if (clients.length > 0) add("Clients in other threads", clients, clientTable);
   if (results.roundTrips !== null) add("Requests from other threads and processes", results.roundTrips, roundTripTable);
   if (firmware.length > 0) add("Firmware", firmware, firmwareTable);
+  if (vhost.length > 0) {
+    add("Devices in other processes", vhost, (rows) => table([...VHOST_HEAD], vhostRows(rows), ["verdict"]));
+  }
   if (startUp.length > 0) add("Start-up", startUp, startUpTable);
   if (traced !== null) parts.push(["System calls", tracedTable(rows, traced)]);
 
