@@ -14,7 +14,7 @@ import { DisposedError } from "../../src/core/errors.ts";
 import { cString, libc } from "./libc.ts";
 import { F_DUPFD_CLOEXEC, F_GETFL, O_CLOEXEC, O_NONBLOCK } from "./mman.ts";
 import { Errno, OsError, unwrap } from "./os_error.ts";
-import { plainBytes } from "./plain_bytes.ts";
+import { lengthOf, plainBytes } from "./plain_bytes.ts";
 import { Poll, pollOne } from "./poll.ts";
 import { addressOf } from "./view.ts";
 
@@ -79,21 +79,14 @@ const CONTROL_SIZE = aligned(CMSG.data + 4 * MAX_FDS) + aligned(CMSG.data + UCRE
 export class UnixSocket implements Disposable {
   readonly #fd: number;
   #disposed = false;
-  // One of each for all calls: they do not wait, so there is one call at a time.
-  readonly #header = new DataView(new ArrayBuffer(MSGHDR.size));
-  readonly #headerBytes = new Uint8Array(this.#header.buffer);
-  readonly #vector = new BigUint64Array(2);
+  // One of each for all calls: no two of a kind are under way at once.
   readonly #control = new DataView(new ArrayBuffer(CONTROL_SIZE));
-  readonly #controlAddress = BigInt(addressOf(this.#control));
-
+  readonly #outgoing = new MessageHeader(this.#control);
+  readonly #incoming = new MessageHeader(this.#control);
   #isPatient = false;
-  /** What the vector names. */
-  #bytes: Uint8Array<ArrayBuffer> | undefined;
 
   private constructor(fd: number) {
     this.#fd = fd;
-    this.#header.setBigUint64(MSGHDR.iov, BigInt(addressOf(this.#vector)), true);
-    this.#header.setBigUint64(MSGHDR.iovlen, 1n, true);
   }
 
   /** Takes over a descriptor that is open. */
@@ -196,26 +189,29 @@ export class UnixSocket implements Disposable {
   /**
    * Sends bytes, and duplicates of descriptors along with the first of them. Never waits.
    *
+   * @param length How many of the bytes; all of them when left out. The same array again is sent faster.
    * @returns How many bytes went: all of them on a "seqpacket" socket. `null` where there is no room now.
    * @throws {OsError} EPIPE or ECONNRESET where the other end is closed, EMSGSIZE where a packet is too long.
    * @throws {RangeError} If there are more than `MAX_FDS` descriptors.
    */
-  send(bytes: Uint8Array, fds: readonly number[] = []): number | null {
+  send(bytes: Uint8Array, fds: readonly number[] = [], length: number = lengthOf(bytes)): number | null {
     const { fd } = this;
-    const plain = plainBytes(bytes);
+    const header = this.#outgoing;
+    if (!header.names(bytes)) header.name(plainBytes(bytes), bytes);
     if (fds.length > MAX_FDS) throw new RangeError(`A message carries ${MAX_FDS} file descriptors at most`);
-    const length = fds.length === 0 ? 0 : CMSG.data + 4 * fds.length;
-    if (length > 0) {
-      this.#control.setBigUint64(0, BigInt(length), true);
+    const control = fds.length === 0 ? 0 : CMSG.data + 4 * fds.length;
+    if (control > 0) {
+      this.#control.setUint32(0, control, true);
+      this.#control.setUint32(4, 0, true);
       this.#control.setInt32(CMSG.level, SOL_SOCKET, true);
       this.#control.setInt32(CMSG.type, SCM_RIGHTS, true);
       fds.forEach((each, i) => this.#control.setInt32(CMSG.data + 4 * i, each, true));
     }
-    this.#prepare(plain, aligned(length));
+    header.prepare(length, aligned(control));
     const { sys, errno } = libc();
     while (true) {
-      // SAFETY: as `#prepare` says; the kernel reads all of it.
-      const count = sys.sendmsg(fd, this.#headerBytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+      // SAFETY: as `prepare` says; the kernel reads all of it.
+      const count = sys.sendmsg(fd, header.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
       const code = count === -1 ? errno[0] ?? 0 : 0;
       if (code === 0) return count;
       if (code === Errno.EAGAIN) return null;
@@ -235,16 +231,20 @@ export class UnixSocket implements Disposable {
     const { sys, errno } = libc();
     const mayWait = waits && this.#isPatient;
     const waitFlag = mayWait ? 0 : MSG_DONTWAIT;
+    const header = this.#incoming;
+    if (!header.names(into)) header.name(into, into);
     while (true) {
-      this.#prepare(into, CONTROL_SIZE);
-      // SAFETY: as `#prepare` says; the kernel writes at most the lengths named there.
-      const length = sys.recvmsg(fd, this.#headerBytes, waitFlag | MSG_CMSG_CLOEXEC);
+      header.prepare(into.length, CONTROL_SIZE);
+      // SAFETY: as `prepare` says; the kernel writes at most the lengths named there.
+      const length = sys.recvmsg(fd, header.bytes, waitFlag | MSG_CMSG_CLOEXEC);
       const code = length === -1 ? errno[0] ?? 0 : 0;
       if (code === Errno.EAGAIN || (code === Errno.EINTR && mayWait)) return null;
       if (code === Errno.EINTR) continue;
       if (code !== 0) throw new OsError("recvmsg", code);
-      const flags = this.#header.getInt32(MSGHDR.flags, true);
-      return { length, ...this.#readControl(), truncated: (flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0 };
+      const truncated = (header.flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0;
+      if (header.controlLength === 0) return { length, fds: [], credentials: null, truncated };
+      const { fds, credentials } = this.#readControl(header.controlLength);
+      return { length, fds, credentials, truncated };
     }
   }
 
@@ -275,21 +275,8 @@ export class UnixSocket implements Disposable {
     libc().sys.close(this.#fd);
   }
 
-  /** Fills the header in: one buffer, and a control area of so many bytes. Both outlive the call that follows. */
-  #prepare(bytes: Uint8Array<ArrayBuffer>, control: number): void {
-    if (bytes !== this.#bytes) {
-      this.#bytes = bytes;
-      this.#vector[0] = bytes.length === 0 ? 0n : BigInt(addressOf(bytes));
-      this.#vector[1] = BigInt(bytes.length);
-    }
-    this.#header.setBigUint64(MSGHDR.control, control === 0 ? 0n : this.#controlAddress, true);
-    this.#header.setBigUint64(MSGHDR.controllen, BigInt(control), true);
-    this.#header.setInt32(MSGHDR.flags, 0, true);
-  }
-
-  #readControl(): { fds: number[]; credentials: Credentials | null } {
+  #readControl(end: number): { fds: number[]; credentials: Credentials | null } {
     const view = this.#control;
-    const end = Number(this.#header.getBigUint64(MSGHDR.controllen, true));
     const fds: number[] = [];
     let credentials: Credentials | null = null;
     for (let at = 0; at + CMSG.data <= end;) {
@@ -307,6 +294,56 @@ export class UnixSocket implements Disposable {
       at += aligned(length);
     }
     return { fds, credentials };
+  }
+}
+
+/** A `struct msghdr` with one buffer and a control area. */
+class MessageHeader {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly #view = new DataView(new ArrayBuffer(MSGHDR.size));
+  /** The struct iovec: an address and a length, in halves. */
+  readonly #vector = new Uint32Array(4);
+  /** What the address is kept of, so that it stays where it is. */
+  #kept: Uint8Array<ArrayBuffer> | undefined;
+  #named: Uint8Array | undefined;
+
+  constructor(control: DataView<ArrayBuffer>) {
+    this.bytes = new Uint8Array(this.#view.buffer);
+    this.#view.setBigUint64(MSGHDR.iov, BigInt(addressOf(this.#vector)), true);
+    this.#view.setBigUint64(MSGHDR.iovlen, 1n, true);
+    this.#view.setBigUint64(MSGHDR.control, BigInt(addressOf(control)), true);
+  }
+
+  /** Whether the buffer is `bytes` already. */
+  names(bytes: Uint8Array): boolean {
+    return this.#named === bytes;
+  }
+
+  /** Takes a buffer: `plain` is on the bytes of `bytes`. */
+  name(plain: Uint8Array<ArrayBuffer>, bytes: Uint8Array): void {
+    const address = plain.length === 0 ? 0 : addressOf(plain);
+    this.#kept = plain;
+    this.#named = bytes;
+    this.#vector[0] = address;
+    this.#vector[1] = address / 2 ** 32;
+  }
+
+  /** Makes ready for a call: so many bytes of the buffer, and so many of the control area. Both outlive the call. */
+  prepare(length: number, control: number): void {
+    if (length > (this.#kept?.length ?? 0)) throw new RangeError(`There are no ${length} bytes to send`);
+    this.#vector[2] = length;
+    this.#view.setUint32(MSGHDR.controllen, control, true);
+    this.#view.setInt32(MSGHDR.flags, 0, true);
+  }
+
+  /** What the kernel said of what it received. */
+  get flags(): number {
+    return this.#view.getInt32(MSGHDR.flags, true);
+  }
+
+  /** How much of the control area it filled. */
+  get controlLength(): number {
+    return this.#view.getUint32(MSGHDR.controllen, true);
   }
 }
 

@@ -7,7 +7,7 @@
 import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
 import { closeFds, type UnixSocket } from "../../ffi/os/socket.ts";
 import { VhostUserError } from "./errors.ts";
-import { encodeMessage, encodeU64, type Message } from "./message.ts";
+import { encodeU64, type Message } from "./message.ts";
 import { MessageSocket } from "./message_socket.ts";
 import { FLAG_NEED_REPLY, FLAG_REPLY } from "./protocol.ts";
 
@@ -123,7 +123,7 @@ export class BackendChannel implements Disposable {
     if (this.#disposed) return;
     this.#guard(() => {
       this.#messages.flush();
-      this.#messages.send(encodeMessage(request, FLAG_REPLY, encodeU64(granted ? 0 : 1)), []);
+      this.#messages.send(request, FLAG_REPLY, encodeU64(granted ? 0 : 1));
       if (this.#messages.isFull) this.#watch.events = Poll.IN | Poll.OUT;
     });
   }

@@ -36,7 +36,8 @@ type Pieces = ReadonlyMap<number, Piece>;
 /** A request that was announced: what there will be after it, and which calls are still to come. */
 interface Announced {
   readonly next: Pieces;
-  readonly calls: Set<string>;
+  /** By start, those that take away as -1 - start. */
+  readonly calls: Set<number>;
   sent: boolean;
 }
 
@@ -125,15 +126,15 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   prepareDma(change: { readonly unmaps: readonly MemoryRange[]; readonly maps: readonly DmaRequest[] }): undefined {
     if (this.#disposed) return;
     const next = new Map(this.#pieces);
-    const calls = new Set<string>();
+    const calls = new Set<number>();
     for (const range of change.unmaps) {
       next.delete(range.start);
-      calls.add(`unmap ${range}`);
+      calls.add(-1 - range.start);
     }
     for (const request of change.maps) {
       this.#checkBase(request, next.size);
       next.set(request.range.start, pieceOf(request));
-      calls.add(`map ${request.range}`);
+      calls.add(request.range.start);
     }
     const { connection, ready, rules } = this.#link;
     if (connection.state === "cut off") this.#keepFrom(runsOf(next));
@@ -161,7 +162,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       }
     }
     this.#checkBase(request, this.#pieces.size);
-    this.#carryOut(`map ${range}`, () => new Map(this.#pieces).set(range.start, pieceOf(request)));
+    this.#carryOut(range.start, () => new Map(this.#pieces).set(range.start, pieceOf(request)));
     const { mappable, ...piece } = pieceOf(request);
     this.#pieces.set(range.start, { ...piece, mappable: mappable?.clone() ?? null });
   }
@@ -178,7 +179,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     if (piece === undefined || piece.end !== range.end) {
       throw new MappingError(`${this.name} has no mapping at exactly ${range}`, range);
     }
-    this.#carryOut(`unmap ${range}`, () => {
+    this.#carryOut(-1 - range.start, () => {
       const next = new Map(this.#pieces);
       next.delete(range.start);
       return next;
@@ -237,7 +238,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   }
 
   /** Has the back end follow one call of the manager: with all of its request at once, if that was announced. */
-  #carryOut(call: string, alone: () => Pieces): void {
+  #carryOut(call: number, alone: () => Pieces): void {
     const announced = this.#announced;
     if (announced === null || !announced.calls.delete(call)) {
       this.#announced = null;

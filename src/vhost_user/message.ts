@@ -42,20 +42,41 @@ export interface WireRegion {
   readonly fileOffset: number;
 }
 
-/** A message as it is sent. */
-export function encodeMessage(request: number, flags: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(HEADER_SIZE + payload.length);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, request, true);
-  view.setUint32(4, VERSION | flags, true);
-  view.setUint32(8, payload.length, true);
-  bytes.set(payload, HEADER_SIZE);
-  return bytes;
+// Where numbers are put together and taken apart: a view of a small array of its own costs an allocation outside the heap.
+const scratch = new DataView(new ArrayBuffer(MAX_PAYLOAD));
+const scratchBytes = new Uint8Array(scratch.buffer);
+
+/** `length` bytes that `fill` writes into; they are zeros before. */
+function encoded(length: number, fill: (view: DataView) => void): Uint8Array<ArrayBuffer> {
+  scratchBytes.fill(0, 0, length);
+  fill(scratch);
+  return scratchBytes.slice(0, length);
 }
 
-/** The header in the bytes at `at`. */
-export function decodeHeader(bytes: Uint8Array<ArrayBuffer>, at = 0): MessageHeader {
-  const view = viewOf(bytes);
+/** The numbers of a payload, until the next one is looked at. */
+function viewOf(payload: Uint8Array): DataView {
+  scratchBytes.set(payload);
+  return scratch;
+}
+
+/** Puts a message where it is sent from. @returns Its length. */
+export function putMessage(into: DataView<ArrayBuffer>, request: number, flags: number, payload: Uint8Array): number {
+  into.setUint32(0, request, true);
+  into.setUint32(4, VERSION | flags, true);
+  into.setUint32(8, payload.length, true);
+  new Uint8Array(into.buffer).set(payload, HEADER_SIZE);
+  return HEADER_SIZE + payload.length;
+}
+
+/** A message as it is sent. */
+export function encodeMessage(request: number, flags: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
+  const view = new DataView(new ArrayBuffer(HEADER_SIZE + payload.length));
+  putMessage(view, request, flags, payload);
+  return new Uint8Array(view.buffer);
+}
+
+/** The header at `at`. */
+export function decodeHeader(view: DataView, at = 0): MessageHeader {
   return {
     request: view.getUint32(at, true),
     flags: view.getUint32(at + 4, true),
@@ -68,9 +89,7 @@ export const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
 /** A 64-bit number. */
 export function encodeU64(value: bigint | number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(value), true);
-  return bytes;
+  return encoded(8, (view) => view.setBigUint64(0, BigInt(value), true));
 }
 
 /** A 64-bit number, `null` if the payload is of another length. */
@@ -80,11 +99,10 @@ export function decodeU64(payload: Uint8Array<ArrayBuffer>): bigint | null {
 
 /** The state of a vring: its index and a number. */
 export function encodeVringState(index: number, num: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(8);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, index, true);
-  view.setUint32(4, num, true);
-  return bytes;
+  return encoded(8, (view) => {
+    view.setUint32(0, index, true);
+    view.setUint32(4, num, true);
+  });
 }
 
 /** The state of a vring, `null` if the payload is of another length. */
@@ -111,18 +129,15 @@ export function encodeVringAddr(
 
 /** The table of SET_MEM_TABLE: at most eight regions, and only as many bytes as there are. */
 export function encodeMemTable(regions: readonly WireRegion[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(8 + 32 * regions.length);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, regions.length, true);
-  regions.forEach((region, i) => setRegion(view, 8 + 32 * i, region));
-  return bytes;
+  return encoded(8 + 32 * regions.length, (view) => {
+    view.setUint32(0, regions.length, true);
+    regions.forEach((region, i) => setRegion(view, 8 + 32 * i, region));
+  });
 }
 
 /** The region of ADD_MEM_REG and REM_MEM_REG. */
 export function encodeMemReg(region: WireRegion): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(40);
-  setRegion(new DataView(bytes.buffer), 8, region);
-  return bytes;
+  return encoded(40, (view) => setRegion(view, 8, region));
 }
 
 function setRegion(view: DataView, at: number, { gpa, length, userAddress, fileOffset }: WireRegion): void {
@@ -147,22 +162,20 @@ export function decodeRegions(payload: Uint8Array<ArrayBuffer>, single: boolean)
 
 /** The log of SET_LOG_BASE. */
 export function encodeLog(size: number, offset: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(16);
-  const view = new DataView(bytes.buffer);
-  setU64(view, 0, size);
-  setU64(view, 8, offset);
-  return bytes;
+  return encoded(16, (view) => {
+    setU64(view, 0, size);
+    setU64(view, 8, offset);
+  });
 }
 
 /** What GET_CONFIG and SET_CONFIG carry, in both directions. */
 export function encodeConfig(offset: number, flags: number, content: Uint8Array): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(12 + content.length);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, offset, true);
-  view.setUint32(4, content.length, true);
-  view.setUint32(8, flags, true);
-  bytes.set(content, 12);
-  return bytes;
+  return encoded(12 + content.length, (view) => {
+    view.setUint32(0, offset, true);
+    view.setUint32(4, content.length, true);
+    view.setUint32(8, flags, true);
+    scratchBytes.set(content, 12);
+  });
 }
 
 /** A part of the configuration space, `null` if its numbers do not agree with the bytes there are. */
@@ -189,13 +202,12 @@ export interface InflightDescription {
 
 /** What GET_INFLIGHT_FD and SET_INFLIGHT_FD carry. */
 export function encodeInflight(inflight: InflightDescription): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(20);
-  const view = new DataView(bytes.buffer);
-  setU64(view, 0, inflight.mmapSize);
-  setU64(view, 8, inflight.mmapOffset);
-  view.setUint16(16, inflight.numQueues, true);
-  view.setUint16(18, inflight.queueSize, true);
-  return bytes;
+  return encoded(20, (view) => {
+    setU64(view, 0, inflight.mmapSize);
+    setU64(view, 8, inflight.mmapOffset);
+    view.setUint16(16, inflight.numQueues, true);
+    view.setUint16(18, inflight.queueSize, true);
+  });
 }
 
 /** A description of in-flight memory, `null` if the bytes are none. Some back ends pad it to 24 bytes. */
@@ -223,14 +235,13 @@ export interface ShmemRequest {
 
 /** A SHMEM request as bytes. */
 export function encodeShmem(request: ShmemRequest): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(40);
-  const view = new DataView(bytes.buffer);
-  view.setUint8(0, request.shmid);
-  setU64(view, 8, request.fdOffset);
-  setU64(view, 16, request.shmOffset);
-  setU64(view, 24, request.length);
-  setU64(view, 32, request.writable ? 1 : 0);
-  return bytes;
+  return encoded(40, (view) => {
+    view.setUint8(0, request.shmid);
+    setU64(view, 8, request.fdOffset);
+    setU64(view, 16, request.shmOffset);
+    setU64(view, 24, request.length);
+    setU64(view, 32, request.writable ? 1 : 0);
+  });
 }
 
 /** A SHMEM request, `null` if its numbers cannot be right wherever it goes. */
@@ -262,10 +273,6 @@ export function decodeShmemConfig(payload: Uint8Array<ArrayBuffer>): number[] | 
 /** The GPA range of a region. */
 export function rangeOfRegion({ gpa, length }: WireRegion): MemoryRange {
   return new MemoryRange(gpa, gpa + length);
-}
-
-function viewOf({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): DataView {
-  return new DataView(buffer, byteOffset, byteLength);
 }
 
 function setU64(view: DataView, at: number, value: number): void {

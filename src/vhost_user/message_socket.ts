@@ -8,7 +8,15 @@ import { OsError } from "../../ffi/os/os_error.ts";
 import { closeFds, type UnixSocket } from "../../ffi/os/socket.ts";
 import { duplicateFd } from "../../ffi/os/socket.ts";
 import { VhostUserError } from "./errors.ts";
-import { decodeHeader, HEADER_SIZE, MAX_PAYLOAD, type Message, type MessageHeader } from "./message.ts";
+import {
+  decodeHeader,
+  encodeMessage,
+  HEADER_SIZE,
+  MAX_PAYLOAD,
+  type Message,
+  type MessageHeader,
+  putMessage,
+} from "./message.ts";
 import { isKnownVersion, MAX_FDS } from "./protocol.ts";
 
 /** Bytes that found no room in the socket yet. */
@@ -27,8 +35,12 @@ const MAX_WAITING = 64 * 1024;
  */
 export class MessageSocket implements Disposable {
   readonly socket: UnixSocket;
+  /** Where messages are sent from. */
+  readonly #outgoing = new DataView(new ArrayBuffer(HEADER_SIZE + MAX_PAYLOAD));
+  readonly #outgoingBytes = new Uint8Array(this.#outgoing.buffer);
   /** What has arrived of a message that is not all there. */
-  readonly #buffer = new Uint8Array(HEADER_SIZE + MAX_PAYLOAD);
+  readonly #incoming = new DataView(new ArrayBuffer(HEADER_SIZE + MAX_PAYLOAD));
+  readonly #buffer = new Uint8Array(this.#incoming.buffer);
   #have = 0;
   /** The descriptors that came with it. */
   #fds: number[] = [];
@@ -53,12 +65,17 @@ export class MessageSocket implements Disposable {
    *
    * @throws {VhostUserError} `"disconnected"` if the other end is closed, `"protocol"` if it reads nothing.
    */
-  send(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
-    if (this.#waiting.length === 0) {
-      const sent = this.#send(bytes, fds);
-      if (sent === bytes.length) return;
-      if (sent !== null) return void this.#waiting.push({ bytes: bytes.subarray(sent), fds: [] });
-    }
+  send(request: number, flags: number, payload: Uint8Array, fds: readonly number[] = []): void {
+    if (this.#waiting.length > 0) return this.#wait(encodeMessage(request, flags, payload), fds);
+    const length = putMessage(this.#outgoing, request, flags, payload);
+    const sent = this.#send(this.#outgoingBytes, fds, length);
+    if (sent === length) return;
+    const rest = this.#outgoingBytes.slice(sent ?? 0, length);
+    if (sent === null) this.#wait(rest, fds);
+    else this.#waiting.push({ bytes: rest, fds: [] });
+  }
+
+  #wait(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
     const waiting = this.#waiting.reduce((sum, each) => sum + each.bytes.length, 0);
     if (waiting > MAX_WAITING) {
       throw new VhostUserError("protocol", "", `The back end has left ${waiting} bytes of messages unread`);
@@ -69,7 +86,7 @@ export class MessageSocket implements Disposable {
   /** Sends what waits, as far as there is room. */
   flush(): void {
     for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
-      const sent = this.#send(first.bytes, first.fds);
+      const sent = this.#send(first.bytes, first.fds, first.bytes.length);
       if (sent === null) return;
       closeFds(first.fds);
       first.fds = [];
@@ -78,9 +95,9 @@ export class MessageSocket implements Disposable {
     }
   }
 
-  #send(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): number | null {
+  #send(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[], length: number): number | null {
     try {
-      return this.socket.send(bytes, fds);
+      return this.socket.send(bytes, fds, length);
     } catch (cause) {
       throw goneBy(cause);
     }
@@ -120,7 +137,7 @@ export class MessageSocket implements Disposable {
     try {
       if (length === 0) throw new VhostUserError("disconnected", "", "The back end has closed the connection");
       while (end - at >= HEADER_SIZE) {
-        const header = decodeHeader(buffer, at);
+        const header = decodeHeader(this.#incoming, at);
         checkHeader(header);
         const next = at + HEADER_SIZE + header.size;
         if (next > end) break;

@@ -23,10 +23,10 @@ export interface TableContext {
   readonly fdOf: (file: OpenFile) => number;
 }
 
-/** A message, and the one that takes back what it does. */
+/** A message, and the one that takes back what it does; put together when they are sent. */
 interface Move {
-  readonly out: Outgoing;
-  readonly back: Outgoing;
+  out(): Outgoing;
+  back(): Outgoing;
 }
 
 /**
@@ -65,11 +65,17 @@ export function exchangeTable(link: BackendLink, change: TableChange<OpenFile>, 
 function waysOf(link: BackendLink, change: TableChange<OpenFile>, context: TableContext): Move[][] {
   const { table, removed, added } = change;
   const { before } = context;
-  const replaced: Move = { out: whole(table, context), back: whole(before, context) };
+  const replaced: Move = { out: () => whole(table, context), back: () => whole(before, context) };
   if (link.rules.kind === "whole") return [[replaced]];
 
-  const removals = removed.map((entry): Move => ({ out: remove(entry, context), back: add(entry, context) }));
-  const additions = added.map((entry): Move => ({ out: add(entry, context), back: remove(entry, context) }));
+  const removals = removed.map((entry): Move => ({
+    out: () => remove(entry, context),
+    back: () => add(entry, context),
+  }));
+  const additions = added.map((entry): Move => ({
+    out: () => add(entry, context),
+    back: () => remove(entry, context),
+  }));
   const usual = [...removals, ...additions];
   // Back ends (libvhost-user) look for all their vrings whenever a region is added, and end the connection if one is not
   // in what they had before. So an entry with vrings is not removed before its parts are added: all is replaced at once,
@@ -89,11 +95,11 @@ function move(connection: Connection, moves: readonly Move[]): VhostUserError | 
     connection.waitFor(replies);
     return connection.state === "open" ? replies : [];
   };
-  const replies = send(moves.map(({ out }) => out));
+  const replies = send(moves.map((each) => each.out()));
   const refusal = refusalIn(replies);
   if (refusal === null) return null;
   const done = moves.filter((_, i) => refusalIn(replies.slice(i, i + 1)) === null);
-  const failed = refusalIn(send(done.toReversed().map(({ back }) => back)));
+  const failed = refusalIn(send(done.toReversed().map((each) => each.back())));
   if (failed !== null) {
     const message = `The back end does not take its table back: ${failed.message}`;
     connection.cutOff(new VhostUserError("protocol", failed.request, message, { cause: failed }));

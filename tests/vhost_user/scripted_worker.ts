@@ -121,7 +121,8 @@ class ScriptedBackend implements Disposable {
   #answer(request: number, payload: Uint8Array<ArrayBuffer>, fds: readonly number[], act: Act | undefined): void {
     const reply = encodeMessage(request, FLAG_REPLY, payload);
     const view = new DataView(reply.buffer);
-    const send = (bytes: Uint8Array<ArrayBuffer>, with_: readonly number[] = fds) => this.#front.send(bytes, with_);
+    const send = (bytes: Uint8Array<ArrayBuffer>, with_: readonly number[] = fds) =>
+      void this.#front.socket.send(bytes, with_);
     const own = this.#front.socket.fd;
     switch (act) {
       case "die-mid-reply":
@@ -338,13 +339,13 @@ class ScriptedBackend implements Disposable {
 
   ask(asks: readonly BackendAsk[]): void {
     for (const { request, payload, fds, needReply } of asks) {
-      this.#back?.send(encodeMessage(request, needReply ? FLAG_NEED_REPLY : 0, payload), fds);
+      this.#back?.send(request, needReply ? FLAG_NEED_REPLY : 0, payload, fds);
     }
     if (this.#back?.isFull && this.#backWatch !== undefined) this.#backWatch.events = Poll.IN | Poll.OUT;
   }
 
   bytes(where: "front" | "back", bytes: Uint8Array<ArrayBuffer>): void {
-    (where === "front" ? this.#front : this.#back)?.send(bytes, []);
+    (where === "front" ? this.#front : this.#back)?.socket.send(bytes);
   }
 
   #heard(): void {
