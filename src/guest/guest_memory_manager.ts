@@ -1,7 +1,6 @@
 import { hostOf, VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
 import { checkAligned, checkNumber, type MemoryRange, ownFilledRange } from "../core/memory_range.ts";
-import type { OverlapRule } from "../core/map/overlap.ts";
 import { checkAlias, layOutRam, RAM_ALIGNMENT, RAM_PRIORITY } from "../core/ram_layout.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
@@ -10,9 +9,10 @@ import type { GuestMemory } from "../memory/guest_memory.ts";
 import { internalsOf, RegionManager } from "../regions/region_manager.ts";
 import { checkPriority } from "../targets/checks.ts";
 import { reportTo } from "../targets/report.ts";
-import type { Logger, Quiesce } from "../targets/targets.ts";
-import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from "./device_memory.ts";
+import { deviceHost } from "./device_host.ts";
+import { DeviceMemory, type DeviceMemoryOptions } from "./device_memory.ts";
 import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
+import type { AttachOptions, GuestMemoryOptions } from "./options.ts";
 import { PartitionHalf } from "./partition_half.ts";
 import { prefault, type PrefaultOptions } from "./prefault.ts";
 import { Ram } from "./ram.ts";
@@ -20,48 +20,6 @@ import { ownBacking, type RamBacking, ramRequest } from "./ram_backing.ts";
 import { RamHandle } from "./ram_handle.ts";
 import type { RamVisibility } from "./ram_visibility.ts";
 import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from "./shareable_regions.ts";
-
-/** What guest memory is made of. */
-export interface GuestMemoryOptions {
-  /** Where guest memory ends, in bytes: RAM, and everything that will ever be mapped, lies below. Page-aligned. */
-  readonly maxAddress: number;
-  /** The RAM; none if empty. */
-  readonly ram: readonly RamBacking[];
-  /**
-   * Whether the ranges that PC chipsets switch on and off become regions of their own, for `setRamVisibility`: the VGA
-   * window 0xa0000-0xc0000, the twelve PAM ranges of 0x4000 bytes from 0xc0000 on, and 0xf0000-0x100000. All begin as
-   * ordinary RAM. Needs shared RAM of ordinary pages from 0 to at least 1 MiB. `false` by default.
-   */
-  readonly x86Legacy?: boolean;
-  /** Whether all memory is pinned into host memory for partitions that are attached, `false` by default. */
-  readonly pin?: boolean;
-  /** The priority of RAM, 0 to 255: 255 by default, so that it hides whatever else is at its addresses. */
-  readonly ramPriority?: number;
-  /**
-   * `"nested"` (the default): of two overlapping regions the higher one contains the lower, or both are of equal priority
-   * and on one range. `"any"`: no such rule. RAM never overlaps RAM, under either.
-   */
-  readonly overlap?: OverlapRule;
-  /** Is told what the manager does; `console` fits. Silent by default. A logger that throws is ignored. */
-  readonly logger?: Logger;
-  /** Holds vCPUs while a change that is not atomic to them is made. Without it, changes are made all the same. */
-  readonly quiesce?: Quiesce;
-  /**
-   * Where memory is mapped: a `VaMapper` of at least `maxAddress` bytes that serves no other manager and stays the caller's
-   * to dispose, or the `RecordingVa` of `membacking/testing`, with which a VMM can be tested without any permission: its
-   * RAM stands in for memfds and has no file descriptor. Left out: addresses are reserved.
-   */
-  readonly va?: VaMapper | VaTarget<Mappable>;
-}
-
-/** How a partition is attached. */
-export interface AttachOptions {
-  /**
-   * If given, all memory appears a second time, at its GPA plus this many bytes (in OpenVMM, the VTL0 alias map). A
-   * multiple of 2 MiB at or above `maxAddress`.
-   */
-  readonly aliasOffset?: number;
-}
 
 /**
  * The memory of one guest: RAM, device memory, and everything that has to follow them.
@@ -416,17 +374,4 @@ export class GuestMemoryManager implements Disposable {
       }
     }
   }
-}
-
-/** What device memory needs of a manager. */
-function deviceHost(regions: RegionManager): DeviceMemoryHost {
-  return {
-    get disposed() {
-      return regions.disposed;
-    },
-    nextAge: () => internalsOf(regions).nextAge(),
-    newRegion: (options, age) => internalsOf(regions).newRegion(options, age),
-    batch: (requests) => regions.batch(requests),
-    whenDecided: (outcome) => internalsOf(regions).whenDecided(outcome),
-  };
 }
