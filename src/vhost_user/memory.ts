@@ -79,6 +79,8 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   #unlogged: Span[] = [];
   /** Marks of a log that was given up for a longer one. */
   #carried: Span[] = [];
+  /** Whether somebody wants to know what is written. */
+  #isAsked = false;
   #disposed = false;
 
   /** Gives the back end of `frontend` its memory. A front end has one of these. */
@@ -195,12 +197,11 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   takeDirty(mark: (start: number, end: number) => void): void {
     const link = this.#link;
     const state = link.connection.look();
+    this.#isAsked = true;
+    // Between its last writes and their marks it may have died.
+    if (state === "gone") this.#lose();
     for (const { start, end } of [...this.#carried.splice(0), ...this.#unlogged.splice(0)]) mark(start, end);
-    if (state === "gone") {
-      // Between a write and its mark it may have died.
-      for (const { start, end } of this.#table) mark(start, end);
-      return this.#lose();
-    }
+    if (state === "gone") return;
     if (state === "open" && link.log !== null) {
       for (const span of this.#table) link.log.take(span, mark);
       return;
@@ -310,7 +311,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   }
 
   #lose(): void {
-    if (this.#link.log !== null) this.#unlogged.push(...this.#table.map(({ start, end }) => ({ start, end })));
+    if (this.#isAsked) this.#unlogged.push(...this.#table.map(({ start, end }) => ({ start, end })));
     this.#table = [];
   }
 

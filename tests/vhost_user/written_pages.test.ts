@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { Mappable, MemoryRange } from "membacking";
 import { ProtocolFeature } from "membacking/vhost-user";
+import { readProc } from "../support/proc.ts";
 import { ADDED_AT, Rig, RING } from "./rig.ts";
 import { EVERYTHING, LOG_ALL, SOME_FEATURE, without } from "./scripted_backend.ts";
 
@@ -90,6 +91,14 @@ Deno.test("what a back end wrote before it died, and had no time to mark, is rep
   assertEquals(taken(rig), []);
 });
 
+Deno.test("what a back end without a log may have written before it died is reported once", async () => {
+  await using rig = await Rig.make(without(ProtocolFeature.LOG_SHMFD), { start: true });
+  taken(rig);
+  await rig.backend.die();
+  assertEquals(taken(rig), [RAM]);
+  assertEquals(taken(rig), []);
+});
+
 Deno.test("vrings that start while the back end logs have their writes logged", async () => {
   await using rig = await Rig.make();
   await rig.frontend.setFeatures(SOME_FEATURE);
@@ -119,4 +128,18 @@ Deno.test("a tracker takes everything of a back end that has no log, each time",
   using tracker = rig.guest.regions.trackDirty();
   assertEquals([...tracker.take()].map(String), ["0x0-0x1000000"]);
   assertEquals([...tracker.take()].map(String), ["0x0-0x1000000"]);
+});
+
+Deno.test("logs are gone with those who had them, and their mappings too", async () => {
+  const logs = () => readProc("/proc/self/maps").split("\n").filter((line) => line.includes("vhost-user log")).length;
+  const before = logs();
+  {
+    await using rig = await Rig.make(EVERYTHING, { start: true });
+    taken(rig);
+    assertEquals(logs(), before + 1);
+    rig.memory.stopLogging();
+    assertEquals(logs(), before);
+    taken(rig);
+  }
+  assertEquals(logs(), before);
 });
