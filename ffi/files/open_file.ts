@@ -109,6 +109,7 @@ export class OpenFile {
   /** Whether mapping it may fail after the kernel has already taken away what was there before. */
   readonly mayFailLate: boolean;
   #references = 1;
+  #freezes = 0;
   #revoked = false;
   #afterRelease: (() => void) | undefined;
   readonly #borrowed: boolean;
@@ -185,6 +186,11 @@ export class OpenFile {
    * @throws Whatever a watcher throws that does not allow it; it has not been handed out then.
    */
   handOut(): number {
+    if (this.isFrozen) {
+      throw new MembackingError(
+        `The descriptor of ${this.label} cannot be handed out while a frozen guest, a template or a clone needs it as it is`,
+      );
+    }
     if (!this.#handedOut) {
       const allow = () => void (this.#handedOut = true);
       [...this.#watchers].reduce<() => void>((proceed, watcher) => () => watcher.handOut(this, proceed), allow)();
@@ -240,7 +246,8 @@ export class OpenFile {
 
   /** Whether it can be mapped for writing: opened for reading and writing, and no seal against writing. */
   get writable(): boolean {
-    return this.#openForWriting && ((this.#fixedSeals ?? readSeals(this.fd)) & WRITE_SEALS) === 0;
+    return this.#openForWriting && this.#freezes === 0 &&
+      ((this.#fixedSeals ?? readSeals(this.fd)) & WRITE_SEALS) === 0;
   }
 
   /**
@@ -256,6 +263,33 @@ export class OpenFile {
       if (!(cause instanceof OsError)) throw cause;
       throw new OsError("mmap", cause.errno, `${this.label} cannot be mapped into memory`, { cause });
     }
+  }
+
+  /** Whether it can be written, were it not for seals and for those who need it as it is. */
+  get isOpenForWriting(): boolean {
+    return this.#openForWriting;
+  }
+
+  /** How many hold it. */
+  get references(): number {
+    return this.#references;
+  }
+
+  /** Whether somebody needs it as it is. */
+  get isFrozen(): boolean {
+    return this.#freezes > 0;
+  }
+
+  /** Keeps it as it is until the result is disposed: it cannot be written or handed out. */
+  freeze(): Disposable {
+    this.#freezes++;
+    let frozen = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (frozen) this.#freezes--;
+        frozen = false;
+      },
+    };
   }
 
   /** Counts one more holder. */

@@ -238,6 +238,11 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
     if (failed !== undefined) throw new OsError("mprotect", failed, `guest memory at ${hex(start)}-${hex(end)}`);
   }
 
+  /** The host address at which offset `offset` of `memory` is parked, `undefined` where it is not. */
+  parkedAt(memory: HostMemory, offset: number): number | undefined {
+    return this.#parking.addressOf(memory, offset);
+  }
+
   /**
    * Gives up what is parked at the offsets `[start, end)` of `memory`.
    *

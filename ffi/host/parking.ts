@@ -73,6 +73,12 @@ export class Parking implements Disposable {
     }
   }
 
+  /** Where offset `offset` of `memory` is, `undefined` where it is not parked. */
+  addressOf(memory: HostMemory, offset: number): number | undefined {
+    const place = this.#places.get(memory);
+    return place?.held.entryAt(offset) === undefined ? undefined : place.base + offset;
+  }
+
   /**
    * Gives up what is parked at the offsets `[start, end)` of `memory`, and its place with the last of it.
    *

@@ -3,16 +3,19 @@
  * it.
  *
  * Why it is safe: the kernel is asked about addresses and writes into buffers made here, as many entries as they have
- * room for. Nothing is changed.
+ * room for. What is given up or written to a file is memory that the caller names as its own.
  *
  * @module
  */
 
 import { PAGE_SIZE } from "../../src/core/memory_range.ts";
 import type { Span } from "../../src/core/span.ts";
+import { adviseHost } from "../os/advise.ts";
 import { cString, libc } from "../os/libc.ts";
-import { O_CLOEXEC, O_RDONLY } from "../os/mman.ts";
+import { MADV_DONTNEED, O_CLOEXEC, O_RDONLY } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
+import { hostView, revokeView } from "../os/view.ts";
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
 
 /** `_IOWR('f', 16, struct pm_scan_arg)` of <linux/fs.h>, since Linux 6.7. */
 const PAGEMAP_SCAN = 0xc060_6610;
@@ -111,6 +114,36 @@ function pagesOf(wanted: Wanted, address: number, length: number, how: "scan" | 
   } finally {
     sys.close(fd);
   }
+}
+
+/**
+ * Gives up the private pages in `[address, address + length)`, which then shows the file behind it again, or zeros.
+ *
+ * @throws {OsError} If the kernel refuses, as it does for memory that is locked by mlock (EINVAL).
+ */
+export function dropPages(address: number, length: number): void {
+  adviseHost(address, length, MADV_DONTNEED);
+}
+
+/**
+ * Writes `length` bytes of memory from `address` on into a file at `offset`.
+ *
+ * @throws {OsError} If the file cannot be written. A part may have been.
+ */
+export function writeBack(address: number, length: number, fd: number, offset: number): void {
+  const { sys, errno } = libc();
+  for (let done = 0; done < length;) {
+    const [at, size, to] = [BigInt(address + done), BigInt(length - done), BigInt(offset + done)];
+    // SAFETY: the caller's own memory, which the kernel only reads; it answers EFAULT where it is not there.
+    done += uninterrupted("pwrite", () => outcome(sys.pwriteAt(fd, at, size, to), errno[0]));
+  }
+}
+
+/** Fills `length` bytes of memory from `address` on, which the caller has mapped for writing, with zeros. */
+export function writeZeros(address: number, length: number): void {
+  const view = hostView(address, length);
+  new Uint8Array(view).fill(0);
+  revokeView(view);
 }
 
 /** By PAGEMAP_SCAN, which takes the time of what it finds; `null` on kernels that do not have it. */

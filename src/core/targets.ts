@@ -133,6 +133,8 @@ export interface VaTarget<M> {
    * parked is there already. All of it may be written afterwards, or none.
    */
   restore(start: number, end: number, memory: HostMemory, offset: number, writable: boolean): void;
+  /** The host address at which offset `offset` of `memory` is parked. */
+  parkedAt?(memory: HostMemory, offset: number): number | undefined;
   /** Gives up the parked memory at the offsets `[start, end)` of `memory`. */
   discard(memory: HostMemory, start: number, end: number): void;
   /** How many more kernel mappings (VMAs) may be made; no limit when left out. */

@@ -11,11 +11,17 @@ import { checkPriority } from "../targets/checks.ts";
 import { reportTo } from "../targets/report.ts";
 import { deviceHost } from "./device_host.ts";
 import { DeviceMemory, type DeviceMemoryOptions } from "./device_memory.ts";
+import { Copies } from "./copies.ts";
+import { FrozenMemory, type FrozenMoment } from "./frozen_memory.ts";
+import { restoreSnapshot } from "./restore.ts";
+import { saveMemory, type SaveOptions } from "./save.ts";
+import type { Snapshot } from "../snapshots/snapshot.ts";
+import type { PageSet } from "../core/page_set.ts";
 import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
-import type { AttachOptions, GuestMemoryOptions } from "./options.ts";
 import { PartitionHalf } from "./partition_half.ts";
 import { prefault, type PrefaultOptions } from "./prefault.ts";
 import { Ram } from "./ram.ts";
+import type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./options.ts";
 import { ownBacking, type RamBacking, ramRequest } from "./ram_backing.ts";
 import { RamHandle } from "./ram_handle.ts";
 import type { RamVisibility } from "./ram_visibility.ts";
@@ -55,6 +61,8 @@ export class GuestMemoryManager implements Disposable {
   readonly #pin: boolean;
   readonly #pageSize: number;
   readonly #shareable: ShareableRegions;
+  readonly #copies: Copies;
+  readonly #layout: { readonly maxAddress: number; readonly x86Legacy: boolean; readonly ramPriority: number };
   readonly #devices = new Set<DeviceMemory>();
   /** The two halves of partitions that were attached with an alias, so that attaching one twice is found out. */
   readonly #halves = new WeakMap<Partition, readonly [PartitionHalf, PartitionHalf]>();
@@ -93,6 +101,8 @@ export class GuestMemoryManager implements Disposable {
     });
     this.#shareable = new ShareableRegions(this.regions, () => this.#ram.regions, report);
     this.#ram.add(backings, layouts);
+    this.#copies = new Copies(this.regions, this.#ram, () => pin);
+    this.#layout = { maxAddress, x86Legacy, ramPriority };
   }
 
   /**
@@ -123,6 +133,36 @@ export class GuestMemoryManager implements Disposable {
     const manager = new GuestMemoryManager(options, stack);
     stack.move();
     return manager;
+  }
+
+  /**
+   * Makes guest memory out of a snapshot: the same RAM, switched in the same way, and nothing else. The snapshot may be
+   * disposed afterwards, and its directory removed.
+   *
+   * @example Usage
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * const ram = new MemoryRange(0, 0x80_0000);
+   * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [{ ranges: [ram] }] });
+   * guest.memory.writeUint32(0x1000, 7);
+   *
+   * const folder = Deno.makeTempDirSync();
+   * using snapshot = await guest.save(`${folder}/snapshot`);
+   * using restored = GuestMemoryManager.restore(snapshot);
+   * console.assert(restored.memory.readUint32(0x1000) === 7);
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   *
+   * @throws {SnapshotError} If a file of it is shorter by now.
+   * @throws {DisposedError} If the snapshot has been disposed.
+   * @throws {OsError} If the host is out of addresses or memory.
+   */
+  static restore(snapshot: Snapshot, options: RestoreOptions = {}): GuestMemoryManager {
+    return restoreSnapshot(snapshot, options, (made) => {
+      const guest = GuestMemoryManager.create(made);
+      return { guest, regions: guest.regions, ram: guest.#ram, copies: guest.#copies };
+    });
   }
 
   /** Guest memory as it is visible now, to read and write. */
@@ -310,6 +350,121 @@ export class GuestMemoryManager implements Disposable {
   }
 
   /**
+   * Makes a template of the RAM as it is now, from which any number of guests can be made. The guest goes on, on pages of
+   * its own wherever it writes; devices are not part of it. One mmap a region, for which vCPUs are held; a second freeze
+   * writes what has been written since to the file, or, while a template or clone needs that as it is, a whole new file.
+   *
+   * @example Guests from one that is warm
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange } from "membacking";
+   *
+   * const ram = new MemoryRange(0, 0x80_0000);
+   * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [{ ranges: [ram] }] });
+   * guest.memory.writeUint32(0x1000, 1);
+   *
+   * using template = guest.freeze();
+   * using clone = template.clone();
+   * clone.memory.writeUint32(0x1000, 2);
+   * console.assert(guest.memory.readUint32(0x1000) === 1);
+   * ```
+   *
+   * @throws {MappingError} If it cannot be frozen: RAM of huge pages, pinned or anonymous RAM, or a file that others may
+   * have; names it and why. Nothing has changed.
+   * @throws {MemoryLockedError} If another thread has locks, from the second freeze on.
+   */
+  freeze(): Template {
+    const { backings, visibility, ram } = this.#moment();
+    return new Template({ backings, visibility, ram }, (moment, options) => this.#clone(moment, options));
+  }
+
+  /**
+   * Makes memory shared again that was frozen: vCPUs are held while what was written since goes to the file. Does nothing
+   * if it is not frozen.
+   *
+   * @throws {MembackingError} If a template or a clone is there.
+   * @throws {MemoryLockedError} If another thread has a lock.
+   */
+  thaw(): void {
+    this.#copies.thaw();
+  }
+
+  /**
+   * Goes back to what RAM was at the latest freeze, or when it was cloned or restored, at the cost of what was written
+   * since. vCPUs are held; their state, devices and the memory map are the VMM's to put back. RAM that was added since
+   * stays as it is.
+   *
+   * @returns The pages that have other bytes now, which count as written.
+   * @throws {MembackingError} If there is nothing to go back to.
+   * @throws {MemoryLockedError} If RAM is locked.
+   */
+  rollback(): PageSet {
+    return this.#copies.rollback();
+  }
+
+  /**
+   * Saves RAM as it is at the moment of the call to a new directory: layout, visibility and contents, without pages of
+   * zeros, and whatever `state` is put beside. It appears there whole or not at all. Memory is frozen meanwhile, so that
+   * later writes are not in it; what cannot be frozen is written in one go, without a turn of the event loop.
+   *
+   * @example A snapshot, and what has changed since
+   * ```ts
+   * import { GuestMemoryManager, MemoryRange, Snapshot } from "membacking";
+   *
+   * const ram = new MemoryRange(0, 0x80_0000);
+   * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [{ ranges: [ram] }] });
+   * const folder = Deno.makeTempDirSync();
+   * using tracker = guest.trackDirty();
+   * using base = await guest.save(`${folder}/monday`, { live: true });
+   *
+   * guest.memory.writeUint32(0x1000, 7);
+   * using difference = await guest.save(`${folder}/tuesday`, { base, pages: tracker.take() });
+   * console.assert(difference.storedBytes === 0x1000);
+   * using again = await Snapshot.open(`${folder}/tuesday`, { parents: [`${folder}/monday`], verify: true });
+   * console.assert(again.parent === base.id);
+   * Deno.removeSync(folder, { recursive: true });
+   * ```
+   *
+   * @throws {SnapshotError} If there is something at `directory`, or `base` is of another layout.
+   * @throws {MappingError} If `live` is asked for and memory cannot be frozen.
+   * @throws {OsError} If the disk is full or fails. Nothing is left of the snapshot.
+   * @throws The signal's reason, if it aborts first.
+   */
+  save(directory: string, options: SaveOptions = {}): Promise<Snapshot> {
+    return saveMemory(directory, options, {
+      regions: this.regions,
+      ram: this.#ram,
+      copies: this.#copies,
+      ...this.#layout,
+    });
+  }
+
+  #moment(): FrozenMoment {
+    const { visibility } = this.#ram;
+    const ram = this.#copies.freeze();
+    const backings = ram.blocks.map(({ backing }, i) => ({
+      ...backing,
+      backing: ram.frozen.files[i]!,
+      copyOnWrite: true,
+      fixedSize: false,
+    }));
+    return { backings, visibility, ram };
+  }
+
+  #clone({ backings, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
+    const guest = GuestMemoryManager.create({ ...this.#layout, ...options, ram: backings });
+    try {
+      guest.regions.batch(() => {
+        for (const { range, to } of visibility) if (to !== "read-write") guest.setRamVisibility(range, to);
+      });
+      guest.#copies.adopt(ram.frozen);
+      return guest;
+    } catch (error) {
+      guest[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /**
    * The RAM that another process can map, lowest address first, whatever is visible of it: what has a file and is not
    * copy-on-write. Parts that continue each other in guest and file are one. So a table that is made of it need not
    * change when a chipset switches ranges on and off; `readOnly` says what the guest cannot write for now, which a
@@ -371,7 +526,14 @@ export class GuestMemoryManager implements Disposable {
       // Not where a callback of the manager tried it: that disposes nothing.
       if (this.regions.disposed) {
         for (const device of this.#devices) device[Symbol.dispose]();
+        this.#copies[Symbol.dispose]();
       }
     }
   }
 }
+
+/**
+ * RAM of one moment, made by `GuestMemoryManager.freeze`: any number of guests can be made of it. It holds the memory
+ * until it is disposed, and its clones until they are, in any order.
+ */
+export class Template extends FrozenMemory<GuestMemoryManager, CloneOptions> {}

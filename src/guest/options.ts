@@ -46,3 +46,15 @@ export interface AttachOptions {
    */
   readonly aliasOffset?: number;
 }
+
+/** How a clone is made: what it does not have from its template. */
+export type CloneOptions = Pick<GuestMemoryOptions, "overlap" | "ramPriority" | "logger" | "quiesce" | "va">;
+
+/** How a snapshot is restored. */
+export interface RestoreOptions extends CloneOptions {
+  /**
+   * Whether the snapshot's file is shown copy-on-write, which reads nothing and costs memory only for what is written
+   * (the default). Otherwise it is read into memory that can be shared with other processes.
+   */
+  readonly copyOnWrite?: boolean;
+}

@@ -1,6 +1,7 @@
 import { DisposedError } from "../core/errors.ts";
 import { MemoryRange, ownRange } from "../core/memory_range.ts";
 import { type BackingLayout, layOutRam, nearest, RamLayoutError } from "../core/ram_layout.ts";
+import type { MemoryPolicy } from "../core/targets.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import type { Report } from "../targets/report.ts";
@@ -13,6 +14,18 @@ export interface RamBlock {
   readonly backing: OwnBacking;
   /** Its regions, which are switched one by one. */
   readonly regions: readonly RegionHandle[];
+  /** Where in its file each region begins. */
+  readonly pieces: readonly RamRegion[];
+  /** How long its file is, in bytes. */
+  readonly fileSize: number;
+}
+
+/** One region of RAM and where it lies in the file of its backing. */
+export interface RamRegion {
+  readonly region: RegionHandle;
+  /** In bytes; of no meaning for private memory. */
+  readonly fileOffset: number;
+  readonly policy: MemoryPolicy;
 }
 
 /** What RAM depends on. */
@@ -46,7 +59,9 @@ export class Ram {
     return this.#regions.batch(() => {
       const added = backings.flatMap((backing, i) => {
         const layout = layouts[i];
-        return layout === undefined ? [] : [{ backing, regions: this.#map(backing, layout) }];
+        if (layout === undefined) return [];
+        const pieces = this.#map(backing, layout);
+        return [{ backing, regions: pieces.map(({ region }) => region), pieces, fileSize: layout.fileSize }];
       });
       this.#become([...this.#blocks, ...added]);
       return added;
@@ -94,6 +109,20 @@ export class Ram {
     return this.#blocks.flatMap(({ regions }) => regions.map(({ range }) => range)).sort((a, b) => a.start - b.start);
   }
 
+  /** All of it, by backing, in the order they came. */
+  get blocks(): readonly RamBlock[] {
+    return this.#blocks;
+  }
+
+  /** How each of `ranges` is switched, lowest first. */
+  get visibility(): readonly { readonly range: MemoryRange; readonly to: RamVisibility }[] {
+    const switched = this.regions.map(({ range, mapParams }) => {
+      const to: RamVisibility = mapParams === null ? "unmapped" : mapParams.writable ? "read-write" : "read-only";
+      return { range, to };
+    });
+    return switched.sort((a, b) => a.range.start - b.range.start);
+  }
+
   /** The regions of all of it: the same list as long as they are the same. */
   get regions(): readonly RegionHandle[] {
     if (this.#listed !== this.#blocks) {
@@ -128,7 +157,7 @@ export class Ram {
   }
 
   /** The regions of one backing, mapped. */
-  #map(backing: OwnBacking, layout: BackingLayout): RegionHandle[] {
+  #map(backing: OwnBacking, layout: BackingLayout): RamRegion[] {
     const { copyOnWrite, prefetch } = backing;
     const { hasMemory, report } = this.#options;
     const source = ramSource(backing, layout, hasMemory);
@@ -139,7 +168,7 @@ export class Ram {
       const rangeInRegion = new MemoryRange(0, range.length);
       region.addMapping({ rangeInRegion, mappable: source, fileOffset, copyOnWrite, policy });
       region.map({ prefetch });
-      return region;
+      return { region, fileOffset, policy };
     });
   }
 

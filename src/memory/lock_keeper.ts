@@ -31,6 +31,8 @@ export class LockKeeper implements AccessMap {
   readonly #table = new LockTable();
   /** The locks among them whose holders may write. */
   readonly #writers = new LockTable();
+  /** The locks among them that other threads and processes hold. */
+  readonly #foreign = new LockTable();
   /** Clients that were cut off in the middle of an access: whether each may still be at it. */
   readonly #strays = new Set<() => boolean>();
   readonly #held: HeldLocks;
@@ -224,12 +226,24 @@ export class LockKeeper implements AccessMap {
 
   /** Counts a lock that another thread holds. */
   addForeign(lock: Lock): void {
+    this.#foreign.add(lock.start, lock.end);
     this.#add(lock);
   }
 
   /** Counts it no longer. */
   removeForeign(lock: Lock): void {
+    this.#foreign.remove(lock.start, lock.end);
     this.#released(lock);
+  }
+
+  /** The first lock on a part of `[start, end)`; of those that other threads and processes hold, where `foreign`. */
+  conflict(start: number, end: number, foreign: boolean = false): Span | undefined {
+    return (foreign ? this.#foreign : this.#table).conflict(start, end);
+  }
+
+  /** Waits until some lock is released. */
+  nextRelease(signal: AbortSignal | undefined): Promise<void> {
+    return this.#nextRelease(signal);
   }
 
   /** A client was cut off in the middle of an access, and may write anywhere for as long as `isAtIt`. */

@@ -20,7 +20,6 @@ import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
 import { type Echoes, echoesIn, withEchoes } from "../core/map/echoes.ts";
 import type { DmaState, PartitionState, State } from "../core/map/state.ts";
-import type { Plan } from "../core/plan/plan.ts";
 import { isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { WriteMarks } from "./write_marks.ts";
@@ -35,11 +34,12 @@ export interface Consumer {
 
 /** A request that has been carried out or undone. */
 export interface CarriedOut {
-  readonly plan: Plan;
   /** The steps that may have been done. */
   readonly begun: readonly Step[];
   /** Whether vCPUs are held. */
   readonly isHeld: boolean;
+  /** Whether all memory has the same bytes as before. */
+  readonly keepsBytes: boolean;
   /** Whether it has happened. */
   readonly committed: boolean | null;
 }
@@ -175,8 +175,8 @@ export class WrittenPages {
    * Counts as written what the steps of a request have touched, once they are done or undone. Where nobody holds vCPUs, a
    * guest may have written between the last look and the end of a slot.
    */
-  afterSteps({ begun, plan, isHeld, committed }: CarriedOut): void {
-    if (!this.isOn) return;
+  afterSteps({ begun, isHeld, keepsBytes, committed }: CarriedOut): void {
+    if (!this.isOn || keepsBytes) return;
     const undone = committed !== true;
     for (const step of begun) {
       const { start, end } = step;
@@ -188,7 +188,6 @@ export class WrittenPages {
         }
       }
     }
-    if (!undone) { for (const { start, end } of plan.discards) this.#found.add(start, end); }
     // What was written where something else shows now may still show elsewhere.
     if (this.#echoes.length > 0) this.#found.addSet(withEchoes(this.#found.take(), this.#echoes));
   }

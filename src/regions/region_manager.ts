@@ -15,6 +15,7 @@ import {
   removeDmaTarget,
   removePartition,
   removeRegion,
+  renewMappings,
   setMapping,
   unmapRegion,
 } from "../core/map/edits.ts";
@@ -38,6 +39,8 @@ import type { DmaTarget } from "../targets/targets.ts";
 import { giveBack } from "../requests/give_back.ts";
 import { planDiscard } from "../core/plan/discard.ts";
 import { Tracking } from "./tracking.ts";
+import type { Deed } from "../requests/transaction.ts";
+import type { Span } from "../core/span.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
@@ -74,6 +77,23 @@ export interface RegionInternals {
   holders(): { readonly locks: readonly Entry<number>[]; readonly clients: readonly ClientSummary[] };
   /** Counts a range as written, for trackers: what changed its contents is none of the writers they know. */
   markWritten(range: MemoryRange): void;
+  /** Where the memory of `mapping` that is in no file and backs a part of `[start, end)` is while it does not show. */
+  parked(mapping: Mapping, start: number, end: number): readonly (Span & { readonly address: number })[];
+  /** A mapping for `[start, end)`, checked as those of users. */
+  newMapping(start: number, end: number, options: Omit<MappingOptions, "rangeInRegion">): Mapping;
+  /** Backs parts of regions by other memory, and does something to memory itself. `added` are mappings made for it. */
+  perform(
+    name: string,
+    renewals: readonly (Span & { readonly region: RegionHandle; readonly mapping: Mapping })[],
+    added: readonly Mapping[],
+    deed: Deed,
+  ): void;
+  /** A lock on a part of `[start, end)`, of other threads and processes alone where `foreign`. */
+  lockedIn(start: number, end: number, foreign: boolean): Span | undefined;
+  /** Waits until some lock is released. */
+  nextRelease(signal: AbortSignal | undefined): Promise<void>;
+  /** Holds vCPUs off `ranges`, where there is a hook, until the result is disposed. */
+  quiesce(ranges: readonly MemoryRange[]): Disposable;
   /** Refuses new locks on the regions, waits until the old ones are gone, and calls `then`. */
   drain(regions: readonly RegionHandle[], signal: AbortSignal | undefined, then: () => void): Promise<void>;
 }
@@ -190,6 +210,20 @@ export class RegionManager implements Disposable {
         return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
       },
       markWritten: ({ start, end }) => this.#tracking.written.mark(start, end),
+      parked: (mapping, start, end) => this.#parked(mapping, start, end),
+      newMapping: (start, end, options) =>
+        mappingOf({ ...options, rangeInRegion: new MemoryRange(start, end) }, start, end, va),
+      perform: (name, renewals, added, deed) => {
+        const parts = renewals.map(({ region, ...part }) => ({ ...part, region: regionOf(region) }));
+        for (const mapping of added) this.#watchFile(mapping);
+        this.#map.perform(name, deed, (state) => renewMappings(state, parts), added);
+      },
+      lockedIn: (start, end, foreign) => {
+        this.#clients?.updateLocks();
+        return this.#locks.conflict(start, end, foreign);
+      },
+      nextRelease: (signal) => this.#locks.nextRelease(signal),
+      quiesce: (ranges) => quiesce?.({ ranges }) ?? { [Symbol.dispose]() {} },
       drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
     };
     this.#requests = {
@@ -558,6 +592,18 @@ export class RegionManager implements Disposable {
         // The batch has happened, and whoever made it is told so.
         this.#map.logger.error(`RAM at ${range} could not be discarded after a batch`, error);
       }
+    });
+  }
+
+  #parked(mapping: Mapping, start: number, end: number): (Span & { readonly address: number })[] {
+    const { own, delta } = mapping;
+    const held = own === null ? undefined : this.#map.committed.parked.get(own);
+    if (own === null || held === undefined) return [];
+    return held.overlapping(start + delta, end + delta).map((entry) => {
+      const first = Math.max(entry.start, start + delta);
+      const address = this.#va.parkedAt?.(own, first);
+      if (address === undefined) throw new Error("What is parked has a place");
+      return { start: first - delta, end: Math.min(entry.end, end + delta) - delta, address };
     });
   }
 

@@ -16,7 +16,7 @@ import type { Logger, Quiesce } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { guardedLogger, SILENT } from "./guarded_logger.ts";
 import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
-import { giveUp, Transaction, type TransactionContext } from "./transaction.ts";
+import { type Deed, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
 
 /** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
 export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
@@ -127,7 +127,27 @@ export class MemoryMap {
       change = { ...change, changed: [...change.changed, ...damage.outOfStep.overlapping(start, end)] };
     }
     if (this.#draft !== null) this.#draft.add(name, region, change, added);
-    else this.#commit(name, region, change, added, null);
+    else this.#commit(name, region, change, added, null, null);
+  }
+
+  /**
+   * Makes a request that does something to memory itself as well. `added` are the mappings it brings along, whose files
+   * are the map's to close.
+   *
+   * @throws {TypeError} Inside a batch, of which it cannot be a part.
+   */
+  perform(name: string, deed: Deed, makeChange: (state: State) => Change, added: readonly Mapping[]): void {
+    const draft = new Draft(this.#state);
+    try {
+      this.check();
+      if (this.#draft !== null) throw new TypeError(`A request to ${name} cannot be part of a batch`);
+      draft.add(name, null, makeChange(this.#state), null);
+    } catch (error) {
+      for (const mapping of added) closeFile(mapping);
+      throw error;
+    }
+    draft.added.push(...added);
+    this.#commit(name, null, draft, null, draft, deed);
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -150,7 +170,7 @@ export class MemoryMap {
     } finally {
       this.#draft = outer;
     }
-    if (outer === null) this.#commit("batch", null, draft, null, draft);
+    if (outer === null) this.#commit("batch", null, draft, null, draft, null);
     return result;
   }
 
@@ -193,7 +213,7 @@ export class MemoryMap {
         return this.#tell({ ...report, microseconds, state: old });
       }
       this.#replaceState(after.state);
-      this.#commit("discard", null, after.change, null, null);
+      this.#commit("discard", null, after.change, null, null, null);
     } finally {
       this.#busy = false;
       this.gate?.open([span]);
@@ -241,12 +261,19 @@ export class MemoryMap {
     }
   }
 
-  #commit(name: string, region: Region | null, change: Change, added: Mapping | null, draft: Draft | null): void {
+  #commit(
+    name: string,
+    region: Region | null,
+    change: Change,
+    added: Mapping | null,
+    draft: Draft | null,
+    deed: Deed | null,
+  ): void {
     const old = this.#state;
     const began = this.#isWatched ? performance.now() : 0;
     let planned: Plan | null = null;
     let failure: unknown = null;
-    let committed = change.state === old && change.changed.length === 0;
+    let committed = change.state === old && change.changed.length === 0 && deed === null;
     try {
       if (committed) return;
       this.#busy = true;
@@ -255,8 +282,8 @@ export class MemoryMap {
       this.#written.beforeRequest(old);
       planned = plan(old, change, this.#facts(change.state));
       if (this.gate !== null) this.gate.shut();
-      this.#locks.check(planned);
-      this.#unfinished = { transaction: new Transaction(planned), name, region, change, added, draft };
+      if (deed === null || !deed.keepsBytes) this.#locks.check(planned);
+      this.#unfinished = { transaction: new Transaction(planned, deed), name, region, change, added, draft };
       this.#carryOut(this.#unfinished.transaction);
       committed = true;
       releaseFiles(change.gone, change.split);
@@ -298,6 +325,7 @@ export class MemoryMap {
   #carryOut(transaction: Transaction): void {
     try {
       transaction.hold(this.#context);
+      transaction.act();
     } catch (error) {
       transaction.release(this.#context);
       this.#unfinished = null;

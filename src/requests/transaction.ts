@@ -6,6 +6,7 @@
 
 import { MappingError } from "../core/errors.ts";
 import type { OwnRange } from "../core/map/edits.ts";
+import type { MemoryRange } from "../core/memory_range.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Step } from "../core/plan/steps.ts";
 import type { State } from "../core/map/state.ts";
@@ -20,12 +21,23 @@ export interface TransactionContext extends StepContext {
   readonly quiesce: Quiesce | undefined;
 }
 
+/** What a request does to memory itself, besides changing the map. */
+export interface Deed {
+  /** Where vCPUs are held off, whatever the plan says; nowhere where somebody holds them already. */
+  readonly hold: readonly MemoryRange[];
+  /** Whether all memory has the same bytes afterwards, so that locks are not in the way and nothing counts as written. */
+  readonly keepsBytes: boolean;
+  /** Done once vCPUs are held and nobody looks, before the first step. */
+  act(): void;
+}
+
 /**
  * A plan whose effects may have begun. Kept until all of them are there or all undone: whoever finds one left over knows
  * that an exception came from where none was expected, such as a stack overflow, and what may have been done.
  */
 export class Transaction {
   readonly plan: Plan;
+  readonly #deed: Deed | null;
   /** Whether the request has happened, or has been undone; `null` while neither is so. */
   committed: boolean | null = null;
   /** The step it has got to. */
@@ -33,8 +45,9 @@ export class Transaction {
   #hold: Disposable | undefined;
 
   /** A transaction that has done nothing yet. */
-  constructor(plan: Plan) {
+  constructor(plan: Plan, deed: Deed | null) {
     this.plan = plan;
+    this.#deed = deed;
   }
 
   /**
@@ -43,9 +56,9 @@ export class Transaction {
    * @throws Whatever the quiesce hook throws.
    */
   hold({ quiesce }: TransactionContext): void {
-    const { exposed } = this.plan;
-    if (exposed.length === 0 || quiesce === undefined) return;
-    const hold = this.#hold = quiesce({ ranges: exposed });
+    const ranges = this.#deed === null ? this.plan.exposed : this.#deed.hold;
+    if (ranges.length === 0 || quiesce === undefined) return;
+    const hold = this.#hold = quiesce({ ranges });
     if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
     if (typeof hold?.[Symbol.dispose] === "function") return;
     this.#hold = undefined;
@@ -55,6 +68,20 @@ export class Transaction {
   /** Whether vCPUs are held. */
   get isHeld(): boolean {
     return this.#hold !== undefined;
+  }
+
+  /** Whether all memory has the same bytes as before, however it ends. */
+  get keepsBytes(): boolean {
+    return this.#deed !== null && this.#deed.keepsBytes;
+  }
+
+  /**
+   * Does what the request has to do to memory itself before its first step.
+   *
+   * @throws Whatever that throws; nothing has changed then.
+   */
+  act(): void {
+    this.#deed?.act();
   }
 
   /** The steps that may have been done. */

@@ -29,7 +29,10 @@ let chainIn: (snapshot: Snapshot) => readonly SnapshotLayer[];
  */
 export class Snapshot implements Disposable {
   static {
-    chainIn = (snapshot) => snapshot.#chain;
+    chainIn = (snapshot) => {
+      snapshot.#check();
+      return snapshot.#chain;
+    };
   }
 
   /** The full snapshot first, this one last. */

@@ -116,6 +116,34 @@ export function setMapping(
   return { state: next, changed, gone, split, removed };
 }
 
+/** A part of a region, and what is to back it. */
+export interface Renewal extends Span {
+  readonly region: Region;
+  readonly mapping: Mapping;
+}
+
+/**
+ * Backs parts of regions by other memory. Unlike `setMapping` it may take the place of memory that is in no file, which is
+ * given up once the request has happened: whoever asks for it has the contents, or wants them gone.
+ */
+export function renewMappings(state: State, renewals: readonly Renewal[]): Change {
+  const changed: Span[] = [];
+  const gone: Mapping[] = [];
+  const split: Mapping[] = [];
+  const removed: OwnRange[] = [];
+  let next = state;
+  for (const { region, start, end, mapping } of renewals) {
+    const { params, mappings } = next.regionState(region);
+    const touched = touchedIn(mappings, start, end);
+    gone.push(...touched.gone);
+    split.push(...touched.split);
+    removed.push(...ownMemoryIn(mappings, start, end));
+    if (params !== null) changed.push(...fragments(next.visible, region, start, end));
+    next = next.withRegion(region, { region, params, mappings: mappings.set(start, end, mapping) }, next.layers, next);
+  }
+  return { state: next, changed, gone, split, removed };
+}
+
 /** The memory in no file that `mappings` have in `[start, end)`. */
 function ownMemoryIn(mappings: RangeMap<Mapping>, start: number, end: number): readonly OwnRange[] {
   const found: OwnRange[] = [];

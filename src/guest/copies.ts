@@ -1,0 +1,275 @@
+/**
+ * A guest's memory at moments: frozen, made shared again, rolled back.
+ *
+ * ```
+ *            file             guest memory
+ *   shared   [ a b c d ]      [ a b c d ]        a write goes to the file
+ *   freeze   [ a b c d ]      [ a b c d ]        one mmap(MAP_PRIVATE) over the same file: the file is that moment
+ *   ...      [ a b c d ]      [ a B c d ]        a write makes a page of the mapping's own
+ *   rollback [ a b c d ]      [ a b c d ]        own pages are given up
+ *   thaw     [ a B c d ]      [ a B c d ]        own pages are written to the file, which is mapped shared again
+ * ```
+ *
+ * Nothing here counts bytes: what a freeze or a rollback costs depends on what was written, and on nothing else, unless
+ * somebody else still needs the file that a frozen guest would have to change: then it gets a whole new one.
+ *
+ * @module
+ */
+
+import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
+import { MembackingError, MemoryLockedError } from "../core/errors.ts";
+import type { Mapping } from "../core/map/region.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import type { Span } from "../core/span.ts";
+import type { MemoryPolicy } from "../core/targets.ts";
+import { mappableOf } from "../memory/file_backing.ts";
+import { PageSet } from "../core/page_set.ts";
+import type { RegionHandle } from "../regions/region_handle.ts";
+import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
+import { FrozenFiles } from "./frozen_files.ts";
+import { imageOf, type NewImage } from "./image.ts";
+import { dropOwnPages, ownPlaces } from "./own_pages.ts";
+import type { Ram, RamBlock } from "./ram.ts";
+import { checkFreezable } from "./freezable.ts";
+
+/** What a part of a RAM region showed at the moment to go back to. */
+interface BasePart extends Span {
+  readonly region: RegionHandle;
+  /** The file it showed copy-on-write, `null` for zeros. */
+  readonly file: Mappable | null;
+  /** File offset minus GPA, in bytes. */
+  readonly delta: number;
+  readonly policy: MemoryPolicy | undefined;
+}
+
+/** The moment to go back to. */
+interface Base {
+  readonly frozen: FrozenFiles;
+  readonly hold: Disposable;
+  readonly parts: readonly BasePart[];
+  /** Writes once more what was copied rather than mapped at that moment, and returns where. */
+  readonly patch: () => readonly MemoryRange[];
+}
+
+/** RAM that others can be made of: the files, and the blocks they belong to. */
+export interface FrozenRam {
+  readonly frozen: FrozenFiles;
+  readonly blocks: readonly RamBlock[];
+}
+
+const NO_PATCH = () => [];
+
+/** The moments of one guest. */
+export class Copies implements Disposable {
+  readonly #regions: RegionManager;
+  readonly #internals: RegionInternals;
+  readonly #ram: Ram;
+  readonly #isPinned: () => boolean;
+  #base: Base | null = null;
+
+  constructor(regions: RegionManager, ram: Ram, isPinned: () => boolean) {
+    this.#regions = regions;
+    this.#internals = internalsOf(regions);
+    this.#ram = ram;
+    this.#isPinned = isPinned;
+  }
+
+  /** Whether there is a moment to go back to. */
+  get isFrozen(): boolean {
+    return this.#base !== null;
+  }
+
+  /** Keeps the files of the moment as they are until the result is disposed, whatever becomes of the moment. */
+  holdFiles(): Disposable {
+    return this.#base?.frozen.hold() ?? { [Symbol.dispose]() {} };
+  }
+
+  /** Says that RAM has been made of frozen files, so that they are what it can go back to. */
+  adopt(frozen: FrozenFiles, patch: () => readonly MemoryRange[] = NO_PATCH): void {
+    this.#become(frozen, patch);
+  }
+
+  /** Makes the present moment one that others can be made of; `isHeld` says that vCPUs are held already. */
+  freeze(isHeld: boolean = false): FrozenRam {
+    const { blocks } = this.#ram;
+    checkFreezable(this.#internals, blocks, this.#isPinned());
+    using images = new DisposableStack();
+    const made = blocks.map((block) => images.use(imageOf(this.#internals, block, this.#isExclusive(block))));
+    // Own pages that have to be moved away are gone for a moment, which another thread could see.
+    if (made.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
+    this.#renew("freeze", blocks, made, true, isHeld);
+    const frozen = new FrozenFiles(made.map(({ file }) => file));
+    this.#become(frozen, NO_PATCH);
+    return { frozen, blocks };
+  }
+
+  /** Makes memory shared again. */
+  thaw(isHeld: boolean = false): void {
+    const base = this.#base;
+    if (base === null) return;
+    if (base.frozen.holders > 1) {
+      throw new MembackingError(
+        "Memory cannot be thawed while a template or a clone of it is there, dispose them first",
+      );
+    }
+    this.#checkForeignLocks();
+    const { blocks } = this.#ram;
+    const frozen = blocks.filter((block) => this.#ownsCopies(block));
+    using images = new DisposableStack();
+    const made = frozen.map((block) => images.use(imageOf(this.#internals, block, this.#isExclusive(block))));
+    base.frozen.thaw();
+    try {
+      this.#renew("thaw", frozen, made, false, isHeld);
+    } catch (error) {
+      base.frozen.freeze();
+      throw error;
+    }
+    this.#base = null;
+    base.hold[Symbol.dispose]();
+  }
+
+  /** Goes back to the latest moment. Returns the pages that are other ones now. */
+  rollback(): PageSet {
+    const base = this.#base;
+    if (base === null) {
+      throw new MembackingError(
+        "There is nothing to roll back to, since memory was neither frozen, cloned nor restored",
+      );
+    }
+    const regions = this.#ram.regions;
+    const parts = base.parts.filter(({ region }) => regions.includes(region));
+    for (const { start, end } of parts) {
+      const locked = this.#internals.lockedIn(start, end, false);
+      if (locked !== undefined) throw new MemoryLockedError(new MemoryRange(locked.start, locked.end));
+    }
+    const added: Mapping[] = [];
+    const renewals = parts.flatMap((part) =>
+      this.#internals.mappings(part.region).flatMap((entry) => {
+        const start = Math.max(entry.start, part.start);
+        const end = Math.min(entry.end, part.end);
+        if (start >= end || showsAgain(entry.value, part)) return [];
+        const mapping = this.#newMapping(start, end, part);
+        added.push(mapping);
+        return [{ region: part.region, start, end, mapping }];
+      })
+    );
+    const changed: Span[] = renewals.map(({ start, end }) => ({ start, end }));
+    const places = [...new Set(parts.map(({ region }) => region))]
+      .flatMap((region) => ownPlaces(this.#internals, region))
+      .filter(({ start, end, mapping }) =>
+        renewals.every((renewal) => renewal.start >= end || renewal.end <= start) && mapping.own !== null
+      );
+    const act = () => {
+      for (const place of places) for (const run of dropOwnPages(place)) if (place.shows) changed.push(run);
+    };
+    this.#internals.perform("roll back", renewals, added, {
+      hold: parts.map(({ start, end }) => new MemoryRange(start, end)),
+      keepsBytes: false,
+      act,
+    });
+    const pages = PageSet.of([...changed.map(({ start, end }) => new MemoryRange(start, end)), ...base.patch()]);
+    for (const range of pages) this.#internals.markWritten(range);
+    return pages;
+  }
+
+  /** Lets go of the moment. Memory stays as it is. */
+  [Symbol.dispose](): void {
+    this.#base?.hold[Symbol.dispose]();
+    this.#base = null;
+  }
+
+  #become(frozen: FrozenFiles, patch: Base["patch"]): void {
+    using hold = new DisposableStack();
+    hold.use(frozen.hold());
+    // Handles of its own: those of the mappings go with them.
+    const files = new Map<object, Mappable>();
+    const keep = (file: Mappable): Mappable => {
+      const known = files.get(fileOf(file));
+      if (known !== undefined) return known;
+      const own = hold.use(file.clone());
+      files.set(fileOf(file), own);
+      return own;
+    };
+    const parts = this.#ram.regions.flatMap((region) =>
+      this.#internals.mappings(region).map(({ start, end, value }) => {
+        const file = value.kind === "private" ? null : mappableOf(value);
+        return {
+          region,
+          start,
+          end,
+          file: file === null ? null : keep(file),
+          delta: value.delta,
+          policy: value.policy,
+        };
+      })
+    );
+    this.#base?.hold[Symbol.dispose]();
+    this.#base = { frozen, hold: hold.move(), parts, patch };
+  }
+
+  #newMapping(
+    start: number,
+    end: number,
+    { file, delta, policy }: Omit<BasePart, "region" | "start" | "end">,
+  ): Mapping {
+    const options = file === null
+      ? { mappable: "private" as const }
+      : { mappable: file, fileOffset: start + delta, copyOnWrite: true };
+    return this.#internals.newMapping(start, end, { ...options, ...(policy !== undefined && { policy }) });
+  }
+
+  /** Maps all of `blocks` anew, over their images. */
+  #renew(
+    name: string,
+    blocks: readonly RamBlock[],
+    images: readonly NewImage[],
+    copyOnWrite: boolean,
+    isHeld: boolean,
+  ): void {
+    const added: Mapping[] = [];
+    const renewals = blocks.flatMap(({ pieces }, i) =>
+      pieces.map(({ region, fileOffset, policy }) => {
+        const { start, end } = region.range;
+        const mapping = this.#internals.newMapping(start, end, {
+          mappable: images[i]!.file,
+          fileOffset,
+          copyOnWrite,
+          policy,
+        });
+        added.push(mapping);
+        return { region, start, end, mapping };
+      })
+    );
+    this.#internals.perform(name, renewals, added, {
+      hold: isHeld ? [] : renewals.map(({ region }) => region.range),
+      keepsBytes: true,
+      act: () => {
+        for (const image of images) image.complete();
+      },
+    });
+  }
+
+  /** Whether nobody but this guest shows the file of a block that it was frozen over, so that it may change. */
+  #isExclusive(block: RamBlock): boolean {
+    const base = this.#base;
+    return base !== null && base.frozen.holders === 1 && this.#ownsCopies(block);
+  }
+
+  /** Whether a block shows files of the moment copy-on-write. */
+  #ownsCopies({ pieces }: RamBlock): boolean {
+    return this.#base?.parts.some(({ region }) => pieces.some((piece) => piece.region === region)) ?? false;
+  }
+
+  #checkForeignLocks(): void {
+    for (const { range } of this.#ram.regions) {
+      const locked = this.#internals.lockedIn(range.start, range.end, true);
+      if (locked !== undefined) throw new MemoryLockedError(new MemoryRange(locked.start, locked.end));
+    }
+  }
+}
+
+/** Whether a mapping shows what `part` says once its own pages are given up. */
+function showsAgain(mapping: Mapping, { file, delta }: BasePart): boolean {
+  if (file === null) return mapping.kind === "private";
+  return mapping.kind === "copy-on-write" && mapping.delta === delta && mapping.backing?.file === fileOf(file);
+}

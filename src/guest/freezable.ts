@@ -1,0 +1,43 @@
+import { fileOf } from "../../ffi/files/mappable.ts";
+import { MappingError } from "../core/errors.ts";
+import { hex } from "../core/hex.ts";
+import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { FileBacking } from "../memory/file_backing.ts";
+import type { RegionInternals } from "../regions/region_manager.ts";
+import type { RamBlock } from "./ram.ts";
+
+/**
+ * Throws unless all RAM can become copy-on-write: its files must be this manager's alone, by fact, since whoever else has
+ * one could change what is to stay as it is.
+ *
+ * @throws {MappingError} Naming the RAM, what is in the way, and what can be done about it.
+ */
+export function checkFreezable(internals: RegionInternals, blocks: readonly RamBlock[], isPinned: boolean): void {
+  if (blocks.length === 0) throw new MappingError("There is no RAM to freeze", MemoryRange.EMPTY);
+  for (const { backing: { name, backing }, pieces } of blocks) {
+    const range = pieces[0]?.region.range ?? MemoryRange.EMPTY;
+    const refuse = (why: string): never => {
+      throw new MappingError(`RAM "${name}" cannot be frozen: ${why}`, range);
+    };
+    if (isPinned) refuse("it is pinned, and copies of pinned pages would have to be made beforehand");
+    if (backing === "private") refuse('it is anonymous memory, use the backing "shared"');
+    const handles = new Set<object>();
+    for (const { region } of pieces) {
+      for (const { value: mapping } of internals.mappings(region)) {
+        if (mapping.kind !== "shared" || !(mapping.backing instanceof FileBacking)) continue;
+        const { mappable } = mapping.backing;
+        const file = fileOf(mappable);
+        if (file.pageSize > PAGE_SIZE) refuse(`it has huge pages of ${hex(file.pageSize)}`);
+        if (file.handedOut) {
+          refuse(`${file.label} came from outside, or its descriptor was asked for, so others may have it`);
+        }
+        handles.add(mapping.backing);
+      }
+    }
+    for (const handle of handles) {
+      const { file } = handle as FileBacking;
+      const known = [...handles].filter((other) => (other as FileBacking).file === file).length;
+      if (file.references > known) refuse(`there are other handles of ${file.label}, dispose them first`);
+    }
+  }
+}

@@ -1,0 +1,145 @@
+import { dataIn } from "../../ffi/files/disk_file.ts";
+import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
+import { FileMapping } from "../../ffi/os/address_space.ts";
+import { PROT_READ } from "../../ffi/os/mman.ts";
+import { hostView, revokeView } from "../../ffi/os/view.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import type { PageSet } from "../core/page_set.ts";
+import { layoutBytes, type SavedLayout } from "../core/snapshot_index.ts";
+import type { Span } from "../core/span.ts";
+import { BaseMemory } from "../snapshots/base_memory.ts";
+import { CHUNK } from "../snapshots/format.ts";
+import { pause } from "../snapshots/pause.ts";
+import type { SnapshotLayer } from "../snapshots/snapshot_chain.ts";
+import type { SnapshotWriter } from "../snapshots/snapshot_writer.ts";
+
+/** What saving has to know. */
+export interface SavingOptions {
+  /** The snapshot to compare with, the full one first; empty where there is none. */
+  readonly chain: readonly SnapshotLayer[];
+  /** The pages that may differ from it, by their places in the memory file; `null` for all. */
+  readonly pages: PageSet | null;
+  readonly signal?: AbortSignal;
+  onProgress?(done: number, total: number): void;
+}
+
+/** A stretch of RAM of one moment. */
+export interface SourcePart extends Span {
+  /** Where it goes in the memory file, in bytes. */
+  readonly offset: number;
+  /** The file that has it, and where, or the host address where it is mapped. */
+  readonly from: { readonly file: Mappable; readonly fileOffset: number } | { readonly address: number };
+}
+
+/** What may differ from the base: in terms of the memory file. */
+interface Difference {
+  readonly base: BaseMemory;
+  readonly pages: PageSet | null;
+}
+
+/** Writes parts of RAM into a snapshot, which lets everything else have its turn unless it is `atOnce`. */
+export class Saving implements Disposable {
+  readonly #writer: SnapshotWriter;
+  readonly #options: SavingOptions;
+  readonly #total: number;
+  readonly #difference: Difference | null;
+  readonly #stack: DisposableStack;
+  #done = 0;
+
+  constructor(writer: SnapshotWriter, layout: SavedLayout, options: SavingOptions) {
+    using stack = new DisposableStack();
+    this.#writer = writer;
+    this.#options = options;
+    this.#total = layoutBytes(layout);
+    const { chain, pages } = options;
+    if (chain.length === 0) {
+      this.#difference = null;
+    } else {
+      const zeros = stack.use(Mappable.memfd("zeros", CHUNK));
+      this.#difference = { base: stack.use(new BaseMemory(chain, fileOf(zeros))), pages };
+    }
+    this.#stack = stack.move();
+  }
+
+  /** Writes `parts`, in the order of their places in the memory file. */
+  async write(parts: readonly SourcePart[]): Promise<void> {
+    for (const part of parts) {
+      for (const slice of this.#slices(part)) {
+        this.#options.signal?.throwIfAborted();
+        this.#store(slice);
+        await pause();
+      }
+    }
+  }
+
+  /** The same without letting anything else have its turn. */
+  writeAtOnce(parts: readonly SourcePart[]): void {
+    for (const part of parts) for (const slice of this.#slices(part)) this.#store(slice);
+  }
+
+  /** Takes away what it has mapped. */
+  [Symbol.dispose](): void {
+    this.#stack.dispose();
+  }
+
+  *#slices(part: SourcePart): Generator<SourcePart> {
+    for (let at = part.start; at < part.end; at += SLICE) {
+      const end = Math.min(at + SLICE, part.end);
+      yield partOf(part, at, end);
+      this.#done += end - at;
+      this.#options.onProgress?.(this.#done, this.#total);
+    }
+  }
+
+  #store(slice: SourcePart): void {
+    const { from, offset, start, end } = slice;
+    if ("address" in from) return this.#storeFrom(from.address, offset, end - start);
+    // Holes are neither looked at nor stored; in a difference they are zeros, whatever the base has there.
+    const { fd } = fileOf(from.file);
+    const last = from.fileOffset + end - start;
+    if (this.#difference !== null) {
+      using mapping = new FileMapping(fd, from.fileOffset, end - start, PROT_READ);
+      return this.#storeFrom(mapping.address, offset, end - start);
+    }
+    for (let data = dataIn(fd, from.fileOffset, last); data !== null; data = dataIn(fd, data.end, last)) {
+      using mapping = new FileMapping(fd, data.start, data.end - data.start, PROT_READ);
+      this.#storeFrom(mapping.address, offset + data.start - from.fileOffset, mapping.length);
+    }
+  }
+
+  #storeFrom(address: number, offset: number, length: number): void {
+    const view = hostView(address, length);
+    try {
+      for (const { start, end } of this.#differing(address, offset, length)) {
+        this.#writer.store(new Uint8Array(view, start - offset, end - start), address + start - offset, start);
+      }
+    } finally {
+      revokeView(view);
+    }
+  }
+
+  /** The parts to be stored, by their places in the memory file. */
+  #differing(address: number, offset: number, length: number): Iterable<Span> {
+    if (this.#difference === null) return [{ start: offset, end: offset + length }];
+    const { base, pages } = this.#difference;
+    return pages === null
+      ? base.differing(address, length, offset)
+      : pages.within(new MemoryRange(offset, offset + length));
+  }
+}
+
+/** How much is done between two looks at the signal, in bytes. */
+const SLICE = 2 ** 24;
+
+function partOf(part: SourcePart, start: number, end: number): SourcePart {
+  const skip = start - part.start;
+  const { from } = part;
+  return {
+    start,
+    end,
+    offset: part.offset + skip,
+    from: "address" in from
+      ? { address: from.address + skip }
+      : { file: from.file, fileOffset: from.fileOffset + skip },
+  };
+}
