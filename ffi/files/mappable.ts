@@ -86,6 +86,8 @@ export class Mappable implements Disposable {
 
   private constructor(file: OpenFile) {
     this.#file = file;
+    // What it says of itself is what mappings are made by.
+    Object.freeze(this);
   }
 
   static {

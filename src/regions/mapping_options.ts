@@ -92,7 +92,7 @@ export function checkFile(
   }
   if (writable && !file.writable) {
     throw new MappingError(
-      "The file is not writable, open it for writing or pass writable: false",
+      "The file is not writable: open it with write: true, or pass writable: false or copyOnWrite: true",
       new MemoryRange(start, end),
     );
   }

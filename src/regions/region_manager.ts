@@ -132,8 +132,7 @@ export class RegionManager implements Disposable {
     internalsOf = (manager) => manager.#internals;
   }
 
-  /** Guest memory as it is visible now. */
-  readonly memory: GuestMemory;
+  readonly #memory: GuestMemory;
   readonly #va: VaTarget<Mappable>;
   readonly #overlap: OverlapRule;
   readonly #retained: Disposable | undefined;
@@ -175,13 +174,13 @@ export class RegionManager implements Disposable {
       locks: this.#locks,
       map: () => this.#map,
       clients: () => this.#clients,
-      invalidate: () => forgetMap(this.memory),
+      invalidate: () => forgetMap(this.#memory),
     });
     this.#map = new MemoryMap({
       ...{ va, quiesce, logger, locks: this.#locks, written: this.#tracking.written },
-      invalidate: () => forgetMap(this.memory),
+      invalidate: () => forgetMap(this.#memory),
     });
-    this.memory = new GuestMemory(this.#locks);
+    this.#memory = new GuestMemory(this.#locks);
     const map = this.#map;
     this.#internals = {
       get state() {
@@ -469,6 +468,11 @@ export class RegionManager implements Disposable {
     });
   }
 
+  /** Guest memory as it is visible now. */
+  get memory(): GuestMemory {
+    return this.#memory;
+  }
+
   /** Whether it has been disposed. */
   get disposed(): boolean {
     return this.#map.closed;
@@ -621,7 +625,7 @@ export class RegionManager implements Disposable {
     const act = () => {
       this.#locks.checkFile(file);
       proceed();
-      forgetMap(this.memory);
+      forgetMap(this.#memory);
     };
     if (this.#clients === undefined) act();
     else this.#clients.holdOff(act, this.#locks.spansOf(file));
