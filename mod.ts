@@ -29,8 +29,9 @@
  * - What is not one system call is not atomic to a guest that nobody holds: give the manager a `quiesce` hook.
  * - Undo can fail. The error then names what is out of step, and the next request over it mends what it can, but until
  *   then a guest may find memory missing.
- * - The host's limits on mappings are counted per thread: a process that maps tens of thousands of other things beside
- *   guest memory can still run into them.
+ * - The host's limit on mappings is the process's: what others in it have is counted now and then, and a quarter of the
+ *   limit is left to them. A process that maps tens of thousands of other things at once can still run into it.
+ * - Input and output that bytes of a lock were given to cannot be called back when the lock goes: wait for it first.
  * - x86-64 Linux with glibc and 4 KiB base pages, nothing else.
  *
  * @module
