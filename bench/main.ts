@@ -3,7 +3,7 @@
  *
  *   --quick          a tenth of the rounds, to see whether everything works
  *   --only PATTERN   only the rows and parts whose names match: a row, "live", "scale", "slots", "heap", "accessors",
- *                    "clients", "firmware", "vhost", "startup"
+ *                    "clients", "dirty", "firmware", "vhost", "startup"
  *   --strace         also counts system calls
  *   --record         also counts system calls, and writes the tables into bench/README.md
  *
@@ -17,6 +17,7 @@ import { measureClients } from "./clients.ts";
 import { measureRoundTrips } from "./round_trips.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
+import { measureDirty } from "./dirty.ts";
 import { firmwareRows } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import { ACCESSES } from "./layout.ts";
@@ -226,6 +227,8 @@ async function main(): Promise<void> {
   if (wants("clients")) say("Clients in other threads");
   const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
   const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;
+  if (wants("dirty")) say("Written pages");
+  const dirty = wants("dirty") ? measureDirty(kvm, { quick: effort.rounds < 10 }) : null;
   if (wants("firmware")) say("Firmware");
   const firmware = wants("firmware") ? await firmwareRows(effort.rounds < 10 ? 1 : 3) : [];
   if (wants("vhost")) say("Devices in other processes");
@@ -251,6 +254,7 @@ async function main(): Promise<void> {
     accessors,
     clients,
     roundTrips,
+    dirty,
     firmware,
     vhost,
     startUp: started,

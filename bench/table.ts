@@ -6,6 +6,7 @@
 
 import type { ClientRow } from "./clients.ts";
 import { roundTripRows, type RoundTrips } from "./round_trips.ts";
+import { type DirtyResults, dirtyTables } from "./dirty.ts";
 import type { FirmwareRow } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import type { LiveFigures, LiveRow } from "./live.ts";
@@ -53,6 +54,7 @@ export interface Results {
   readonly clients: readonly ClientRow[];
   /** `null` where they were not asked for. */
   readonly roundTrips: RoundTrips | null;
+  readonly dirty: DirtyResults | null;
   readonly firmware: readonly FirmwareRow[] | string;
   readonly vhost: readonly VhostRow[] | string;
   readonly startUp: readonly StartUp[] | string;
@@ -225,8 +227,22 @@ function tracedTable(rows: readonly RowResult[], traced: Readonly<Record<string,
 
 /** All tables, with a heading each. */
 export function report(results: Results): string {
-  const { machine, missing, rows, live, scale, slots, heap, accessors, clients, firmware, vhost, startUp, traced } =
-    results;
+  const {
+    machine,
+    missing,
+    rows,
+    live,
+    scale,
+    slots,
+    heap,
+    accessors,
+    clients,
+    dirty,
+    firmware,
+    vhost,
+    startUp,
+    traced,
+  } = results;
   const of = (section: Row["section"]) => rows.filter(({ row }) => row.section === section);
   const parts: [title: string, text: string][] = [];
   const add = <T>(title: string, measured: T | string, draw: (measured: T) => string) =>
@@ -246,6 +262,7 @@ export function report(results: Results): string {
   if (heap !== null) add("Heap", heap, heapTable);
   if (clients.length > 0) add("Clients in other threads", clients, clientTable);
   if (results.roundTrips !== null) add("Requests from other threads and processes", results.roundTrips, roundTripTable);
+  if (dirty !== null) add("Written pages", dirty, dirtyTables);
   if (firmware.length > 0) add("Firmware", firmware, firmwareTable);
   if (vhost.length > 0) {
     add("Devices in other processes", vhost, (rows) => table([...VHOST_HEAD], vhostRows(rows), ["verdict"]));
