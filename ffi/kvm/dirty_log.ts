@@ -20,7 +20,7 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
-import { eachRun } from "../../src/core/page_runs.ts";
+import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCap } from "./constants.ts";
 import type { DirtySource, Mark } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
@@ -113,11 +113,10 @@ export class DirtyBitmap implements DirtySource {
       // What is outside the range stays in the log: those bits must not reach KVM.
       if (low % 32 !== 0) words[low >>> 5]! &= -1 << (low % 32);
       if (high % 32 !== 0) words[high >>> 5]! &= (1 << (high % 32)) - 1;
-      let first = low >>> 5;
       let last = (high + 31) >>> 5;
-      while (first < last && words[first] === 0) first++;
-      while (first < last && words[last - 1] === 0) last--;
+      const first = firstWordSet(words, low >>> 5, last);
       if (first === last) continue;
+      while (words[last - 1] === 0) last--;
       eachRun(words, Math.max(low, 32 * first), Math.min(high, 32 * last), 0, tell);
       if (!clear) continue;
       const firstPage = 32 * first - 32 * first % GRAIN;

@@ -123,6 +123,18 @@ export function countWords(words: Uint32Array): { count: number; runs: number } 
   return { count, runs };
 }
 
+/** The index of the first word from `from` on that has a bit set; `to` where there is none. */
+export function firstWordSet(words: Uint32Array, from: number, to: number): number {
+  let at = from;
+  // Most of a bitmap is empty most of the time.
+  for (; at + 8 <= to; at += 8) {
+    const low = words[at]! | words[at + 1]! | words[at + 2]! | words[at + 3]!;
+    if ((low | words[at + 4]! | words[at + 5]! | words[at + 6]! | words[at + 7]!) !== 0) break;
+  }
+  while (at < to && words[at] === 0) at++;
+  return at;
+}
+
 /**
  * Calls `visit` with each run of set bits in `words`, from bit `from` to bit `to`, in order. What it is told are page
  * numbers: the number of the bit plus `first`.

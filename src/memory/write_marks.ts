@@ -160,14 +160,26 @@ export class WriteMarks implements Disposable {
 
   #takeBlock(first: number, visit: (start: number, end: number) => void): void {
     const bytes = this.#pages.subarray(first, first + BLOCK);
-    if (!bytes.includes(1)) return;
-    for (let at = bytes.indexOf(1); at !== -1;) {
-      const end = bytes.indexOf(0, at);
-      const stop = end === -1 ? BLOCK : end;
-      visit((first + at) * PAGE_SIZE, (first + stop) * PAGE_SIZE);
-      at = end === -1 ? -1 : bytes.indexOf(1, stop);
+    const groups = new Float64Array(bytes.buffer, bytes.byteOffset, BLOCK / 8);
+    let start = -1;
+    for (let group = 0; group < BLOCK / 8; group++) {
+      if (groups[group] === 0) {
+        if (start < 0) continue;
+        visit((first + start) * PAGE_SIZE, (first + 8 * group) * PAGE_SIZE);
+        start = -1;
+        continue;
+      }
+      for (let at = 8 * group; at < 8 * group + 8; at++) {
+        if (bytes[at] !== 0) {
+          if (start < 0) start = at;
+        } else if (start >= 0) {
+          visit((first + start) * PAGE_SIZE, (first + at) * PAGE_SIZE);
+          start = -1;
+        }
+      }
+      groups[group] = 0;
     }
-    bytes.fill(0);
+    if (start >= 0) visit((first + start) * PAGE_SIZE, (first + BLOCK) * PAGE_SIZE);
   }
 }
 
