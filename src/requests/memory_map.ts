@@ -4,7 +4,7 @@ import { regionsIn } from "../core/map/layers.ts";
 import type { View } from "../core/map/overlap.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import { State, UNDAMAGED } from "../core/map/state.ts";
+import { type PartitionState, State, UNDAMAGED } from "../core/map/state.ts";
 import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
 import { afterDiscard, type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
@@ -391,11 +391,7 @@ export class MemoryMap {
 
   /** What targets say of themselves. Asked here, so that planning asks nobody. */
   #facts({ partitions }: State): Facts {
-    const capacities: number[] = [];
-    for (let i = 0; i < partitions.length; i++) {
-      const { target } = partitions[i]!;
-      capacities.push(target.disposed ?? false ? -1 : target.capacity ?? Infinity);
-    }
+    const capacities = partitions.length === 1 ? [capacityOf(partitions[0]!)] : partitions.map(capacityOf);
     return { spareMappings: this.#va.spareMappings ?? Infinity, capacities };
   }
 
@@ -418,6 +414,11 @@ export class MemoryMap {
 }
 
 const NO_PARTS: readonly never[] = [];
+
+/** How many ranges a partition can hold, negative where it is disposed. */
+function capacityOf({ target }: PartitionState): number {
+  return target.disposed ?? false ? -1 : target.capacity ?? Infinity;
+}
 
 /** A request whose effects may have begun, and what has to be put in order after it. */
 interface Unfinished {

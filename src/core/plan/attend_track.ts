@@ -11,9 +11,7 @@ import type { Sight } from "../map/sight.ts";
 import type { Book, PartitionState } from "../map/state.ts";
 import { gaps, parted, type Span } from "../span.ts";
 import { isReplaced } from "./host_track.ts";
-import type { SlotTrack } from "./slot_track.ts";
 import type { AttendStep } from "./steps.ts";
-import type { Track } from "./walk.ts";
 
 /** Memory that shows, as one part of the view. */
 interface Part {
@@ -26,9 +24,8 @@ interface Part {
 }
 
 /** The track of one partition's pins and prefetches. */
-export class AttendTrack implements Track {
+export class AttendTrack {
   readonly #partition: PartitionState;
-  readonly #slots: SlotTrack;
   readonly #spans: readonly Span[];
   readonly #pins: boolean;
   readonly #isNew: boolean;
@@ -39,22 +36,15 @@ export class AttendTrack implements Track {
   readonly #pinned: Part[] = [];
   readonly #fetched: Part[] = [];
 
-  /** A track for a partition whose slots `slots` is for; `isNew` if it is attached by this request. */
-  constructor(partition: PartitionState, slots: SlotTrack, spans: readonly Span[], isNew: boolean) {
+  /** A track for a partition; `isNew` if it is attached by this request. */
+  constructor(partition: PartitionState, spans: readonly Span[], isNew: boolean) {
     this.#partition = partition;
-    this.#slots = slots;
     this.#spans = spans;
     this.#pins = partition.pin && partition.target.pinRange !== undefined;
     this.#isNew = isNew;
   }
 
-  /** Whether the partition does anything of the kind. */
-  static concerns({ pin, target }: PartitionState): boolean {
-    return target.prefetchRange !== undefined || (pin && target.pinRange !== undefined);
-  }
-
-  begin(): void {}
-
+  /** Shows it what changes, where that concerns it. */
   segment(start: number, end: number, before: Sight, after: Sight): void {
     const fetchedBefore = before.params !== null && before.params.prefetch;
     const fetched = after.params !== null && after.params.prefetch;
@@ -83,10 +73,12 @@ export class AttendTrack implements Track {
     }
   }
 
-  finish(): void {}
-
-  /** Appends the steps to be done before memory changes and after it has, and says what is pinned then. */
-  complete(leaving: AttendStep[], arriving: AttendStep[]): Book<true> {
+  /** The steps to be done before memory changes and after it has, and what is pinned then. `added` are the new slots. */
+  complete(
+    added: readonly Span[],
+  ): { leaving: readonly AttendStep[]; arriving: readonly AttendStep[]; pins: Book<true> } {
+    const leaving: AttendStep[] = [];
+    const arriving: AttendStep[] = [];
     const { pins } = this.#partition;
     let { held } = pins;
     if (this.#pins) {
@@ -109,13 +101,14 @@ export class AttendTrack implements Track {
       leaving.push(this.#step("prefetch", start, end, true, null, false, copyOnWrite));
     }
     for (const { start, end, isNew, copyOnWrite } of this.#fetched) {
-      const isTold = this.#slots.added.some((slot) => slot.start < end && start < slot.end);
+      const isTold = added.some((slot) => slot.start < end && start < slot.end);
       if (isNew || isTold) {
         arriving.push(this.#step("prefetch", start, end, null, true, false, copyOnWrite));
       }
     }
-    if (held === pins.held && pins.uncertain.length === 0) return pins;
-    return { held, uncertain: parted(pins.uncertain, this.#spans).outside };
+    const isSame = held === pins.held && pins.uncertain.length === 0;
+    const { outside } = parted(pins.uncertain, this.#spans);
+    return { leaving, arriving, pins: isSame ? pins : { held, uncertain: outside } };
   }
 
   #step(

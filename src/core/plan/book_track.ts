@@ -23,7 +23,7 @@
 import { LimitError } from "../errors.ts";
 import { Sight } from "../map/sight.ts";
 import type { Book, State } from "../map/state.ts";
-import { type Entry, Place } from "../range_map.ts";
+import { type Entry, Place, type RangeMap } from "../range_map.ts";
 import { parted, type Span } from "../span.ts";
 import type { Step } from "./steps.ts";
 import type { Track } from "./walk.ts";
@@ -36,18 +36,20 @@ interface Added<V> extends Entry<V> {
 }
 
 const NOWHERE: readonly Span[] = [];
+const NO_STEPS: readonly Step[] = [];
+const NONE: never[] = [];
 
 /** The track of one target's book. */
 export abstract class BookTrack<V> implements Track {
   /** Ranges to take away, each exactly one that the target holds. */
-  readonly gone: Entry<V>[] = [];
+  gone: Entry<V>[] = NONE;
   /** Ranges to give after that, in order. */
-  added: Added<V>[] = [];
+  added: Added<V>[] = NONE;
   readonly #book: Book<V>;
   readonly #next: State;
   readonly #spans: readonly Span[];
   /** Ranges that stay, under another value that comes to the same. */
-  protected readonly renamed: Entry<V>[] = [];
+  protected renamed: Entry<V>[] = NONE;
   /** The range of the book, or the gap, that the walk is at. */
   readonly #under = new Place<V>();
   /** Whether it is a range that somewhere does not want what it has, or has another value that comes to the same. */
@@ -104,52 +106,42 @@ export abstract class BookTrack<V> implements Track {
     this.#fit(capacity);
     let { held } = book;
     for (let i = 0; i < this.gone.length; i++) held = held.delete(this.gone[i]!.start, this.gone[i]!.end);
-    for (const entries of [this.renamed, this.added]) {
-      for (let i = 0; i < entries.length; i++) {
-        const { start, end, value } = entries[i]!;
-        held = held.set(start, end, value);
-      }
-    }
+    held = withEntries(withEntries(held, this.renamed), this.added);
     const uncertain = book.uncertain.length === 0 ? NOWHERE : parted(book.uncertain, this.#spans).outside;
     return held === book.held && uncertain.length === book.uncertain.length ? book : { held, uncertain };
   }
 
-  /** Appends the steps that take away: first what an undo that failed left open. */
-  pushLeaving(steps: Step[]): void {
+  /** The steps that take away: first what an undo that failed left open. */
+  get leaving(): readonly Step[] {
     const { uncertain } = this.#book;
-    if (uncertain.length > 0) {
-      for (const { start, end } of parted(uncertain, this.#spans).inside) {
-        steps.push(this.step(start, end, null, null, true));
-      }
-    }
-    for (let i = 0; i < this.gone.length; i++) {
-      const { start, end, value } = this.gone[i]!;
-      steps.push(this.step(start, end, value, null, false));
-    }
+    if (this.gone.length === 0 && uncertain.length === 0) return NO_STEPS;
+    const cleared = parted(uncertain, this.#spans).inside;
+    return [
+      ...cleared.map(({ start, end }) => this.step(start, end, null, null, true)),
+      ...this.gone.map(({ start, end, value }) => this.step(start, end, value, null, false)),
+    ];
   }
 
-  /** Appends the steps that give. */
-  pushArriving(steps: Step[]): void {
-    for (let i = 0; i < this.added.length; i++) {
-      const { start, end, value } = this.added[i]!;
-      steps.push(this.step(start, end, null, value, false));
-    }
+  /** The steps that give. */
+  get arriving(): readonly Step[] {
+    if (this.added.length === 0) return NO_STEPS;
+    return this.added.map(({ start, end, value }) => this.step(start, end, null, value, false));
   }
 
   #add(start: number, end: number, value: V, part: number): void {
     const last = this.added.length === 0 ? undefined : this.added[this.added.length - 1];
     if (last !== undefined && last.end === start && last.part === part) last.end = end;
-    else this.added.push({ start, end, value, part });
+    else this.added = appended(this.added, { start, end, value, part });
   }
 
   /** The walk leaves a range of the book: one that does not want what it has goes, and what is wanted of it comes. */
   #leave(): void {
     const { start, end, value } = this.#under;
     if (value !== null && this.#differs) {
-      this.gone.push({ start, end, value });
+      this.gone = appended(this.gone, { start, end, value });
       this.#addAnew(start, end, value);
     } else if (value !== null && this.#isRenamed) {
-      this.renamed.push({ start, end, value: this.#wantedAt(start, value) });
+      this.renamed = appended(this.renamed, { start, end, value: this.#wantedAt(start, value) });
     }
     this.#differs = this.#isRenamed = false;
   }
@@ -202,4 +194,19 @@ export abstract class BookTrack<V> implements Track {
     if (excess > 0) throw new LimitError("memory slots", capacity, capacity + excess, "use fewer or larger mappings");
     this.added = joined;
   }
+}
+
+/** The list with one more; a list of its own as soon as there is one. */
+function appended<T>(list: T[], entry: T): T[] {
+  if (list.length === 0) return [entry];
+  list.push(entry);
+  return list;
+}
+
+function withEntries<V>(map: RangeMap<V>, entries: readonly Entry<V>[]): RangeMap<V> {
+  for (let i = 0; i < entries.length; i++) {
+    const { start, end, value } = entries[i]!;
+    map = map.set(start, end, value);
+  }
+  return map;
 }

@@ -10,18 +10,22 @@ import type { DmaStep } from "./steps.ts";
 
 /** The mappings of one DMA target. A mapping is never cut: it goes whole, and what is left of it comes anew. */
 export class DmaTrack extends BookTrack<Piece> {
-  readonly #dma: DmaState;
+  /** The target before. */
+  readonly dma: DmaState;
+  /** Whether the request attaches it. */
+  readonly isNew: boolean;
 
   /** A track from what the target has been told to what shows in `next`. */
-  constructor(dma: DmaState, next: State, spans: readonly Span[]) {
+  constructor(dma: DmaState, next: State, spans: readonly Span[], isNew: boolean) {
     super(dma.mappings, next, spans);
-    this.#dma = dma;
+    this.dma = dma;
+    this.isNew = isNew;
   }
 
   /** @throws {MappingError} If the target needs a file where there is none. */
   override segment(start: number, end: number, before: Sight, after: Sight): void {
     const { mapping } = after;
-    if (mapping !== null && mapping.own !== null && this.#dma.needsFd) {
+    if (mapping !== null && mapping.own !== null && this.dma.needsFd) {
       throw new MappingError(
         `A DMA target needs file descriptors and the memory at ${hex(start)} is ${mapping.kind}, back it by a memfd`,
         new MemoryRange(start, end),
@@ -46,6 +50,6 @@ export class DmaTrack extends BookTrack<Piece> {
   }
 
   protected step(start: number, end: number, from: Piece | null, to: Piece | null, uncertain: boolean): DmaStep {
-    return { kind: "dma", dma: this.#dma, start, end, from, to, uncertain };
+    return { kind: "dma", dma: this.dma, start, end, from, to, uncertain };
   }
 }

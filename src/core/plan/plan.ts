@@ -16,13 +16,12 @@
 import { MemoryRange } from "../memory_range.ts";
 import type { Change, OwnRange } from "../map/edits.ts";
 import { EVERYWHERE, normalize, type Span } from "../span.ts";
-import { type Book, type Damage, type DmaState, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
-import type { Access } from "../targets.ts";
-import { AttendTrack, unpinAll } from "./attend_track.ts";
+import { type Damage, type DmaState, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
+import { unpinAll } from "./attend_track.ts";
 import { DmaTrack } from "./dma_track.ts";
 import { HostTrack } from "./host_track.ts";
 import { SlotTrack } from "./slot_track.ts";
-import { type AttendStep, type HostStep, isTurn, type Step } from "./steps.ts";
+import { type DmaStep, type HostStep, isTurn, type SlotStep, type Step } from "./steps.ts";
 import { type Track, walk } from "./walk.ts";
 
 /** What the targets say of themselves, asked before planning. */
@@ -59,46 +58,41 @@ export interface Plan {
 export function plan(old: State, { state: next, changed, removed }: Change, facts: Facts): Plan {
   const spans = spansToCompare(old, changed);
   const host = new HostTrack(old);
-  const partitions = partitionTracks(old, next, spans, facts);
-  const dmaTargets = next.dmaTargets.length === 0 ? NO_DMA : dmaTracks(old, next, spans);
-  const tracks: Track[] = [host];
-  const newTracks: Track[] = [];
-  for (const { isNew, slots, attend } of partitions) {
-    const list = isNew ? newTracks : tracks;
-    list.push(slots);
-    if (attend !== null) list.push(attend);
-  }
-  for (const { isNew, mappings } of dmaTargets) (isNew ? newTracks : tracks).push(mappings);
-  walk(old, next, spans, tracks);
+  const partitions = slotTracks(old, next, spans, facts);
+  const devices = next.dmaTargets.length === 0 ? NO_DMA_TRACKS : dmaTracks(old, next, spans);
+  walk(old, next, spans, tracksOf(host, partitions, devices));
   // Those that have just come are shown all there is.
-  if (newTracks.length > 0) walk(next, next, EVERYWHERE, newTracks);
+  const newcomers = newcomersAmong(old, next, partitions, devices);
+  if (newcomers.length > 0) walk(next, next, EVERYWHERE, newcomers);
   const parked = host.complete(removed);
   host.checkLimit(facts.spareMappings);
+  const partitionStates = completePartitions(next, partitions);
+  const dmaStates = completeDmaTargets(next, devices);
 
-  const unpins: AttendStep[] = [];
-  const pins: AttendStep[] = [];
-  const partitionStates = completePartitions(next, partitions, unpins, pins);
-  const dmaStates = completeDmaTargets(next, dmaTargets);
-
-  const steps: Step[] = [];
-  for (const { mappings } of dmaTargets) mappings.pushLeaving(steps);
-  if (old.dmaTargets !== next.dmaTargets) pushDmaGoodbyes(steps, old, next);
-  const gone = old.partitions === next.partitions ? NO_PARTITIONS : departed(old, next);
-  for (const step of unpins) steps.push(step);
-  for (const partition of gone) steps.push(...unpinAll(partition));
-  for (const { slots } of partitions) slots.pushLeaving(steps);
-  for (const partition of gone) pushSlotGoodbyes(steps, partition);
-  for (const step of host.parking) steps.push(step);
-  for (const step of host.arriving) steps.push(step);
-  for (const step of host.leaving) steps.push(step);
-  for (const { mappings } of dmaTargets) mappings.pushArriving(steps);
-  for (const { slots } of partitions) slots.pushArriving(steps);
-  for (const { slots } of partitions) slots.pushTurns(steps);
-  for (const step of pins) steps.push(step);
+  const leavers = old.partitions === next.partitions ? NO_PARTITIONS : departed(old, next);
+  let steps: readonly Step[] = NO_STEPS;
+  for (let i = 0; i < devices.length; i++) steps = then(steps, devices[i]!.leaving);
+  if (old.dmaTargets !== next.dmaTargets) steps = then(steps, dmaGoodbyes(old, next));
+  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.unpins);
+  for (const partition of leavers) steps = then(steps, unpinAll(partition));
+  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.leaving);
+  for (const partition of leavers) steps = then(steps, slotGoodbyes(partition));
+  steps = then(then(then(steps, host.parking), host.arriving), host.leaving);
+  for (let i = 0; i < devices.length; i++) steps = then(steps, devices[i]!.arriving);
+  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.arriving);
+  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.turns);
+  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.pins);
 
   const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans), parked);
   return { old, state, steps, discards: host.discards, exposed: exposedRanges(steps, host, partitions) };
 }
+
+/** All of the one, then all of the other. */
+function then(first: readonly Step[], second: readonly Step[]): readonly Step[] {
+  return second.length === 0 ? first : first.length === 0 ? second : [...first, ...second];
+}
+
+const NO_STEPS: readonly Step[] = [];
 
 /** The spans to compare, in order and not touching. */
 function spansToCompare({ damage }: State, changed: readonly Span[]): readonly Span[] {
@@ -121,92 +115,79 @@ function mended(damage: Damage, spans: readonly Span[]): Damage {
   return lost.isEmpty && poisoned.isEmpty && outOfStep.isEmpty ? UNDAMAGED : { lost, poisoned, outOfStep };
 }
 
-/** The tracks of one partition. */
-interface PartitionTracks {
-  readonly partition: PartitionState;
-  readonly capacity: number;
-  /** Whether the request attaches it. */
-  readonly isNew: boolean;
-  readonly slots: SlotTrack;
-  readonly attend: AttendTrack | null;
-  /** What it holds after the request. */
-  book: Book<Access>;
-}
-
 /** Tracks for the partitions that stay or come. A disposed one is told nothing. */
-function partitionTracks(old: State, next: State, spans: readonly Span[], { capacities }: Facts): PartitionTracks[] {
-  const tracks: PartitionTracks[] = [];
-  for (let i = 0; i < next.partitions.length; i++) {
-    const partition = next.partitions[i]!;
+function slotTracks(old: State, next: State, spans: readonly Span[], { capacities }: Facts): readonly SlotTrack[] {
+  const { partitions } = next;
+  if (partitions.length === 0) return NO_SLOT_TRACKS;
+  if (partitions.length === 1 && old.partitions === partitions && capacities[0]! >= 0) {
+    return [new SlotTrack(partitions[0]!, next, spans, capacities[0]!, false)];
+  }
+  const tracks: SlotTrack[] = [];
+  for (let i = 0; i < partitions.length; i++) {
+    const partition = partitions[i]!;
     const capacity = capacities[i]!;
     if (capacity < 0) continue;
-    const isNew = old.partitions !== next.partitions && old.partitions.every(({ id }) => id !== partition.id);
-    const over = isNew ? EVERYWHERE : spans;
-    const slots = new SlotTrack(partition, next, over);
-    const attend = AttendTrack.concerns(partition) ? new AttendTrack(partition, slots, over, isNew) : null;
-    tracks.push({ partition, capacity, isNew, slots, attend, book: partition.slots });
+    const isNew = old.partitions !== partitions && old.partitions.every(({ id }) => id !== partition.id);
+    tracks.push(new SlotTrack(partition, next, isNew ? EVERYWHERE : spans, capacity, isNew));
   }
   return tracks;
 }
 
-/** The partitions with what they hold after the request; those that are disposed leave. */
-function completePartitions(
+/** What is shown the changes. */
+function tracksOf(host: HostTrack, partitions: readonly SlotTrack[], devices: readonly DmaTrack[]): readonly Track[] {
+  if (devices.length === 0 && partitions.length === 1 && !partitions[0]!.isNew) return [host, partitions[0]!];
+  return [host, ...partitions.filter(({ isNew }) => !isNew), ...devices.filter(({ isNew }) => !isNew)];
+}
+
+function newcomersAmong(
+  old: State,
   next: State,
-  tracks: readonly PartitionTracks[],
-  unpins: AttendStep[],
-  pins: AttendStep[],
-): readonly PartitionState[] {
-  let states: PartitionState[] | null = tracks.length === next.partitions.length ? null : [];
+  partitions: readonly SlotTrack[],
+  devices: readonly DmaTrack[],
+): readonly Track[] {
+  if (old.partitions === next.partitions && old.dmaTargets === next.dmaTargets) return NO_TRACKS;
+  return [...partitions.filter(({ isNew }) => isNew), ...devices.filter(({ isNew }) => isNew)];
+}
+
+const NO_SLOT_TRACKS: readonly SlotTrack[] = [];
+const NO_DMA_TRACKS: readonly DmaTrack[] = [];
+const NO_TRACKS: readonly Track[] = [];
+const NO_PARTITIONS: readonly PartitionState[] = [];
+
+/** The partitions with what they hold after the request; those that are disposed leave. */
+function completePartitions(next: State, tracks: readonly SlotTrack[]): readonly PartitionState[] {
+  let isSame = tracks.length === next.partitions.length;
   for (let i = 0; i < tracks.length; i++) {
     const track = tracks[i]!;
-    const { partition, slots, attend } = track;
-    track.book = slots.complete(track.capacity - heldElsewhere(partition, tracks));
-    const pinned = attend === null ? partition.pins : attend.complete(unpins, pins);
-    const isSame = track.book === partition.slots && pinned === partition.pins;
-    if (isSame && states === null) continue;
-    states ??= next.partitions.slice(0, i);
-    const { id, target, offset, pin } = partition;
-    states.push(isSame ? partition : { id, target, offset, pin, slots: track.book, pins: pinned });
+    track.completeAll(heldElsewhere(track, tracks));
+    isSame &&= track.after === track.partition;
   }
-  return states ?? next.partitions;
+  return isSame ? next.partitions : tracks.map(({ after }) => after);
 }
 
 /** How many ranges a partition that is attached twice holds by its other attachments. */
-function heldElsewhere({ id, target }: PartitionState, tracks: readonly PartitionTracks[]): number {
+function heldElsewhere({ partition: { id, target } }: SlotTrack, tracks: readonly SlotTrack[]): number {
   let count = 0;
-  for (const { partition, book } of tracks) {
-    if (partition.target === target && partition.id !== id) count += book.held.size;
+  if (tracks.length > 1) {
+    for (const { after } of tracks) if (after.target === target && after.id !== id) count += after.slots.held.size;
   }
   return count;
 }
 
-interface DmaTracks {
-  readonly dma: DmaState;
-  /** Whether the request attaches it. */
-  readonly isNew: boolean;
-  readonly mappings: DmaTrack;
-}
-
-const NO_DMA: readonly DmaTracks[] = [];
-const NO_PARTITIONS: readonly PartitionState[] = [];
-
-function dmaTracks(old: State, next: State, spans: readonly Span[]): DmaTracks[] {
+function dmaTracks(old: State, next: State, spans: readonly Span[]): readonly DmaTrack[] {
   return next.dmaTargets.map((dma) => {
     const isNew = old.dmaTargets !== next.dmaTargets && old.dmaTargets.every(({ id }) => id !== dma.id);
-    return { dma, isNew, mappings: new DmaTrack(dma, next, isNew ? EVERYWHERE : spans) };
+    return new DmaTrack(dma, next, isNew ? EVERYWHERE : spans, isNew);
   });
 }
 
-function completeDmaTargets(next: State, tracks: readonly DmaTracks[]): readonly DmaState[] {
+function completeDmaTargets(next: State, tracks: readonly DmaTrack[]): readonly DmaState[] {
   if (tracks.length === 0) return next.dmaTargets;
-  let isSame = true;
-  const states = tracks.map(({ dma, mappings }) => {
-    const book = mappings.complete(Infinity);
-    if (book === dma.mappings) return dma;
-    isSame = false;
-    return { ...dma, mappings: book };
+  const states = tracks.map(({ dma }, i) => {
+    const mappings = tracks[i]!.complete(Infinity);
+    return mappings === dma.mappings ? dma : { ...dma, mappings };
   });
-  return isSame ? next.dmaTargets : states;
+  return states.every((state, i) => state === next.dmaTargets[i]) ? next.dmaTargets : states;
 }
 
 /** The partitions that the request detaches. */
@@ -215,26 +196,29 @@ function departed(old: State, next: State): PartitionState[] {
 }
 
 /** Takes everything away from a partition that goes. */
-function pushSlotGoodbyes(steps: Step[], partition: PartitionState): void {
-  for (const { start, end } of partition.slots.uncertain) {
-    steps.push({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
-  }
-  for (const { start, end, value } of partition.slots.held) {
-    steps.push({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
-  }
+function slotGoodbyes(partition: PartitionState): SlotStep[] {
+  const { uncertain, held } = partition.slots;
+  return [
+    ...uncertain.map(({ start, end }): SlotStep => (
+      { kind: "slot", partition, start, end, from: null, to: null, uncertain: true }
+    )),
+    ...Array.from(held, ({ start, end, value }): SlotStep => (
+      { kind: "slot", partition, start, end, from: value, to: null, uncertain: false }
+    )),
+  ];
 }
 
 /** Takes everything away from the DMA targets that go. */
-function pushDmaGoodbyes(steps: Step[], old: State, next: State): void {
-  for (const dma of old.dmaTargets) {
-    if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
-    for (const { start, end } of dma.mappings.uncertain) {
-      steps.push({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
-    }
-    for (const { start, end, value } of dma.mappings.held) {
-      steps.push({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
-    }
-  }
+function dmaGoodbyes(old: State, next: State): DmaStep[] {
+  const leavers = old.dmaTargets.filter(({ id }) => next.dmaTargets.every((dma) => dma.id !== id));
+  return leavers.flatMap((dma) => [
+    ...dma.mappings.uncertain.map(({ start, end }): DmaStep => (
+      { kind: "dma", dma, start, end, from: null, to: null, uncertain: true }
+    )),
+    ...Array.from(dma.mappings.held, ({ start, end, value }): DmaStep => (
+      { kind: "dma", dma, start, end, from: value, to: null, uncertain: false }
+    )),
+  ]);
 }
 
 /**
@@ -245,9 +229,9 @@ function pushDmaGoodbyes(steps: Step[], old: State, next: State): void {
 function exposedRanges(
   steps: readonly Step[],
   { parking, arriving, leaving }: HostTrack,
-  partitions: readonly PartitionTracks[],
+  partitions: readonly SlotTrack[],
 ): readonly MemoryRange[] {
-  const [only] = steps;
+  const only = steps[0];
   if (only === undefined || (steps.length === 1 && (only.kind !== "host" || !isLate(only)))) return NOT_EXPOSED;
   let unmaps = 0;
   const seen: Span[] = [];
@@ -278,8 +262,8 @@ function isLate({ mapping }: HostStep): boolean {
 }
 
 /** Whether a guest may look at `span` all the while: some partition has it before and after. */
-function isUnderSlot({ start, end }: Span, partitions: readonly PartitionTracks[]): boolean {
-  return partitions.some(({ partition, book }) =>
-    partition.slots.held.overlaps(start, end) && book.held.overlaps(start, end)
+function isUnderSlot({ start, end }: Span, partitions: readonly SlotTrack[]): boolean {
+  return partitions.some(({ partition, after }) =>
+    partition.slots.held.overlaps(start, end) && after.slots.held.overlaps(start, end)
   );
 }
