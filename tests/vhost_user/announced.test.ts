@@ -1,5 +1,5 @@
-import { assert, assertEquals } from "@std/assert";
-import { MemoryRange } from "membacking";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { Mappable, MappingError, MemoryRange } from "membacking";
 import { ProtocolFeature } from "membacking/vhost-user";
 import { Rig } from "./rig.ts";
 import { EVERYTHING, without } from "./scripted_backend.ts";
@@ -38,6 +38,29 @@ Deno.test("what a request takes and gives back at once sends nothing, and a swit
     one.unmap();
   });
   assertEquals((await rig.backend.state()).log.slice(log), ["SET_MEM_TABLE"]);
+});
+
+Deno.test("a switch that is refused half done is taken back", async () => {
+  await using rig = await Rig.make({ ...EVERYTHING, faults: [{ on: "ADD_MEM_REG", nth: 3, act: "refuse" }] });
+  using first = Mappable.memfd("first", 0x10_0000);
+  first.write(0, new Uint8Array([1]));
+  const [one, other] = [rig.region({ file: first }), rig.region()];
+  one.map();
+  const before = (await rig.backend.state()).log.length;
+  const switching = () =>
+    rig.guest.regions.batch(() => {
+      other.map();
+      one.unmap();
+    });
+  assertThrows(switching, MappingError);
+  const { log } = await rig.backend.state();
+  assertEquals(log.slice(before, before + 3), ["REM_MEM_REG", "ADD_MEM_REG", "ADD_MEM_REG"]);
+  assertEquals([...await rig.backend.read(0x1000_0000, 1)], [1]);
+  assertEquals(await rig.held(), rig.told);
+  switching();
+  assertEquals([...await rig.backend.read(0x1000_0000, 1)], [0]);
+  one[Symbol.dispose]();
+  other[Symbol.dispose]();
 });
 
 for (const others of [0, 9]) {

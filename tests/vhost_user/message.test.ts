@@ -1,9 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
+import { Mappable } from "membacking";
 import { UnixSocket } from "../../ffi/os/socket.ts";
 import * as message from "../../src/vhost_user/message.ts";
 import { MessageSocket } from "../../src/vhost_user/message_socket.ts";
 import { vringParts, vringStart } from "../../src/vhost_user/vring.ts";
+import { descriptorNames } from "./rig.ts";
 
 const hex = (bytes: Uint8Array) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const u48 = fc.integer({ min: 0, max: 2 ** 48 });
@@ -109,6 +111,22 @@ Deno.test("messages arrive whole however the bytes are cut", () => {
     }),
     { numRuns: 100 },
   );
+});
+
+Deno.test("descriptors that come with half a message are closed when it is given up", () => {
+  using file = Mappable.memfd("half", 0x1000);
+  const halves = () => descriptorNames().filter((link) => link.includes("memfd:half")).length;
+  for (const giveUp of ["discard", "dispose"] as const) {
+    const [one, other] = UnixSocket.pair("stream");
+    using _one = one;
+    using receiver = new MessageSocket(other);
+    one.send(message.encodeMessage(1, 0, new Uint8Array(8)).subarray(0, 15), [file.fd, file.fd]);
+    assertEquals(receiver.receive(), null);
+    assertEquals(halves(), 3);
+    if (giveUp === "discard") receiver.discard();
+    else receiver[Symbol.dispose]();
+    assertEquals(halves(), 1);
+  }
 });
 
 Deno.test("a peer that reads nothing is given up instead of being written to without end", () => {

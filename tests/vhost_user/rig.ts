@@ -119,16 +119,23 @@ export function rangesOf(regions: readonly ScriptedRegion[] | readonly { gpa: nu
  * socket, for signals.
  */
 export function descriptors(): string[] {
-  const found = new Set<string>();
+  return [...new Set(descriptorNames())].filter((link) => /^socket:|^\/memfd:|eventfd/.test(link)).map((link) =>
+    link.replace(/\d+/, "")
+  )
+    .sort();
+}
+
+/** What each descriptor of this process is open on. */
+export function descriptorNames(): string[] {
+  const found: string[] = [];
   for (const { name } of Deno.readDirSync("/proc/self/fd")) {
     try {
-      found.add(Deno.readLinkSync(`/proc/self/fd/${name}`));
+      found.push(Deno.readLinkSync(`/proc/self/fd/${name}`));
     } catch {
       // The one the directory was read by.
     }
   }
-  return [...found].filter((link) => /^socket:|^\/memfd:|eventfd/.test(link)).map((link) => link.replace(/\d+/, ""))
-    .sort();
+  return found;
 }
 
 /** Waits until the descriptors are those there were `before`: threads that end close theirs in their own time. */
