@@ -5,7 +5,9 @@ import { MemoryRange } from "../core/memory_range.ts";
 import type { HostBytes } from "../core/targets.ts";
 import type { AccessMap, Backed } from "../memory/access_map.ts";
 import type { MemoryPiece } from "../memory/memory_piece.ts";
-import { LockedMemory } from "../memory/locked_memory.ts";
+import { fewSpans, type Span } from "../core/span.ts";
+import { HeldLocks, type Lock } from "../memory/held_locks.ts";
+import type { LockedMemory } from "../memory/locked_memory.ts";
 import { readOnlyView, type ViewPart } from "../memory/read_only_view.ts";
 import type { Hold } from "./hold.ts";
 import type { LockSlots } from "../serving/lock_slots.ts";
@@ -45,6 +47,15 @@ export interface ClientAccessOptions {
   readonly marks: () => WriteMarks;
 }
 
+/** A lock, and the slot that tells the owner of it. */
+interface ClientLock extends Lock {
+  readonly write: boolean;
+  readonly slot: number;
+}
+
+/** Addresses that were locked are remembered as this many spans at most. */
+const REMEMBERED = 8;
+
 /** The memory map as a client's `GuestMemory` sees it. All but `length` is used while changes are held off. */
 export class ClientAccess implements AccessMap {
   readonly length: number;
@@ -52,7 +63,8 @@ export class ClientAccess implements AccessMap {
   /** All of host memory, made at the first access. */
   #host: ArrayBuffer | undefined;
   readonly #options: ClientAccessOptions;
-  readonly #locks = new Set<LockedMemory>();
+  readonly #held = new HeldLocks<ClientLock>((lock) => this.#release(lock), () => {});
+  #everLocked: readonly Span[] = [];
   #marks: WriteMarks | null = null;
 
   constructor(options: ClientAccessOptions) {
@@ -111,13 +123,10 @@ export class ClientAccess implements AccessMap {
       slot = slots.claim(start, end, write);
       // The owner may see this lock only once it is gone again.
       if (write) this.marks?.mark(start, end);
-      const release = () => {
-        this.#locks.delete(locked);
-        alias?.[Symbol.dispose]();
-        this.#release(slot ?? 0, write ? range : undefined);
-      };
-      const locked = new LockedMemory(range, { buffer, release });
-      this.#locks.add(locked);
+      const locked = this.#held.hold(range, { start, end, write, slot }, buffer, alias);
+      if (!this.#everLocked.some((span) => span.start <= start && end <= span.end)) {
+        this.#everLocked = fewSpans([...this.#everLocked, { start, end }], REMEMBERED);
+      }
       return locked;
     } catch (error) {
       if (slot !== undefined) slots.release(slot);
@@ -127,32 +136,28 @@ export class ClientAccess implements AccessMap {
     }
   }
 
+  /** Where there ever was a lock, and a little around it: late input and output into it may still be under way. */
+  get everLocked(): readonly Span[] {
+    return this.#everLocked;
+  }
+
   /** Whether nothing is locked. */
   get isUnlocked(): boolean {
-    return this.#locks.size === 0;
+    return this.#held.isEmpty;
   }
 
   /** Whether a part of `[start, end)` is locked. */
   isLocked(start: number, end: number): boolean {
-    for (const { range } of this.#locks) if (range.start < end && start < range.end) return true;
-    return false;
+    return this.#held.overlaps(start, end);
   }
 
   /** Disposes every lock. Returns what failed: bytes that were transferred away stay locked. */
   revokeAll(): unknown[] {
-    const failures: unknown[] = [];
-    for (const locked of [...this.#locks]) {
-      try {
-        locked[Symbol.dispose]();
-      } catch (error) {
-        failures.push(error);
-      }
-    }
-    return failures;
+    return this.#held.disposeAll();
   }
 
-  /** Gives a slot back; what of `written` was written since the owner looked last is not known. */
-  #release(slot: number, written: MemoryRange | undefined): void {
+  /** Gives a slot back; what was written by a lock that may write since the owner looked last is not known. */
+  #release({ start, end, write, slot }: ClientLock): void {
     const { hold, slots, released } = this.#options;
     if (hold.closed === null) {
       try {
@@ -161,7 +166,7 @@ export class ClientAccess implements AccessMap {
         slots.release(slot);
         return released();
       }
-      if (written !== undefined) this.marks?.mark(written.start, written.end);
+      if (write) this.marks?.mark(start, end);
       slots.release(slot);
       hold.leave();
     } else {

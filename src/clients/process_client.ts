@@ -127,7 +127,9 @@ function viewOf(shared: SharedMemory, link: ProcessLink): ClientView {
     link.post({ kind: "let-go" });
   };
   link.onClose = () => {
-    if (access.isUnlocked) host[Symbol.dispose]();
+    if (!access.isUnlocked) return;
+    for (const span of access.everLocked) host.keepReserved(span);
+    host[Symbol.dispose]();
   };
   return { hold, access, memory: new ClientMemory(access, hold) };
 }

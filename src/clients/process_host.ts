@@ -76,6 +76,11 @@ export class ProcessHost implements MemoryHost, Disposable {
     this.#count();
   }
 
+  /** Says that nothing else may ever get these addresses: late input and output into a lock may still be under way. */
+  keepReserved({ start, end }: Span): void {
+    this.#va.keepReserved(start, end);
+  }
+
   [Symbol.dispose](): void {
     this.#va[Symbol.dispose]();
   }

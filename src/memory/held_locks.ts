@@ -12,10 +12,10 @@ export interface Lock extends Span {
 }
 
 /** One lock that this thread has given out. */
-interface Held {
+interface Held<L extends Lock> {
   readonly range: MemoryRange;
-  /** Whether its holder may write. */
-  readonly write: boolean;
+  /** What its giver knows it by. */
+  readonly lock: L;
   /** The second mapping its bytes are in, if they are not guest memory's own. */
   readonly alias: Alias | undefined;
   /** The bytes, while somebody can still dispose the lock. */
@@ -25,7 +25,7 @@ interface Held {
 }
 
 /**
- * The locks of one manager, and what becomes of those that nobody disposes.
+ * The locks of one manager or client, and what becomes of those that nobody disposes.
  *
  * ```
  *   held -> disposed                                          the ordinary way
@@ -36,16 +36,16 @@ interface Held {
  * The bytes may outlive the lock (`const { bytes } = memory.lock(range)`), so both have to be gone. While the lock is
  * there, its bytes are kept too, so that it is known whether they were transferred away.
  */
-export class HeldLocks {
-  readonly #held = new Map<number, Held>();
-  readonly #released: (lock: Lock) => void;
+export class HeldLocks<L extends Lock> {
+  readonly #held = new Map<number, Held<L>>();
+  readonly #released: (lock: L) => void;
   readonly #report: Report;
   readonly #locks = new FinalizationRegistry<number>((id) => this.#lockCollected(id));
   readonly #buffers = new FinalizationRegistry<number>((id) => this.#bytesCollected(id));
   #nextId = 0;
 
   /** `released` is told of each lock that is gone, but for those that `revokeAll` ends. */
-  constructor(released: (lock: Lock) => void, report: Report) {
+  constructor(released: (lock: L) => void, report: Report) {
     this.#released = released;
     this.#report = report;
   }
@@ -53,7 +53,7 @@ export class HeldLocks {
   /** Gives out a lock. The buffer and the alias are its own from now on, and are gone if this throws. */
   hold(
     range: MemoryRange,
-    write: boolean,
+    lock: L,
     buffer: ArrayBuffer,
     alias: Alias | undefined,
     writeBack?: () => void,
@@ -63,7 +63,7 @@ export class HeldLocks {
       const release = () => this.#release(id);
       const locked = new LockedMemory(range, { buffer, release, ...(writeBack !== undefined && { writeBack }) });
       this.#locks.register(locked, id);
-      this.#held.set(id, { range, write, alias, buffer, rest: null });
+      this.#held.set(id, { range, lock, alias, buffer, rest: null });
       return locked;
     } catch (error) {
       revokeView(buffer);
@@ -89,13 +89,38 @@ export class HeldLocks {
     return { failures, kept };
   }
 
+  /** Disposes all of them. Returns what failed: what was transferred away stays held. */
+  disposeAll(): unknown[] {
+    const failures: unknown[] = [];
+    for (const [id, { buffer, rest }] of [...this.#held]) {
+      try {
+        const bytes = buffer ?? rest?.deref();
+        if (bytes !== undefined) revokeView(bytes);
+        this.#release(id);
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    return failures;
+  }
+
+  /** Whether there are none. */
+  get isEmpty(): boolean {
+    return this.#held.size === 0;
+  }
+
+  /** Whether one of them covers a part of `[start, end)`. */
+  overlaps(start: number, end: number): boolean {
+    for (const { lock } of this.#held.values()) if (lock.start < end && start < lock.end) return true;
+    return false;
+  }
+
   #release(id: number): void {
     const held = this.#held.get(id);
     if (held === undefined) return;
     this.#held.delete(id);
     held.alias?.[Symbol.dispose]();
-    const { start, end } = held.range;
-    this.#released(held.write ? { start, end, write: true } : { start, end });
+    this.#released(held.lock);
   }
 
   #lockCollected(id: number): void {

@@ -35,7 +35,7 @@ export class LockKeeper implements AccessMap {
   readonly #foreign = new LockTable();
   /** Clients that were cut off in the middle of an access: whether each may still be at it. */
   readonly #strays = new Set<() => boolean>();
-  readonly #held: HeldLocks;
+  readonly #held: HeldLocks<Lock>;
   /** All of host memory, made at the first access. A second one would cost another garbage collection. */
   #host: ArrayBuffer | undefined;
   /** Where there ever was a lock, roughly. */
@@ -142,8 +142,9 @@ export class LockKeeper implements AccessMap {
     const { buffer, alias } = pieces.every(({ writable }) => writable)
       ? { buffer: this.#view(start, end), alias: undefined }
       : readOnlyView(piecesIn(state, start, end).map(viewPart), range, () => this.#view(start, end));
-    const locked = this.#held.hold(range, write, buffer, alias);
-    this.#add({ start, end, write });
+    const lock = { start, end, write };
+    const locked = this.#held.hold(range, lock, buffer, alias);
+    this.#add(lock);
     return locked;
   }
 
@@ -159,8 +160,9 @@ export class LockKeeper implements AccessMap {
     };
     each((bytes, at) => copy.set(bytes, at));
     const back = () => each((bytes, at) => bytes.set(copy.subarray(at, at + bytes.length)));
-    const locked = this.#held.hold(range, write, copy.buffer, undefined, write ? back : undefined);
-    this.#add({ start, end, write });
+    const lock = { start, end, write };
+    const locked = this.#held.hold(range, lock, copy.buffer, undefined, write ? back : undefined);
+    this.#add(lock);
     return locked;
   }
 

@@ -1,9 +1,7 @@
 /** Locks that nobody disposes, and input and output into locks that are gone. */
-import { assert, assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
-import { GuestMemoryManager, type Logger } from "membacking";
+import { assert, assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { GuestMemoryManager, type Logger, Mappable, OsError, RegionManagerClient } from "membacking";
 import { readToMemory } from "../../ffi/files/file_transfer.ts";
-import { Mappable, OsError } from "membacking";
-import { assertThrows } from "@std/assert";
 import { collect, collectUntil } from "../support/gc.ts";
 import { mappings } from "../support/proc.ts";
 import { PAGE, range } from "../support/units.ts";
@@ -72,6 +70,21 @@ Deno.test("a lock whose bytes were transferred away stays, whoever forgets it", 
   port1.close();
   port2.close();
   assertThrows(() => guest[Symbol.dispose](), Error, "1 step failed");
+});
+
+Deno.test("a lock that a client drops without disposing it is released as well", async () => {
+  using guest = create();
+  const { port1, port2 } = new MessageChannel();
+  using _served = guest.regions.serve(port1);
+  const client = await RegionManagerClient.connect(port2);
+  (() => {
+    client.memory.lock(range(0x3000, 0x5000), { write: true }).bytes[0] = 1;
+  })();
+  assertEquals(locked(guest), ["0x3000-0x5000"]);
+  await collectUntil(() => locked(guest).length === 0);
+  const kept = client.memory.lock(range(0, PAGE));
+  client[Symbol.dispose]();
+  assertEquals(kept.bytes.length, 0);
 });
 
 Deno.test("host addresses that were locked are never given to anything else", () => {
