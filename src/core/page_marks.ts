@@ -4,6 +4,8 @@ import { eachSpan, PageSet, pageSetOfBounds } from "./page_set.ts";
 
 /** From how many ordered stretches on sorting is cheaper than uniting them one after another. */
 const MANY = 8;
+/** From how many numbers on marks are looked through before there is room for more. */
+const COMPACT_FROM = 8192;
 
 /**
  * Collects pages for a `PageSet`. Marks may come in any order and any number of times; cheap where they ascend.
@@ -18,6 +20,11 @@ export class PageMarks {
   /** Whether nothing is marked. */
   get isEmpty(): boolean {
     return this.#length === 0;
+  }
+
+  /** How many bytes the marks take. */
+  get storedBytes(): number {
+    return this.#runs.byteLength;
   }
 
   /** Marks the pages that the bytes `[start, end)` lie in. */
@@ -36,12 +43,27 @@ export class PageMarks {
       if (from < lastEnd) this.#stretches.push(length);
     }
     if (length === runs.length) {
-      this.#runs = new Float64Array(2 * length);
-      this.#runs.set(runs);
+      this.#makeRoom();
+      // Room was made by leaving out what was there twice, so that this run may have a place already.
+      if (this.#length < length) return this.add(start, end);
     }
     this.#runs[length] = from;
     this.#runs[length + 1] = to;
     this.#length = length + 2;
+  }
+
+  /** Leaves out what is marked more than once where that may be much, else takes more memory. */
+  #makeRoom(): void {
+    const runs = this.#runs;
+    const length = this.#length;
+    if (length >= COMPACT_FROM && this.#stretches.length > 0) {
+      const pages = this.take();
+      this.#runs = runs;
+      this.addSet(pages);
+      if (this.#length <= length / 2) return;
+    }
+    this.#runs = new Float64Array(2 * runs.length);
+    this.#runs.set(runs.subarray(0, this.#length));
   }
 
   /** Marks all pages of a set. */

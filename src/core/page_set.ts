@@ -160,7 +160,11 @@ export class PageSet implements Iterable<MemoryRange> {
       const high = boundAbove(bounds, to - 1);
       const head = (low & 1) === 1 ? [from] : [];
       const tail = (high & 1) === 1 ? [to] : [];
-      return PageSet.#ofBounds(Float64Array.from([...head, ...bounds.subarray(low, high), ...tail]));
+      const cut = new Float64Array(head.length + high - low + tail.length);
+      cut.set(head);
+      cut.set(bounds.subarray(low, high), head.length);
+      cut.set(tail, head.length + high - low);
+      return PageSet.#ofBounds(cut);
     }
     const low = Math.max(0, Math.floor((from - pages.first) / 32));
     const high = Math.min(pages.words.length, Math.ceil((to - pages.first) / 32));

@@ -23,7 +23,10 @@ export interface TrackerHost {
  * Some writers cannot say exactly what they wrote. A lock with `write` counts as written as long as it is held, and once
  * when it is released; a target without `takeDirty` has written all that it may, at each `take` (`inspect` names such
  * targets); and a memory slot that a request takes away and puts back in parts while nobody holds the vCPUs (`quiesce`)
- * counts as written throughout.
+ * counts as written throughout. What shows at two addresses is written at both.
+ *
+ * Nobody sees what reaches guest memory by none of these: `Mappable.write` to a file that shows in it, and whoever else has
+ * that file. A partition or DMA target that wants exact sets says what it has written (`takeDirty`).
  *
  * @example Usage
  * ```ts

@@ -118,6 +118,23 @@ Deno.test("PageMarks gathers what was marked since the last take, in any order",
   );
 });
 
+Deno.test("PageMarks marked over and over take no more memory than the pages they mark", () => {
+  const marks = new PageMarks();
+  const expected: Naive = new Set();
+  let seed = 1;
+  const random = (below: number) => (seed = seed * 1103515245 + 12345 & 0x7fffffff) % below;
+  for (let i = 0; i < 300_000; i++) {
+    const page = random(3000);
+    marks.add(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
+    expected.add(page);
+  }
+  assert(marks.storedBytes <= 16 * 8192, `${marks.storedBytes}`);
+  check(marks.take(), expected);
+  // And what is marked once is all there.
+  for (let page = 20_000; page >= 0; page -= 2) marks.add(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
+  assertStrictEquals(marks.take().count, 10_001);
+});
+
 Deno.test("PageSet takes little for few pages in 64 GiB, and a bit a page for every other page of 1 GiB", () => {
   const few = PageSet.of([0, 17, 63.5].map((gib) => MemoryRange.of(gib * GIB, PAGE_SIZE)));
   assert(few.storedBytes <= 48, `${few.storedBytes}`);

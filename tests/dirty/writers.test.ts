@@ -2,6 +2,9 @@
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { DisposedError, GuestMemoryError, Mappable, MemoryRange, PageSet } from "membacking";
+import { RecordingVa } from "membacking/testing";
+import { State } from "../../src/core/map/state.ts";
+import { LockKeeper } from "../../src/memory/lock_keeper.ts";
 import { DirtyRig, pages, taken } from "./rig.ts";
 import { PAGE } from "../support/units.ts";
 
@@ -137,4 +140,16 @@ Deno.test("DirtyTracker ends with its region manager", () => {
   rig[Symbol.dispose]();
   assertThrows(() => tracker.take(), DisposedError);
   tracker[Symbol.dispose]();
+});
+
+Deno.test("LockKeeper: a client that was cut off in an access may write anywhere until it is out, and once more", () => {
+  const keeper = new LockKeeper(new RecordingVa<Mappable>(16 * PAGE), () => State.empty(), () => {}, () => {});
+  let isAtIt = true;
+  keeper.addStray(() => isAtIt);
+  const all = [{ start: 0, end: 16 * PAGE }];
+  assertEquals(keeper.writers(), all);
+  assertEquals(keeper.writers(), all);
+  isAtIt = false;
+  assertEquals(keeper.writers(), all);
+  assertEquals(keeper.writers(), []);
 });
