@@ -160,7 +160,8 @@ kvmTest("an exit under way is finished before a vCPU is saved", () => {
   const state = machine.vcpu.saveState();
   assertEquals(state.regs.rax & 0xffff_ffffn, 0x1234_5678n);
   assertEquals(machine.vcpu.immediateExit, false);
-  for (const vcpu of [machine.vcpu, machine.vm.createVcpu(1)]) {
+  using other = machine.vm.createVcpu(1);
+  for (const vcpu of [machine.vcpu, other]) {
     vcpu.restoreState(state);
     const out = vcpu.run();
     assert(out.kind === "io" && out.port === 0x10 && out.value === 0x1234_5678, Deno.inspect(out));
