@@ -11,6 +11,9 @@
 /** Names of this host as seen from itself. */
 const LOOPBACK: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
+/** An IPv4 address, or an IPv6 address in brackets. */
+const ADDRESS = /^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-f:.]+\])$/;
+
 /** A refusal. */
 export interface Refusal {
   /** The status to answer with. */
@@ -24,12 +27,14 @@ export class Admission {
   /** The first part of every path: 128 random bits. */
   readonly token: string;
   readonly #names: readonly string[];
+  readonly #isEverywhere: boolean;
 
   /** `hostname` is what the server listens on. */
   constructor(hostname: string) {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     this.token = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
     const name = hostname.toLowerCase();
+    this.#isEverywhere = name === "0.0.0.0" || name === "::" || name === "[::]";
     this.#names = [...LOOPBACK, name.includes(":") && !name.startsWith("[") ? `[${name}]` : name];
   }
 
@@ -38,7 +43,9 @@ export class Admission {
    */
   check({ method, url, headers }: Pick<Request, "method" | "url" | "headers">): string | Refusal {
     const host = headers.get("host")?.toLowerCase() ?? "";
-    if (!this.#names.includes(host.replace(/:\d*$/, ""))) {
+    const name = host.replace(/:\d*$/, "");
+    // On all addresses of the host any of them will do; a name never does, since it may lead anywhere.
+    if (!this.#names.includes(name) && !(this.#isEverywhere && ADDRESS.test(name))) {
       return { status: 403, reason: "The Host header names another host" };
     }
     const [, token = "", ...path] = new URL(url).pathname.split("/");

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { drawMemoryMap, drawMemoryMapSvg, GuestMemoryManager, MemoryRange, RegionManager } from "membacking";
 import { serveInspector } from "membacking/inspector";
 import { RecordingVa } from "membacking/testing";
+import { Admission } from "../../src/inspector/admission.ts";
 import { PAGE_FILES } from "../../src/inspector/page_files.ts";
 import { OpenPage, send } from "./http.ts";
 import { World } from "./world.ts";
@@ -47,6 +48,26 @@ Deno.test("a request under another host's name is refused, so that no name of an
   for (const host of [`localhost:${port}`, "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"]) {
     assertEquals((await send(inspector.url, { Host: host })).status, 200, host);
   }
+});
+
+Deno.test("an inspector on all addresses of its host is found under each of them, and under no name", () => {
+  const status = (hostname: string, host: string) => {
+    const admission = new Admission(hostname);
+    const url = `http://${host}/${admission.token}/about`;
+    const answer = admission.check({ method: "GET", url, headers: new Headers({ host }) });
+    return typeof answer === "string" ? answer : answer.status;
+  };
+  for (const host of ["10.1.2.3:80", "192.168.0.1", "[fe80::1]:8000", "localhost:1"]) {
+    assertEquals(status("0.0.0.0", host), "about", host);
+    assertEquals(status("::", host), "about", host);
+    if (!host.startsWith("localhost")) assertEquals(status("127.0.0.1", host), 403, host);
+  }
+  for (const host of ["evil.example", "10.1.2.3.evil.example:80", "10.1.2"]) {
+    assertEquals(status("0.0.0.0", host), 403, host);
+  }
+  assertEquals(status("10.1.2.3", "10.1.2.3:80"), "about");
+  assertEquals(status("10.1.2.3", "10.1.2.4:80"), 403);
+  assertEquals(status("vmhost.example", "VMHOST.example:80"), "about");
 });
 
 Deno.test("a request by another page is refused, even with the token", async () => {
