@@ -67,6 +67,8 @@ if (noFirmware !== undefined && noBrowser === undefined) {
     const differences = (await tab.page.innerText("#differences")).replaceAll(/\s+/g, " ");
     assert(differences.includes("is shadow RAM"), differences);
     await tab.page.keyboard.press("t");
+    // The strips are asked for on their own.
+    await tab.page.waitForFunction(() => document.querySelector("#rows")?.textContent?.includes("shadow RAM"));
     const seen = await tab.rows("guest sees");
     assert(
       seen.some(([range, , text]) => range.startsWith("0xc0000-") && text.startsWith("shadow RAM")),

@@ -91,7 +91,7 @@ function onView(answer, query) {
   redraw();
   if (!at("rows").hidden) showTable(at("rows"), strips, scale);
   const isAll = scale.from <= 0 && scale.to >= scale.total;
-  const [start, end] = isAll ? [null, null] : [query.start, query.end];
+  const [start, end] = isAll ? [null, null] : [scale.address(scale.left), scale.address(scale.right)];
   writePlace({ at: past.at, pinned: past.pinned, isStraight: scale.kind === "straight", start, end });
   // For whoever looks from outside: what is shown now.
   document.body.dataset.at = String(query.at ?? answer.last);
