@@ -232,6 +232,12 @@ export class LockKeeper implements AccessMap {
     this.#add(lock);
   }
 
+  /** Remembers that there have been locks in that span. */
+  noteForeign({ start, end }: Span): void {
+    if (this.#everLocked.some((span) => span.start <= start && end <= span.end)) return;
+    this.#everLocked = fewSpans([...this.#everLocked, { start, end }], REMEMBERED);
+  }
+
   /** Counts it no longer. */
   removeForeign(lock: Lock): void {
     this.#foreign.remove(lock.start, lock.end);
@@ -304,8 +310,7 @@ export class LockKeeper implements AccessMap {
   #add({ start, end, write = false }: Lock): void {
     this.#table.add(start, end);
     if (write) this.#writers.add(start, end);
-    if (this.#everLocked.some((span) => span.start <= start && end <= span.end)) return;
-    this.#everLocked = fewSpans([...this.#everLocked, { start, end }], REMEMBERED);
+    this.noteForeign({ start, end });
   }
 
   #released({ start, end, write = false }: Lock): void {

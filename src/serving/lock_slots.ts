@@ -2,8 +2,10 @@
  * The locks that a client holds, in memory shared with the owner.
  *
  * A slot is two 64-bit numbers, start and end; an end of 0 is a free slot, and one more than the start says that the
- * holder may write. The client writes while it holds changes off, and notes which slots it has written; the owner reads while clients are held off. So what a client does costs
- * the owner nothing until the next change, and then as much as there were locks taken and released.
+ * holder may write. The first slot is no lock: with its end negated, it spans all that the client has ever locked. The
+ * client writes while it holds changes off, and notes which slots it has written; the owner reads while clients are held
+ * off. So what a client does costs the owner nothing until the next change, and then as much as there were locks taken
+ * and released.
  *
  * To the owner all of it is input: it takes nothing for a lock that is none, and says so.
  *
@@ -39,7 +41,10 @@ export class LockSlots {
   readonly #table: LockTableMemory;
   #numbers: Float64Array;
   #free: number[] = [];
-  #next = 0;
+  #next = 1;
+  /** Where there ever was a lock. */
+  #from = Infinity;
+  #to = 0;
 
   constructor(line: Int32Array, table: LockTableMemory) {
     this.#line = line;
@@ -54,6 +59,7 @@ export class LockSlots {
    */
   claim(start: number, end: number, write: boolean = false): number {
     const slot = this.#free.pop() ?? this.#add();
+    if (start < this.#from || end > this.#to) this.#span(start, end);
     this.#numbers[2 * slot] = write ? start + 1 : start;
     this.#numbers[2 * slot + 1] = end;
     this.#note(slot);
@@ -65,6 +71,14 @@ export class LockSlots {
     this.#numbers[2 * slot + 1] = 0;
     this.#free.push(slot);
     this.#note(slot);
+  }
+
+  /** Says that locks have been as far as that. */
+  #span(start: number, end: number): void {
+    this.#numbers[0] = this.#from = Math.min(this.#from, start);
+    this.#to = Math.max(this.#to, end);
+    this.#numbers[1] = -this.#to;
+    this.#note(0);
   }
 
   #add(): number {
@@ -95,6 +109,8 @@ export interface LockListener {
   addForeign(lock: Lock): void;
   /** A lock was released. */
   removeForeign(lock: Lock): void;
+  /** There have been locks somewhere in that span, which may be gone by now. */
+  noteForeign(span: Span): void;
 }
 
 /** The owner's side: tells a listener what a client has locked and released. Used while clients are held off. */
@@ -148,6 +164,7 @@ export class LockMirror {
 
   /** Forgets all locks: the thread that held them is gone, and its views with it. */
   clear(): void {
+    this.#look(0);
     for (const span of this.#known.values()) this.#listener.removeForeign(span);
     this.#known.clear();
   }
@@ -158,15 +175,14 @@ export class LockMirror {
     // Each number is read once: it may be another one the next time.
     const word = this.#numbers[2 * slot] ?? 0;
     const end = this.#numbers[2 * slot + 1] ?? 0;
+    if (slot === 0) return this.#lookAtSpan(word, -end);
     const write = word % 2 === 1;
     const start = write ? word - 1 : word;
     if (known !== undefined && known.start === start && known.end === end && (known.write ?? false) === write) {
       return true;
     }
     const isFree = end === 0;
-    if (!isFree && !(start >= 0 && start < end && end <= this.#length && start % PAGE_SIZE + end % PAGE_SIZE === 0)) {
-      return false;
-    }
+    if (!isFree && !this.#isSpan(start, end)) return false;
     if (known !== undefined) {
       this.#known.delete(slot);
       this.#listener.removeForeign(known);
@@ -176,5 +192,17 @@ export class LockMirror {
     this.#known.set(slot, span);
     this.#listener.addForeign(span);
     return true;
+  }
+
+  #lookAtSpan(start: number, end: number): boolean {
+    // Nothing was locked so far: -0.
+    if (end === 0) return true;
+    if (!this.#isSpan(start, end)) return false;
+    this.#listener.noteForeign({ start, end });
+    return true;
+  }
+
+  #isSpan(start: number, end: number): boolean {
+    return start >= 0 && start < end && end <= this.#length && start % PAGE_SIZE + end % PAGE_SIZE === 0;
   }
 }

@@ -131,9 +131,11 @@ class Locks {
   readonly table = newLockTable();
   readonly slots = new LockSlots(this.line, this.table);
   readonly held: string[] = [];
+  readonly noted: string[] = [];
   readonly mirror = new LockMirror(this.line, this.table, LENGTH, {
     addForeign: (span) => void this.held.push(Locks.text(span)),
     removeForeign: (span) => void this.held.splice(this.held.indexOf(Locks.text(span)), 1),
+    noteForeign: (span) => void this.noted.push(Locks.text(span)),
   });
 
   static text({ start, end }: Span): string {
@@ -207,4 +209,11 @@ Deno.test("a scribbled lock table is seen as such, and the locks that were known
     line[LINE.journal] = count;
     assertEquals([mirror.update(), held], [false, ["0-4096"]], `${noted} ${count}`);
   }
+});
+
+Deno.test("the owner learns where a client has locked, though the locks are gone by now", () => {
+  const { slots, mirror, held, noted } = new Locks();
+  for (const start of [0x4000, 0x8000, 0x2000]) slots.release(slots.claim(start, start + 0x1000, true));
+  mirror.update();
+  assertEquals([held, noted.at(-1)], [[], `${0x2000}-${0x9000}`]);
 });

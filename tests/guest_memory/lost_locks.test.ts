@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { GuestMemoryManager, type Logger, Mappable, OsError, RegionManagerClient } from "membacking";
 import { readToMemory } from "../../ffi/files/file_transfer.ts";
+import { Remote } from "../clients/remote.ts";
 import { collect, collectUntil } from "../support/gc.ts";
 import { mappings } from "../support/proc.ts";
 import { PAGE, range } from "../support/units.ts";
@@ -101,6 +102,22 @@ Deno.test("host addresses that were locked are never given to anything else", ()
   using source = Mappable.memfd("late", PAGE);
   const late = assertThrows(() => readToMemory(source, 0, address, PAGE, { done: 0 }), OsError);
   assertEquals(late.code, "EFAULT");
+});
+
+Deno.test("host addresses that a client has locked are never given to anything else, even if the owner saw no lock", async () => {
+  for (const leave of ["disposed", "ended"] as const) {
+    const guest = create();
+    const base = guest.memory.hostAddress(0, 1);
+    {
+      await using remote = await Remote.start(guest.regions, { sync: true });
+      await remote.run("client.memory.lock(new MemoryRange(0x8000, 0x9000))[Symbol.dispose]()");
+      await remote.run("client.memory.lock(new MemoryRange(0x4000, 0x5000))[Symbol.dispose]()");
+      if (leave === "disposed") await remote.run("client[Symbol.dispose]()");
+    }
+    guest[Symbol.dispose]();
+    const [kept] = mappings(base + 0x4000, base + 0x9000);
+    assertEquals([kept?.access, kept?.file], ["---p", ""], leave);
+  }
 });
 
 Deno.test("the bytes of a lock of read-only memory are at addresses that are used once", () => {
