@@ -63,9 +63,6 @@ testUnless(
     const frontend = stack.use(await VhostUserFrontend.connect(socket, { patience: 10_000 }));
     const memory = stack.use(new VhostUserMemory(frontend));
     stack.use(guest.regions.addDmaTarget(memory));
-    console.log(
-      `It has ${frontend.memorySlots} slots and the protocol features 0x${frontend.protocolFeatures.toString(16)}`,
-    );
     await frontend.setFeatures(frontend.features & 1n << 32n);
 
     using queue = new Virtqueue(guest.memory, 0x10_0000);

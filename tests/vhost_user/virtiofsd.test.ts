@@ -1,5 +1,6 @@
 /**
- * The front end with QEMU's virtiofsd (the one in C, package qemu-system-common) at the other end.
+ * The front end with virtiofsd at the other end: QEMU's in C (package qemu-system-common), and its successor in Rust
+ * (`cargo install virtiofsd`), which is built on rust-vmm's implementation of the protocol.
  *
  * @module
  */
@@ -10,13 +11,34 @@ import { VhostUserFrontend, VhostUserMemory } from "membacking/vhost-user";
 import { testUnless } from "../support/require.ts";
 import { type Part, Virtqueue } from "./virtqueue.ts";
 
-const PROGRAM = "/usr/lib/qemu/virtiofsd";
+/** One of the two programs. */
+interface Daemon {
+  readonly name: string;
+  readonly program: string;
+  readonly args: (directory: string) => string[];
+  readonly source: string;
+}
 
-function whyNot(): string | undefined {
+const DAEMONS: readonly Daemon[] = [
+  {
+    name: "virtiofsd in C",
+    program: "/usr/lib/qemu/virtiofsd",
+    args: (directory) => ["-o", `source=${directory},cache=auto,sandbox=chroot,log_level=err`, "-f"],
+    source: "package qemu-system-common",
+  },
+  {
+    name: "virtiofsd in Rust",
+    program: "virtiofsd",
+    args: (directory) => [`--shared-dir=${directory}`, "--sandbox=chroot", "--log-level=error"],
+    source: "crates.io",
+  },
+];
+
+function whyNot({ program, source }: Daemon): string | undefined {
   try {
-    Deno.statSync(PROGRAM);
+    new Deno.Command(program, { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
   } catch {
-    return "virtiofsd is not installed (package qemu-system-common)";
+    return `${program} is not installed (${source})`;
   }
   return Deno.uid() === 0 ? undefined : "virtiofsd changes its root directory, which takes root";
 }
@@ -69,90 +91,86 @@ class FuseClient {
   }
 }
 
-testUnless(
-  whyNot(),
-  "virtiofsd: FUSE_INIT, and a file is read through two queues, into memory that was added",
-  async () => {
-    const directory = Deno.makeTempDirSync();
-    const content = new Uint8Array(20_000).map((_, i) => i % 251);
-    Deno.mkdirSync(`${directory}/shared`);
-    Deno.writeFileSync(`${directory}/shared/file`, content);
-    const socket = `${directory}/fs.sock`;
-    const process = new Deno.Command(PROGRAM, {
-      args: [
-        `--socket-path=${socket}`,
-        "-o",
-        `source=${directory}/shared,cache=auto,sandbox=chroot,log_level=err`,
-        "-f",
-      ],
-      ...{ stdin: "null", stdout: "null", stderr: "null" },
-    }).spawn();
-    await using stack = new AsyncDisposableStack();
-    stack.defer(() => Deno.removeSync(directory, { recursive: true }));
-    stack.defer(async () => {
-      try {
-        process.kill("SIGKILL");
-      } catch {
-        // It ends by itself when its front end has gone.
-      }
-      await process.status;
-    });
+for (const daemon of DAEMONS) {
+  const title = `${daemon.name}: FUSE_INIT, and a file is read through two queues, into memory that was added`;
+  testUnless(whyNot(daemon), title, () => readThroughTwoQueues(daemon));
+}
 
-    const guest = stack.use(GuestMemoryManager.create({
-      maxAddress: 0x2_0000_0000,
-      ram: [{ ranges: [new MemoryRange(0, 0x100_0000)] }],
-    }));
-    const frontend = stack.use(await VhostUserFrontend.connect(socket, { patience: 10_000 }));
-    const memory = stack.use(new VhostUserMemory(frontend));
-    stack.use(guest.regions.addDmaTarget(memory));
-    assertEquals(frontend.memorySlots, 32);
-    await frontend.setFeatures(1n << 32n);
-
-    // One queue in RAM, one in memory that is added.
-    using file = Mappable.memfd("added", 0x10_0000);
-    const added = guest.regions.newRegion({
-      name: "added",
-      range: MemoryRange.of(0x1_0000_0000, 0x10_0000),
-      priority: 1,
-    });
-    added.addMapping({ rangeInRegion: new MemoryRange(0, 0x10_0000), mappable: file });
-    added.map();
-    assertEquals(memory.table.length, 2);
-    const [high, low] = [
-      stack.use(new Virtqueue(guest.memory, 0x1_0000_0000)),
-      stack.use(new Virtqueue(guest.memory, 0x10_0000)),
-    ];
-    await high.start(frontend, 0);
-    await low.start(frontend, 1);
-    const [priority, requests] = [new FuseClient(high), new FuseClient(low)];
-
-    const init = await requests.ask(Fuse.INIT, 0n, numbers([32, 7], [32, 31], [32, 0x2_0000], [32, 0]), 64);
-    assertEquals(new DataView(init.buffer).getUint32(0, true), 7);
-    const entry = await requests.ask(Fuse.LOOKUP, 1n, new TextEncoder().encode("file\0"), 128);
-    const node = new DataView(entry.buffer).getBigUint64(0, true);
-    assertEquals(Number(new DataView(entry.buffer).getBigUint64(48, true)), content.length);
-    const open = await requests.ask(Fuse.OPEN, node, numbers([32, 0], [32, 0]), 16);
-    const handle = new DataView(open.buffer).getBigUint64(0, true);
-    for (const client of [requests, priority]) {
-      for (const offset of [0, 8192, 16_384]) {
-        const body = numbers([64, handle], [64, offset], [32, 8192], [32, 0], [64, 0], [32, 0], [32, 0]);
-        const data = await client.ask(Fuse.READ, node, body, 8192);
-        assertEquals([...data], [...content.subarray(offset, offset + 8192)]);
-      }
+async function readThroughTwoQueues(daemon: Daemon): Promise<void> {
+  const directory = Deno.makeTempDirSync();
+  const content = new Uint8Array(20_000).map((_, i) => i % 251);
+  Deno.mkdirSync(`${directory}/shared`);
+  Deno.writeFileSync(`${directory}/shared/file`, content);
+  const socket = `${directory}/fs.sock`;
+  const process = new Deno.Command(daemon.program, {
+    args: [`--socket-path=${socket}`, ...daemon.args(`${directory}/shared`)],
+    ...{ stdin: "null", stdout: "null", stderr: "null" },
+  }).spawn();
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => Deno.removeSync(directory, { recursive: true }));
+  stack.defer(async () => {
+    try {
+      process.kill("SIGKILL");
+    } catch {
+      // It ends by itself when its front end has gone.
     }
-    await priority.ask(Fuse.FORGET, node, numbers([64, 1]));
-    assert(low.call.take() > 0 && high.call.take() > 0);
-    assertEquals(frontend.state, "connected");
+    await process.status;
+  });
 
-    // What it writes is logged, too: by both of its queues' threads.
-    memory.takeDirty(() => {});
-    assert(memory.isLogging);
-    const body = numbers([64, handle], [64, 0], [32, 100], [32, 0], [64, 0], [32, 0], [32, 0]);
-    await requests.ask(Fuse.READ, node, body, 8192);
-    const dirty: number[] = [];
-    memory.takeDirty((start, end) => {
-      for (let gpa = start; gpa < end; gpa += 0x1000) dirty.push(gpa);
-    });
-    assert(dirty.includes(0x10_3000) && dirty.length < 10, dirty.join());
-  },
-);
+  const guest = stack.use(GuestMemoryManager.create({
+    maxAddress: 0x2_0000_0000,
+    ram: [{ ranges: [new MemoryRange(0, 0x100_0000)] }],
+  }));
+  const frontend = stack.use(await VhostUserFrontend.connect(socket, { patience: 10_000 }));
+  const memory = stack.use(new VhostUserMemory(frontend));
+  stack.use(guest.regions.addDmaTarget(memory));
+  assertEquals(frontend.memorySlots, 32);
+  await frontend.setFeatures(1n << 32n);
+
+  // One queue in RAM, one in memory that is added.
+  using file = Mappable.memfd("added", 0x10_0000);
+  const added = guest.regions.newRegion({
+    name: "added",
+    range: MemoryRange.of(0x1_0000_0000, 0x10_0000),
+    priority: 1,
+  });
+  added.addMapping({ rangeInRegion: new MemoryRange(0, 0x10_0000), mappable: file });
+  added.map();
+  assertEquals(memory.table.length, 2);
+  const [high, low] = [
+    stack.use(new Virtqueue(guest.memory, 0x1_0000_0000)),
+    stack.use(new Virtqueue(guest.memory, 0x10_0000)),
+  ];
+  await high.start(frontend, 0);
+  await low.start(frontend, 1);
+  const [priority, requests] = [new FuseClient(high), new FuseClient(low)];
+
+  const init = await requests.ask(Fuse.INIT, 0n, numbers([32, 7], [32, 31], [32, 0x2_0000], [32, 0]), 64);
+  assertEquals(new DataView(init.buffer).getUint32(0, true), 7);
+  const entry = await requests.ask(Fuse.LOOKUP, 1n, new TextEncoder().encode("file\0"), 128);
+  const node = new DataView(entry.buffer).getBigUint64(0, true);
+  assertEquals(Number(new DataView(entry.buffer).getBigUint64(48, true)), content.length);
+  const open = await requests.ask(Fuse.OPEN, node, numbers([32, 0], [32, 0]), 16);
+  const handle = new DataView(open.buffer).getBigUint64(0, true);
+  for (const client of [requests, priority]) {
+    for (const offset of [0, 8192, 16_384]) {
+      const body = numbers([64, handle], [64, offset], [32, 8192], [32, 0], [64, 0], [32, 0], [32, 0]);
+      const data = await client.ask(Fuse.READ, node, body, 8192);
+      assertEquals([...data], [...content.subarray(offset, offset + 8192)]);
+    }
+  }
+  await priority.ask(Fuse.FORGET, node, numbers([64, 1]));
+  assert(low.call.take() > 0 && high.call.take() > 0);
+  assertEquals(frontend.state, "connected");
+
+  // What it writes is logged, too: by both of its queues' threads.
+  memory.takeDirty(() => {});
+  assert(memory.isLogging);
+  const body = numbers([64, handle], [64, 0], [32, 100], [32, 0], [64, 0], [32, 0], [32, 0]);
+  await requests.ask(Fuse.READ, node, body, 8192);
+  const dirty: number[] = [];
+  memory.takeDirty((start, end) => {
+    for (let gpa = start; gpa < end; gpa += 0x1000) dirty.push(gpa);
+  });
+  assert(dirty.includes(0x10_3000) && dirty.length < 10, dirty.join());
+}
