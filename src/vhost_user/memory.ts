@@ -25,10 +25,10 @@ export interface VhostUserRegion {
   readonly backing: string;
 }
 
-/** What the manager has told of one mapping. */
-interface Piece extends Run<OpenFile | null> {
-  /** A clone, `null` for what a back end is not given. */
-  readonly mappable: Mappable | null;
+/** What the manager has told of one mapping that the back end is given. */
+interface Piece extends Run<OpenFile> {
+  /** A handle of the file. */
+  readonly mappable: Mappable;
 }
 
 type Pieces = ReadonlyMap<number, Piece>;
@@ -69,8 +69,10 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   /** A name for messages. */
   readonly name: string;
   readonly #link: BackendLink;
-  /** What the manager has told, by start. */
+  /** What the manager has told and the back end is given, by start. */
   #pieces = new Map<number, Piece>();
+  /** What it is not given, as ends by start: there may be thousands of mappings in a DAX window. */
+  readonly #others = new Map<number, number>();
   #announced: Announced | null = null;
   /** What the back end has; after it was cut off, what it may have. */
   #table: readonly Run<OpenFile>[] = [];
@@ -127,13 +129,17 @@ export class VhostUserMemory implements DmaTarget, Disposable {
    */
   prepareDma(change: { readonly unmaps: readonly MemoryRange[]; readonly maps: readonly DmaRequest[] }): undefined {
     if (this.#disposed) return;
+    this.#announced = null;
+    const unmaps = change.unmaps.filter(({ start }) => this.#pieces.has(start));
+    const maps = change.maps.filter(isGiven);
+    if (unmaps.length + maps.length === 0) return;
     const next = new Map(this.#pieces);
     const calls = new Set<number>();
-    for (const range of change.unmaps) {
-      next.delete(range.start);
-      calls.add(-1 - range.start);
+    for (const { start } of unmaps) {
+      next.delete(start);
+      calls.add(-1 - start);
     }
-    for (const request of change.maps) {
+    for (const request of maps) {
       this.#checkBase(request, next.size);
       next.set(request.range.start, pieceOf(request));
       calls.add(request.range.start);
@@ -154,19 +160,18 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   mapDma(request: DmaRequest): undefined {
     if (this.#disposed) throw new DisposedError("VhostUserMemory");
     const { range } = request;
-    const { file, fileOffset } = pieceOf(request);
-    for (const { start, end, ...has } of this.#pieces.values()) {
-      const isSame = start === range.start && end === range.end && has.file === file && has.fileOffset === fileOffset;
+    if (!isGiven(request)) return void this.#others.set(range.start, range.end);
+    const added = pieceOf(request);
+    for (const { start, end, file, fileOffset } of this.#pieces.values()) {
       // An undo that does not know whether something was taken away gives it again.
-      if (isSame) return;
+      if (start === added.start && end === added.end && file === added.file && fileOffset === added.fileOffset) return;
       if (start < range.end && range.start < end) {
         throw new MappingError(`${this.name} has ${new MemoryRange(start, end)} already`, range);
       }
     }
     this.#checkBase(request, this.#pieces.size);
-    this.#carryOut(range.start, () => new Map(this.#pieces).set(range.start, pieceOf(request)));
-    const { mappable, ...piece } = pieceOf(request);
-    this.#pieces.set(range.start, { ...piece, mappable: mappable?.clone() ?? null });
+    this.#carryOut(range.start, () => new Map(this.#pieces).set(range.start, added));
+    this.#pieces.set(range.start, { ...added, mappable: added.mappable.clone() });
   }
 
   /**
@@ -178,6 +183,10 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   unmapDma(range: MemoryRange): undefined {
     if (this.#disposed) return;
     const piece = this.#pieces.get(range.start);
+    if (piece === undefined && this.#others.get(range.start) === range.end) {
+      this.#others.delete(range.start);
+      return;
+    }
     if (piece === undefined || piece.end !== range.end) {
       throw new MappingError(`${this.name} has no mapping at exactly ${range}`, range);
     }
@@ -187,7 +196,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       return next;
     });
     this.#pieces.delete(range.start);
-    piece.mappable?.[Symbol.dispose]();
+    piece.mappable[Symbol.dispose]();
   }
 
   /**
@@ -234,7 +243,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     this.#link.memory = null;
     this.#link.log?.[Symbol.dispose]();
     this.#link.log = null;
-    for (const { mappable } of this.#pieces.values()) mappable?.[Symbol.dispose]();
+    for (const { mappable } of this.#pieces.values()) mappable[Symbol.dispose]();
     this.#pieces.clear();
   }
 
@@ -265,7 +274,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     if (change.removed.length === 0 && change.added.length === 0) return;
     this.#lengthenLog(this.#end(change.table));
     const before = this.#table;
-    const files = new Map<OpenFile | null, Mappable | null>();
+    const files = new Map<OpenFile, Mappable>();
     for (const { file, mappable } of [...this.#pieces.values(), ...pieces.values()]) files.set(file, mappable);
     try {
       exchangeTable(link, change, {
@@ -336,7 +345,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
 
   #readUint16(gpa: number): number {
     for (const { start, end, mappable, fileOffset } of this.#pieces.values()) {
-      if (mappable === null || gpa < start || gpa + 2 > end) continue;
+      if (gpa < start || gpa + 2 > end) continue;
       const bytes = new Uint8Array(2);
       mappable.read(fileOffset + gpa - start, bytes);
       return new DataView(bytes.buffer).getUint16(0, true);
@@ -354,17 +363,18 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   }
 }
 
-/** Back ends map what they are given for writing, so they are given nothing else. */
-function pieceOf({ range: { start, end }, mappable, fileOffset, type }: DmaRequest): Piece {
-  const isShared = type === "ram" && mappable !== null && mappable.writable;
-  return { start, end, fileOffset, file: isShared ? fileOf(mappable) : null, mappable: isShared ? mappable : null };
+/** Whether a back end is given it. They map what they are given for writing, so they are given nothing else. */
+function isGiven(request: DmaRequest): request is DmaRequest & { readonly mappable: Mappable } {
+  return request.type === "ram" && request.mappable !== null && request.mappable.writable;
 }
 
-/** What a back end is given of `pieces`, in ascending order. */
+function pieceOf(request: DmaRequest & { readonly mappable: Mappable }): Piece {
+  const { range: { start, end }, mappable, fileOffset } = request;
+  return { start, end, fileOffset, file: fileOf(mappable), mappable };
+}
+
+/** What a back end is given, in ascending order. */
 function runsOf(pieces: Pieces): Run<OpenFile>[] {
-  const runs: Run<OpenFile>[] = [];
-  for (const { start, end, file, fileOffset } of pieces.values()) {
-    if (file !== null) runs.push({ start, end, file, fileOffset });
-  }
-  return runs.sort((a, b) => a.start - b.start);
+  return Array.from(pieces.values(), ({ start, end, file, fileOffset }) => ({ start, end, file, fileOffset }))
+    .sort((a, b) => a.start - b.start);
 }
