@@ -168,7 +168,15 @@ function timed(act: () => void): number {
 function takeRows(kvm: Kvm, size: number, patterns: readonly Pattern[], rounds: number): DirtyRow[] {
   using byBitmap = new Machine(kvm, size, "bitmap");
   using byRing = new Machine(kvm, size, "ring");
-  for (const machine of [byBitmap, byRing]) machine.write(1);
+  for (const machine of [byBitmap, byRing]) {
+    machine.write(1);
+    // Until the engine has compiled what is measured.
+    using tracker = machine.regions.trackDirty();
+    for (let i = 0; i < 300; i++) {
+      if (i % 10 === 0) machine.write(64, DATA_AT + 64 * MIB);
+      tracker.take();
+    }
+  }
   return patterns.map((pattern) =>
     takeRow(byBitmap, byRing, pattern, pattern.step === 1 ? Math.ceil(rounds / 4) : rounds)
   );

@@ -154,7 +154,11 @@ export function eachRun(
     if (base < from) word &= -1 << (from - base);
     if (base + 32 > to) word &= -1 >>> (base + 32 - to);
     if (start >= 0) {
-      if (word === -1 || word === 0xffffffff) continue;
+      if (word === -1 || word === 0xffffffff) {
+        // Long runs are passed eight words at a time, up to the last word, which may end early.
+        while (w + 9 < last && areFull(words, w + 1)) w += 8;
+        continue;
+      }
       // The run ends at the first clear bit.
       const end = trailingZeros(~word);
       visit(first + start, first + base + end);
@@ -174,6 +178,12 @@ export function eachRun(
     }
   }
   if (start >= 0) visit(first + start, first + to);
+}
+
+/** Whether eight words from `at` on have all their bits set. */
+function areFull(words: Uint32Array, at: number): boolean {
+  const low = words[at]! & words[at + 1]! & words[at + 2]! & words[at + 3]!;
+  return (low & words[at + 4]! & words[at + 5]! & words[at + 6]! & words[at + 7]!) === -1;
 }
 
 /** Words as boundaries. */

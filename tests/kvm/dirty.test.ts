@@ -211,3 +211,19 @@ kvmTest("a ring that another thread makes longer than it is, is an error and no 
   assertThrows(() => KvmVcpu.attach({ ...shared, ring: { ...ring, state } }), TypeError);
   assertEquals(openFds(), before);
 }, "DIRTY_LOG_RING");
+
+kvmTest("KvmVcpu.attach() takes for a ring what a VM shares, and nothing else", () => {
+  using machine = new TestMachine({ vm: { dirtyLog: "ring" } });
+  const shared = machine.vcpu.share();
+  const { ring } = shared;
+  assert(ring !== undefined);
+  KvmVcpu.attach(shared)[Symbol.dispose]();
+  const bad = [
+    { ...ring, entries: 1000 },
+    { ...ring, entries: 2 ** 40 },
+    { ...ring, vm: -1 },
+    { ...ring, vm: NaN },
+    { ...ring, state: new SharedArrayBuffer(64) },
+  ];
+  for (const wrong of bad) assertThrows(() => KvmVcpu.attach({ ...shared, ring: wrong }), Error);
+}, "DIRTY_LOG_RING");
