@@ -570,15 +570,14 @@ export class RegionManager implements Disposable {
   #addMapping(region: Region, options: MappingOptions): void {
     const { start, end } = rangeIn(region, options.rangeInRegion);
     const mapping = mappingOf(options, start, end, this.#va);
-    let change: Change;
     try {
       this.#watchFile(mapping);
-      change = setMapping(this.#stateWith(region), region, start, end, mapping);
+      const change = setMapping(this.#stateWith(region), region, start, end, mapping);
+      this.#map.request("add mapping", region, change, mapping);
     } catch (error) {
-      closeFile(mapping); // nobody else knows of it yet
+      closeFile(mapping); // which does nothing where the request has done it
       throw error;
     }
-    this.#map.request("add mapping", region, change, mapping);
   }
 
   #discard(range: MemoryRange): void {

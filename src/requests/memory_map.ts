@@ -86,11 +86,13 @@ export class MemoryMap {
 
   /** The state that is carried out. */
   get committed(): State {
+    if (this.#unfinished !== null && !this.#busy) this.#recover(this.#unfinished);
     return this.#state;
   }
 
   /** The state that requests start from: the one to come inside a batch. */
   get current(): State {
+    if (this.#unfinished !== null && !this.#busy) this.#recover(this.#unfinished);
     return this.#draft === null ? this.#state : this.#draft.state;
   }
 
