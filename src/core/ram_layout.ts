@@ -37,7 +37,7 @@ const X86_LEGACY_END = 0x10_0000;
 /**
  * What is wrong with a layout of RAM:
  *
- * - `"private-with-x86-legacy"`: private memory cannot be switched off without losing its contents;
+ * - `"private-with-x86-legacy"`: the ranges of a PC are for RAM that back ends can share;
  * - `"hugepages-with-private"`, `"hugepages-with-existing"`, `"hugepages-with-x86-legacy"`: huge pages are for memfds
  *   made here, and cannot be split into the small ranges of a PC;
  * - `"hugepage-size"`: not a power of two above 4096;
@@ -176,8 +176,8 @@ function checkBacking({ name, ranges, kind, ...backing }: RamRequest, { maxAddre
   if (x86Legacy && kind === "private") {
     fail(
       "private-with-x86-legacy",
-      `(${hex(total)} bytes from ${hex(first?.start ?? 0)}) is private, which x86Legacy could not switch off without ` +
-        "losing its contents, share it or leave x86Legacy out",
+      `(${hex(total)} bytes from ${hex(first?.start ?? 0)}) is private, and x86Legacy is for RAM that back ends can ` +
+        "share, share it or leave x86Legacy out",
     );
   }
   if (hugepageSize !== undefined) {

@@ -10,6 +10,7 @@ import {
   type RamBacking,
   RamLayoutError,
   RegionOverlapError,
+  VaMapper,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
 import { mappings, openFds } from "../support/proc.ts";
@@ -380,4 +381,17 @@ Deno.test("a thousand managers leave no file descriptor and no mapping behind", 
   assertEquals(openFds(), fds);
   // V8 maps and unmaps memory of its own meanwhile.
   assert(mappings().length < vmas + 100, `${mappings().length} mappings, ${vmas} before`);
+});
+
+Deno.test("a manager takes a reservation of the caller's, which stays the caller's", () => {
+  using va = VaMapper.reserve(64 * MIB);
+  {
+    using guest = GuestMemoryManager.create({ maxAddress: 16 * MIB, ram: [{ ranges: [range(0, MIB)] }], va });
+    assertEquals(guest.memory.hostAddress(0, 1), va.base);
+    guest.memory.writeUint8(5, 1);
+    assertThrows(() => GuestMemoryManager.create({ maxAddress: 16 * MIB, ram: [], va }), TypeError, "reserve another");
+  }
+  assertEquals([va.disposed, va.length], [false, 64 * MIB]);
+  assertThrows(() => GuestMemoryManager.create({ maxAddress: 128 * MIB, ram: [], va }), RangeError, "needs as many");
+  assertThrows(() => GuestMemoryManager.create({ maxAddress: MIB, ram: [], va: null as never }), TypeError);
 });
