@@ -1,6 +1,16 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { Mappable, MemoryLockedError, MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
+import {
+  Mappable,
+  MappingError,
+  MemoryLockedError,
+  MemoryRange,
+  type RegionHandle,
+  RegionManager,
+  VaMapper,
+} from "membacking";
+import { fileOf } from "../../ffi/files/mappable.ts";
 import { openFds } from "../support/proc.ts";
+import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
 import { RemoteError, type RemoteErrorData } from "./remote.ts";
 import { RemoteProcess } from "./remote_process.ts";
 
@@ -310,4 +320,60 @@ Deno.test("a process that is stopped outside of an access is in nobody's way, an
   Deno.kill(remote.child.pid, "SIGCONT");
   assertEquals(await remote.run("return client.memory.readUint8(0);"), 599 % 256);
   for (const file of files) file[Symbol.dispose]();
+});
+
+hugePageTest("a process sees memory of huge pages, cut where the owner cuts it, and locks it", 4, async () => {
+  using va = VaMapper.reserve(0x4000_0000);
+  using regions = new RegionManager(va);
+  using file = Mappable.memfd("huge", 4 * HUGE_PAGE, { hugepageSize: HUGE_PAGE, fixedSize: true });
+  using open = Mappable.memfd("small", HUGE_PAGE);
+  using ram = regions.newRegion({ name: "ram", range: MemoryRange.of(HUGE_PAGE, 4 * HUGE_PAGE), priority: 0 });
+  ram.addMapping({ rangeInRegion: new MemoryRange(0, 4 * HUGE_PAGE), mappable: file });
+  ram.map();
+  for (let i = 0; i < 4; i++) regions.memory.writeUint32((i + 1) * HUGE_PAGE, i + 1);
+  await using remote = await RemoteProcess.start(regions);
+  const read = () =>
+    remote.run(`return [1, 2, 3, 4].map((i) => client.memory.readUint32(i * huge));`, { huge: HUGE_PAGE });
+  assertEquals(await read(), [1, 2, 3, 4]);
+  // Small pages in the middle, and back.
+  ram.addMapping({ rangeInRegion: MemoryRange.of(HUGE_PAGE, HUGE_PAGE), mappable: open });
+  assertEquals(await read(), [1, 0, 3, 4]);
+  ram.addMapping({ rangeInRegion: MemoryRange.of(HUGE_PAGE, HUGE_PAGE), mappable: file, fileOffset: 3 * HUGE_PAGE });
+  assertEquals(await read(), [1, 4, 3, 4]);
+  await remote.run(
+    `
+    using lock = client.memory.lock(MemoryRange.of(2 * huge + 0x1000, 0x1000), { write: true });
+    lock.bytes[0] = 77;
+  `,
+    { huge: HUGE_PAGE },
+  );
+  assertEquals(regions.memory.readUint8(4 * HUGE_PAGE + 0x1000), 77);
+});
+
+hugePageTest(
+  "huge pages that nobody vouches for are read by the kernel once another process can see them",
+  1,
+  async () => {
+    using va = VaMapper.reserve(0x4000_0000);
+    using regions = new RegionManager(va);
+    using file = Mappable.memfd("huge", HUGE_PAGE, { hugepageSize: HUGE_PAGE });
+    using ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, HUGE_PAGE), priority: 0 });
+    ram.addMapping({ rangeInRegion: new MemoryRange(0, HUGE_PAGE), mappable: file });
+    ram.map();
+    regions.memory.lock(new MemoryRange(0, 0x1000))[Symbol.dispose]();
+    regions.memory.writeUint8(0, 5);
+    await using remote = await RemoteProcess.start(regions);
+    assertEquals(await remote.run("return client.memory.readUint8(0);"), 5);
+    assertThrows(() => regions.memory.lock(new MemoryRange(0, 0x1000)), MappingError);
+    const error = await remoteError(remote.run("client.memory.lock(new MemoryRange(0, 0x1000));"));
+    assertEquals(error.className, "MappingError");
+  },
+);
+
+Deno.test("a file that another process can see counts as handed out", async () => {
+  using rig = new Rig();
+  assert(!fileOf(rig.file).handedOut);
+  await using remote = await RemoteProcess.start(rig.regions);
+  await remote.run("client.memory.readUint8(0);");
+  assert(fileOf(rig.file).handedOut);
 });

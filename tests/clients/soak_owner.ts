@@ -107,7 +107,7 @@ class SoakedWorker extends Soaked {
 }
 
 /** For how long the owner waits for a process, in milliseconds. */
-const DEADLINE = 100;
+const DEADLINE = 2000;
 
 class SoakedProcess extends Soaked {
   readonly report: Promise<SoakReport>;
