@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
+import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
 import { PageSet } from "../../src/core/page_set.ts";
 
@@ -113,6 +114,32 @@ Deno.test("PageMarks gathers what was marked since the last take, in any order",
         check(marks.take(), naiveOf(pairs));
       }
       assertStrictEquals(marks.take(), PageSet.EMPTY);
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("eachRun() finds the runs of set bits in any stretch of a bitmap, long ones too", () => {
+  const BITS = 4096;
+  const stretches = fc.array(fc.tuple(fc.nat(BITS - 1), fc.oneof(fc.integer({ min: 1, max: 5 }), fc.nat(2000))));
+  fc.assert(
+    fc.property(stretches, fc.nat(BITS), fc.nat(BITS), (stretches, a, b) => {
+      const [from, to] = [Math.min(a, b), Math.max(a, b)];
+      const words = new Uint32Array(BITS / 32);
+      const bits: Naive = new Set();
+      for (const [start, length] of stretches) {
+        for (let bit = start; bit < Math.min(BITS, start + length); bit++) {
+          words[bit >>> 5]! |= 1 << (bit & 31);
+          if (bit >= from && bit < to) bits.add(bit);
+        }
+      }
+      const found: string[] = [];
+      eachRun(words, from, to, 100, (start, end) => {
+        found.push(new MemoryRange((start - 100) * PAGE_SIZE, (end - 100) * PAGE_SIZE).toString());
+      });
+      assertEquals(found, textOf(bits));
+      const first = words.findIndex((word) => word !== 0);
+      assertStrictEquals(firstWordSet(words, 0, words.length), first === -1 ? words.length : first);
     }),
     { numRuns: RUNS },
   );

@@ -2,7 +2,7 @@
 // random, and changed by requests meanwhile, is copied round by round. Once everybody stands still and what was written
 // since is copied too, both memories are equal. Without any one of the sources of written pages they are not.
 
-import { assertEquals, assertGreater } from "@std/assert";
+import { assertEquals, assertGreater, assertRejects } from "@std/assert";
 import {
   type Access,
   type DirtyTracker,
@@ -355,6 +355,45 @@ kvmTest("pre-copy: holes punched beside what a guest writes, without a hook, los
     const { differences } = await busy.move(() => busy.punch(hole));
     assertEquals(differences, [], `migration ${i}`);
   }
+});
+
+kvmTest("pre-copy that is cancelled in whatever phase leaves nothing logged, and the next one succeeds", async () => {
+  await using busy = new Busy({ dirtyLog: "bitmap", hook: true });
+  busy.attach();
+  await busy.startGuest(20);
+  const phases = ["first round", "later round", "stop", "last round"] as const;
+  for (const phase of phases) {
+    using tracker = busy.regions.trackDirty();
+    const second = new SecondMemory(busy.regions.memory);
+    using held = new DisposableStack();
+    const cancel = (now: boolean) => {
+      if (now) throw new RangeError(`cancelled in ${phase}`);
+    };
+    const moving = preCopy(tracker, {
+      everything: PageSet.of([range(0, END)]),
+      copy: (part) => second.copy(part),
+      enough: 0,
+      rounds: 3,
+      pause: ({ number, isLast }) => {
+        cancel((phase === "first round" && number === 0) || (phase === "later round" && number === 1));
+        cancel(phase === "last round" && isLast);
+      },
+      stop: () => {
+        busy.regions.memory.writeUint8(DATA_AT, 1);
+        held.use(busy.guest.pause());
+        cancel(phase === "stop");
+      },
+    });
+    await assertRejects(() => moving, RangeError, phase);
+    // What the round should have copied is given back.
+    if (phase !== "stop") assertGreater(tracker.take().count, 0, phase);
+  }
+  let logged = 0;
+  busy.guest.vm.takeDirty(range(0, END), () => logged++);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  busy.guest.vm.takeDirty(range(0, END), () => logged++);
+  assertEquals(logged, 0);
+  assertEquals((await busy.move(() => busy.ownerWrites())).differences, []);
 });
 
 /** Puts `replacement` in the place of a method until the result is disposed. */
