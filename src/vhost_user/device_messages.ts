@@ -11,6 +11,7 @@ import { confirmed } from "./handshake.ts";
 import type { BackendLink } from "./link.ts";
 import { decodeConfig, decodeShmemConfig, EMPTY, encodeConfig, encodeU64, type Message } from "./message.ts";
 import { MAX_CONFIG_SIZE, type RequestName } from "./protocol.ts";
+import type { Outgoing } from "./vring.ts";
 
 /** Reads a part of the configuration space. */
 export async function getConfig(link: BackendLink, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -90,6 +91,11 @@ export function confirm(
   payload: Uint8Array<ArrayBuffer>,
 ): Promise<void> {
   return confirmed(connection, { request, payload, fds: [] });
+}
+
+/** Sends requests in one go and waits until all of them have been served. */
+export async function confirmAll({ connection }: BackendLink, requests: readonly Outgoing[]): Promise<void> {
+  for (const reply of connection.tellAll(requests)) await connection.settled(reply);
 }
 
 async function ask<T>(

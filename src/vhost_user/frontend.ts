@@ -4,15 +4,15 @@ import { serveBackend } from "./backend_requests.ts";
 import type { Connection } from "./connection.ts";
 import * as device from "./device_messages.ts";
 import { VhostUserError } from "./errors.ts";
-import { type Agreement, checkSuccessor, confirmed, shakeHands } from "./handshake.ts";
+import { type Agreement, checkSuccessor, confirmed } from "./handshake.ts";
 import { InflightMemory } from "./inflight.ts";
 import { BackendLink } from "./link.ts";
 import { EMPTY, encodeVringState } from "./message.ts";
 import type { VhostUserOptions, VhostUserState } from "./options.ts";
-import { bringBack, connected, connectionOver } from "./opening.ts";
+import { bringBack, connected, open } from "./opening.ts";
 import { F_LOG_ALL, F_PROTOCOL_FEATURES, F_RING_PACKED, KNOWN_PROTOCOL_FEATURES } from "./protocol.ts";
 import { type ShmemWindow, ShmemWindows } from "./shmem.ts";
-import { checkVringIndex, type Outgoing, type VringOptions, vringParts, vringStart } from "./vring.ts";
+import { checkVringIndex, type VringOptions, vringParts, vringStart } from "./vring.ts";
 import { nudge, type Vring, type VringState } from "./vrings.ts";
 
 const DEFAULT_DEADLINE = 1000;
@@ -48,6 +48,7 @@ export class VhostUserFrontend implements Disposable {
   readonly #link: BackendLink;
   readonly #shmem = new ShmemWindows();
   #inflight: InflightMemory | null = null;
+  #isReconnecting = false;
   #disposed = false;
 
   private constructor(path: string | null, options: VhostUserOptions, connection: Connection, agreement: Agreement) {
@@ -60,6 +61,19 @@ export class VhostUserFrontend implements Disposable {
 
   /**
    * Connects to the back end that listens at `path` and agrees with it on protocol features.
+   *
+   * @example Where nobody listens
+   * ```ts
+   * import { OsError } from "membacking";
+   * import { VhostUserFrontend } from "membacking/vhost-user";
+   *
+   * try {
+   *   using frontend = await VhostUserFrontend.connect("/run/nobody.sock", { patience: 20 });
+   *   console.log(frontend.features);
+   * } catch (error) {
+   *   console.assert(error instanceof OsError && error.code === "ENOENT");
+   * }
+   * ```
    *
    * @throws {OsError} If nobody listens there (ECONNREFUSED, ENOENT) within `patience`, or it may not be reached.
    * @throws {VhostUserError} If whoever listens there does not speak vhost-user, or not in time.
@@ -81,11 +95,8 @@ export class VhostUserFrontend implements Disposable {
   }
 
   static async #own(socket: UnixSocket, path: string | null, options: VhostUserOptions): Promise<VhostUserFrontend> {
-    const connection = connectionOver(socket, options.deadline ?? DEFAULT_DEADLINE);
-    using undo = new DisposableStack();
-    undo.use(connection);
-    const agreement = await shakeHands(connection, options.protocolFeatures ?? KNOWN_PROTOCOL_FEATURES);
-    undo.move();
+    const { deadline = DEFAULT_DEADLINE, protocolFeatures = KNOWN_PROTOCOL_FEATURES } = options;
+    const { connection, agreement } = await open(socket, deadline, protocolFeatures);
     return new VhostUserFrontend(path, options, connection, agreement);
   }
 
@@ -157,7 +168,7 @@ export class VhostUserFrontend implements Disposable {
     const memory = link.checkVring(vring);
     link.vrings.add(vring);
     try {
-      await this.#confirmAll(vringStart(link.startOf(vring, memory)));
+      await device.confirmAll(link, vringStart(link.startOf(vring, memory)));
     } catch (error) {
       link.vrings.delete(vring);
       throw error;
@@ -282,8 +293,6 @@ export class VhostUserFrontend implements Disposable {
    * @throws {TypeError} If the region has a window already.
    */
   provideShmem(shmid: number, window: ShmemWindow): void {
-    checkNumber(shmid, "Shared memory id");
-    if (shmid > 0xff) throw new RangeError(`A shared memory id has eight bits, got ${shmid}`);
     this.#link.need("SHMEM", "SHMEM_MAP");
     this.#shmem.provide(shmid, window);
   }
@@ -305,32 +314,36 @@ export class VhostUserFrontend implements Disposable {
     if (this.#disposed || path === null) {
       throw new VhostUserError("refused", "", `${this.name} cannot be reconnected: it has no path, or was disposed`);
     }
-    if (this.state === "connected") throw new VhostUserError("refused", "", `${this.name} is connected`);
+    if (this.state === "connected" || this.#isReconnecting) {
+      throw new VhostUserError("refused", "", `${this.name} is connected, or about to be`);
+    }
     if (this.state === "cut off") {
       const message = `The back end of ${this.name} was cut off and is still there, end its process first`;
       throw new VhostUserError("hung", "", message, { cause: link.connection.error });
     }
+    this.#isReconnecting = true;
+    try {
+      await this.#reconnect(path, options.patience ?? this.#options.patience ?? 0);
+    } finally {
+      this.#isReconnecting = false;
+    }
+  }
+
+  async #reconnect(path: string, patience: number): Promise<void> {
+    const link = this.#link;
     link.ready = false;
     link.vrings.lose();
-    const socket = await connected(path, options.patience ?? this.#options.patience ?? 0);
-    const connection = connectionOver(socket, this.#options.deadline ?? DEFAULT_DEADLINE);
-    using undo = new DisposableStack();
-    undo.use(connection);
-    const agreement = await shakeHands(connection, link.agreement.protocolFeatures);
-    if (agreement.backendSocket !== null) undo.use(agreement.backendSocket);
-    checkSuccessor(link.agreement, agreement, link.features ?? 0n, link.vrings.needed);
-    if (this.#disposed) throw new VhostUserError("disconnected", "", `${this.name} has been disposed`);
+    const { deadline = DEFAULT_DEADLINE } = this.#options;
+    const socket = await connected(path, patience);
+    const { connection, agreement } = await open(socket, deadline, link.agreement.protocolFeatures, (now) => {
+      checkSuccessor(link.agreement, now, link.features ?? 0n, link.vrings.needed);
+      if (this.#disposed) throw new VhostUserError("disconnected", "", `${this.name} has been disposed`);
+    });
     this.#clearShmem();
     link.connection = connection;
     link.agreement = agreement;
-    undo.move();
     this.#listen();
-    try {
-      await bringBack(link, this.#inflight);
-    } catch (error) {
-      connection[Symbol.dispose]();
-      throw error;
-    }
+    await bringBack(link, this.#inflight);
   }
 
   /** Closes the connection. What the back end has mapped is taken away. Does nothing the second time. */
@@ -381,10 +394,5 @@ export class VhostUserFrontend implements Disposable {
 
   #clearShmem(): void {
     for (const error of this.#shmem.clear()) this.#options.onRefusal?.("SHMEM_UNMAP", error);
-  }
-
-  async #confirmAll(requests: readonly Outgoing[]): Promise<void> {
-    const { connection } = this.#link;
-    for (const reply of connection.tellAll(requests)) await connection.settled(reply);
   }
 }

@@ -1,6 +1,8 @@
 /**
  * Devices whose work is done by other processes (vhost-user back ends): the front end, and memory that follows the map.
  *
+ * The README beside this file has a disk in 60 lines, and tells which back ends were tried and what each can do.
+ *
  * @module
  */
 

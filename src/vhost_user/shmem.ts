@@ -7,7 +7,7 @@
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
-import { PAGE_SIZE } from "../core/memory_range.ts";
+import { checkNumber, PAGE_SIZE } from "../core/memory_range.ts";
 import { VhostUserError } from "./errors.ts";
 import { decodeShmem, type Message, type ShmemRequest } from "./message.ts";
 
@@ -35,6 +35,8 @@ export class ShmemWindows {
 
   /** Says where the mappings of region `shmid` go. */
   provide(shmid: number, memory: ShmemWindow): void {
+    checkNumber(shmid, "Shared memory id");
+    if (shmid > 0xff) throw new RangeError(`A shared memory id has eight bits, got ${shmid}`);
     if (this.#windows.has(shmid)) throw new TypeError(`Shared memory region ${shmid} has a window already`);
     this.#windows.set(shmid, { memory, mappings: new Map() });
   }

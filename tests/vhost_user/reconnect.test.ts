@@ -129,6 +129,7 @@ Deno.test("requests made while a successor introduces itself are in its table", 
   await rig.backend.die();
   assertEquals(rig.frontend.state, "disconnected");
   const reconnecting = rig.frontend.reconnect();
+  assertEquals((await assertRejects(() => rig.frontend.reconnect(), VhostUserError)).kind, "refused");
   using early = rig.region();
   early.map();
   await Promise.resolve();
