@@ -1,4 +1,4 @@
-import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
+import type { Mappable } from "../../ffi/files/mappable.ts";
 import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { hostOf, type VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
@@ -30,20 +30,19 @@ import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
-import { closeFile, mappableOf } from "../memory/file_backing.ts";
+import { closeFile } from "../memory/file_backing.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
 import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
-import { giveBack } from "../requests/give_back.ts";
-import { planDiscard } from "../core/plan/discard.ts";
+import { discardRam } from "../requests/give_back.ts";
+import { HandOuts } from "./hand_outs.ts";
 import { Tracking } from "./tracking.ts";
 import type { Deed } from "../requests/transaction.ts";
 import type { Span } from "../core/span.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
-import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
 import { type RegionInfo, regionInfos } from "./region_info.ts";
 import { RecordedMap, RecordedRequest, type RequestRecord } from "./request_record.ts";
 
@@ -143,9 +142,7 @@ export class RegionManager implements Disposable {
   #clients: ClientServer | undefined;
   #nextId = 1;
   readonly #internals: RegionInternals;
-  /** Files that cannot be accessed in place any more once somebody else has them. */
-  readonly #watched = new Set<OpenFile>();
-  readonly #handOuts: HandOutWatcher = { handOut: (file, proceed) => this.#handOut(file, proceed) };
+  readonly #handOuts: HandOuts;
 
   /**
    * Manages the addresses that were reserved; one reservation serves one manager.
@@ -180,6 +177,11 @@ export class RegionManager implements Disposable {
       ...{ va, quiesce, logger, locks: this.#locks, written: this.#tracking.written },
       invalidate: () => forgetMap(this.#memory),
     });
+    this.#handOuts = new HandOuts({
+      locks: this.#locks,
+      clients: () => this.#clients,
+      forget: () => forgetMap(this.#memory),
+    });
     this.#memory = new GuestMemory(this.#locks);
     const map = this.#map;
     this.#internals = {
@@ -201,7 +203,7 @@ export class RegionManager implements Disposable {
         return piecesIn(this.#map.committed, start, end);
       },
       check: () => this.#map.check(),
-      discard: (range) => this.#discard(range),
+      discard: (range) => discardRam(this.#map, this.#locks, va, range),
       nextAge: () => this.#nextId++,
       newRegion: (options, age) => this.#newRegion(options, age),
       mappings: (handle) => {
@@ -214,7 +216,7 @@ export class RegionManager implements Disposable {
         mappingOf({ ...options, rangeInRegion: new MemoryRange(start, end) }, start, end, va),
       perform: (name, renewals, added, deed) => {
         const parts = renewals.map(({ region, ...part }) => ({ ...part, region: regionOf(region) }));
-        for (const mapping of added) this.#watchFile(mapping);
+        for (const mapping of added) this.#handOuts.watch(mapping);
         this.#map.perform(name, deed, (state) => renewMappings(state, parts), added);
       },
       lockedIn: (start, end, foreign) => {
@@ -503,7 +505,7 @@ export class RegionManager implements Disposable {
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
     this.#tracking.written.close();
-    for (const file of this.#watched) file.unwatch(this.#handOuts);
+    this.#handOuts.close();
     // Input and output into bytes that were locked may still be under way: nothing else may ever live there.
     for (const { start, end } of this.#locks.everLocked) this.#va.keepReserved?.(start, end);
     // A slot or a view that could not be taken away still reaches these addresses: then they stay reserved for good.
@@ -571,31 +573,13 @@ export class RegionManager implements Disposable {
     const { start, end } = rangeIn(region, options.rangeInRegion);
     const mapping = mappingOf(options, start, end, this.#va);
     try {
-      this.#watchFile(mapping);
+      this.#handOuts.watch(mapping);
       const change = setMapping(this.#stateWith(region), region, start, end, mapping);
       this.#map.request("add mapping", region, change, mapping);
     } catch (error) {
       closeFile(mapping); // which does nothing where the request has done it
       throw error;
     }
-  }
-
-  #discard(range: MemoryRange): void {
-    const act = () => {
-      this.#map.discard(range, (discard) => giveBack(discard, this.#va, (gpa) => this.#locks.bytesAt(gpa)));
-    };
-    if (!this.#map.isInBatch) return act();
-    this.#map.check();
-    planDiscard(this.#map.current, range.start, range.end);
-    this.#map.whenDecided((committed) => {
-      if (!committed) return;
-      try {
-        act();
-      } catch (error) {
-        // The batch has happened, and whoever made it is told so.
-        this.#map.logger.error(`RAM at ${range} could not be discarded after a batch`, error);
-      }
-    });
   }
 
   #parked(mapping: Mapping, start: number, end: number): (Span & { readonly address: number })[] {
@@ -608,26 +592,6 @@ export class RegionManager implements Disposable {
       if (address === undefined) throw new Error("What is parked has a place");
       return { start: first - delta, end: Math.min(entry.end, end + delta) - delta, address };
     });
-  }
-
-  #watchFile(mapping: Mapping): void {
-    const mappable = mappableOf(mapping);
-    if (mappable === null) return;
-    const file = fileOf(mappable);
-    if (!file.hugetlb || file.truncatable || file.vouched || this.#watched.has(file)) return;
-    this.#watched.add(file);
-    file.watch(this.#handOuts);
-  }
-
-  /** The file behind some memory is handed out, so that from now on the kernel has to access it: not under a lock. */
-  #handOut(file: OpenFile, proceed: () => void): void {
-    const act = () => {
-      this.#locks.checkFile(file);
-      proceed();
-      forgetMap(this.#memory);
-    };
-    if (this.#clients === undefined) act();
-    else this.#clients.holdOff(act, this.#locks.spansOf(file));
   }
 
   #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
