@@ -1,0 +1,92 @@
+// Partitions and DMA targets as sources of written pages: those that log, those that cannot, and those that go.
+
+import { assertEquals, assertStrictEquals } from "@std/assert";
+import type { DmaRequest, DmaTarget, MemoryRange, Partition } from "membacking";
+import { RecordingPartition } from "membacking/testing";
+import { DirtyRig, taken } from "./rig.ts";
+import { PAGE } from "../support/units.ts";
+
+const HOLD = { [Symbol.dispose]() {} };
+const quiesce = () => HOLD;
+
+Deno.test("DirtyTracker: who cannot say what it has written has written all it may, and inspect() says so", () => {
+  using rig = new DirtyRig({ quiesce });
+  const bare = new RecordingPartition();
+  const handle = rig.manager.addPartition(bare);
+  const told: string[] = [];
+  const iommu: DmaTarget = {
+    name: "iommu",
+    mapDma: ({ range }: DmaRequest) => void told.push(`map ${range}`) as undefined,
+    unmapDma: (range: MemoryRange) => void told.push(`unmap ${range}`) as undefined,
+  };
+  rig.region(0, 8);
+  rig.region(8, 16).map({ writable: false });
+  assertEquals(rig.manager.inspect().partitions[0]?.writesAll, undefined);
+  using tracker = rig.manager.trackDirty();
+  assertStrictEquals(rig.manager.inspect().partitions[0]?.writesAll, true);
+  for (let i = 0; i < 2; i++) assertEquals(taken(tracker), "0-7");
+  handle[Symbol.dispose]();
+  assertEquals(taken(tracker), "0-7");
+  assertEquals(taken(tracker), "");
+
+  const dma = rig.manager.addDmaTarget(iommu);
+  assertStrictEquals(rig.manager.inspect().dmaTargets[0]?.writesAll, true);
+  for (let i = 0; i < 2; i++) assertEquals(taken(tracker), "0-7");
+  dma[Symbol.dispose]();
+  assertEquals(taken(tracker), "0-7");
+  assertEquals(taken(tracker), "");
+});
+
+Deno.test("DirtyTracker: a DMA target that logs is asked at each take, and before a mapping goes", () => {
+  using rig = new DirtyRig();
+  const written: [number, number][] = [];
+  const device: DmaTarget = {
+    mapDma() {},
+    unmapDma() {},
+    takeDirty(mark) {
+      for (const [start, end] of written.splice(0)) mark(start, end);
+    },
+  };
+  const handle = rig.manager.addDmaTarget(device);
+  const region = rig.region(0, 8);
+  rig.region(8, 16);
+  written.push([PAGE, 2 * PAGE]); // before anybody looked
+  using tracker = rig.manager.trackDirty();
+  assertEquals(taken(tracker), "");
+  assertEquals(rig.manager.inspect().dmaTargets[0]?.writesAll, undefined);
+  // Single bytes, and what is no guest memory or no number at all.
+  written.push([3 * PAGE + 5, 3 * PAGE + 6], [-5, 1], [2 ** 24, 2 ** 25], [2 ** 52, Infinity]);
+  assertEquals(taken(tracker), "0 3");
+  written.push([4 * PAGE, 5 * PAGE]);
+  region.unmap();
+  assertEquals(written, []);
+  assertEquals(taken(tracker), "0-7");
+  written.push([9 * PAGE, 10 * PAGE]);
+  handle[Symbol.dispose]();
+  assertEquals(taken(tracker), "9");
+});
+
+Deno.test("DirtyTracker: a partition that is disposed by itself is asked once more", () => {
+  using rig = new DirtyRig();
+  const left: [number, number][] = [];
+  let gone = false;
+  const vm: Partition = {
+    mapRange() {},
+    unmapRange() {},
+    setDirtyLog() {},
+    takeDirty(_range, mark) {
+      for (const [start, end] of left.splice(0)) mark(start, end);
+    },
+    get disposed() {
+      return gone;
+    },
+  };
+  rig.manager.addPartition(vm);
+  rig.region(0, 8);
+  using tracker = rig.manager.trackDirty();
+  left.push([2 * PAGE, 3 * PAGE]);
+  gone = true;
+  rig.region(16, 17); // a request, in which it leaves
+  assertEquals(left, []);
+  assertEquals(taken(tracker), "2 16");
+});
