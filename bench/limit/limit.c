@@ -238,6 +238,45 @@ static void guest_end(uint64_t size) {
   close(guest_vm);
 }
 
+/* A clone of 64 MiB whose memory is a file, copy-on-write: memory, machine, first exit, and all of it taken away again. */
+static int template_file;
+
+static void clone_setup(uint64_t size) {
+  static const uint8_t code[] = {0xe6, 0x10, 0xeb, 0xfc}; /* out 0x10, al; jmp to the out */
+  template_file = memory_file(size);
+  check(pwrite(template_file, code, sizeof code, 0x1000) == sizeof code, "pwrite");
+}
+static void clone_end(uint64_t size) {
+  (void)size;
+  close(template_file);
+}
+static void clone_once(uint64_t size) {
+  char *memory = reserve(size);
+  int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+  check(mmap(memory, size, PROT_READ | PROT_WRITE, flags, template_file, 0) != MAP_FAILED, "mmap");
+  int machine = ioctl(kvm, KVM_CREATE_VM, 0);
+  check(machine >= 0, "KVM_CREATE_VM");
+  set_slot(machine, 0, 0, size, memory, 0);
+  int run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+  int cpu = ioctl(machine, KVM_CREATE_VCPU, 0);
+  check(run_size > 0 && cpu >= 0, "KVM_CREATE_VCPU");
+  struct kvm_run *page = mmap(0, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu, 0);
+  check(page != MAP_FAILED, "mmap");
+  struct kvm_sregs sregs;
+  check(ioctl(cpu, KVM_GET_SREGS, &sregs) == 0, "KVM_GET_SREGS");
+  sregs.cs.base = sregs.cs.selector = 0;
+  check(ioctl(cpu, KVM_SET_SREGS, &sregs) == 0, "KVM_SET_SREGS");
+  struct kvm_regs regs = {.rip = 0x1000, .rflags = 2};
+  check(ioctl(cpu, KVM_SET_REGS, &regs) == 0, "KVM_SET_REGS");
+  check(ioctl(cpu, KVM_RUN, 0) == 0, "KVM_RUN");
+  check(page->exit_reason == KVM_EXIT_IO && page->io.port == 0x10, "exit");
+  munmap(page, run_size);
+  close(cpu);
+  set_slot(machine, 0, 0, 0, memory, 0);
+  close(machine);
+  munmap(memory, size);
+}
+
 static const struct row {
   const char *name;
   uint64_t size;
@@ -269,6 +308,7 @@ static const struct row {
   {"write-4k", 4 * KIB, memory_setup, memory_write, memory_end},
   {"write-4k-far", 4 * KIB, memory_setup, memory_write_far, memory_end},
   {"write-1m-far", MIB, memory_setup, memory_write_far, memory_end},
+  {"clone", 64 * MIB, clone_setup, clone_once, clone_end},
   {"exits", 0, guest_setup, guest_exit, guest_end},
 };
 #define ROWS (sizeof rows / sizeof rows[0])
