@@ -236,6 +236,31 @@ Deno.test("a process outlives its client and connects again, and a client of it 
   assertEquals(rig.warnings, []);
 });
 
+Deno.test("a process that is served no longer knows it and why, and lives on", async () => {
+  for (const what of ["client", "manager"]) {
+    using rig = new Rig();
+    await using remote = await RemoteProcess.start(rig.regions);
+    await remote.run(NEW_REGION, { at: 0x10_000 });
+    await remote.run("kept.lock = client.memory.lock(MemoryRange.of(0x10_000, 0x1000));");
+    if (what === "client") {
+      remote.served[Symbol.dispose]();
+      assertEquals([rig.others, rig.regions.inspect().locks], [[], []]);
+    } else {
+      rig.regions[Symbol.dispose]();
+    }
+    const why = what === "client" ? "is no longer served by its owner" : "The region manager has been disposed";
+    for (const code of ["client.memory.readUint8(0);", "await client.inspect();", "await kept.region.unmap();"]) {
+      const error = await remoteError(remote.run(code));
+      assertEquals(
+        [error.className, error.message.includes(why)],
+        ["DisposedError", true],
+        `${code}: ${error.message}`,
+      );
+    }
+    assertEquals(await remote.run("return [client.disposed, kept.lock.bytes.length];"), [true, 0]);
+  }
+});
+
 Deno.test("serveProcess refuses what is no start of a process, and leaves nothing behind", () => {
   using rig = new Rig();
   const before = openFds();
