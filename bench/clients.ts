@@ -1,7 +1,7 @@
 /**
- * What a client in another thread costs: a request, and accesses to guest memory, beside the owner's own.
+ * What a client in another thread or process costs: a request, and accesses to guest memory, beside the owner's own.
  *
- * `measureClients` returns the rows; run by itself, this file prints them. The same file is the Worker.
+ * `measureClients` returns the rows; run by itself, this file prints them. The same file is the Worker and the process.
  *
  * @module
  */
@@ -10,6 +10,7 @@ import {
   type GuestMemory,
   Mappable,
   MemoryRange,
+  ProcessClient,
   type RegionHandle,
   RegionManager,
   RegionManagerClient,
@@ -29,6 +30,8 @@ export interface ClientRow {
   readonly client: number | null;
   /** By a synchronous client in a Worker, where that is another thing. */
   readonly sync: number | null;
+  /** By a client in another process; `null` where it makes no sense. */
+  readonly process: number | null;
 }
 
 const RAM = 2 ** 24;
@@ -131,8 +134,16 @@ async function inWorker({ port, sync, effort }: Job): Promise<Record<string, num
     region.map();
     return await requests(region, file, effort);
   }
-  const figures: Record<string, number> = {};
   using client = await RegionManagerClient.connect(port);
+  return await asyncFigures(client, effort);
+}
+
+/** Everything, by a client that does not wait for answers. */
+async function asyncFigures(
+  client: RegionManagerClient | ProcessClient,
+  effort: Effort,
+): Promise<Record<string, number>> {
+  const figures: Record<string, number> = {};
   for (const [name, { run }] of Object.entries(ACCESSES)) {
     figures[name] = await measure((count) => run(client.memory, count), effort);
   }
@@ -168,6 +179,17 @@ async function worker(regions: RegionManager, sync: boolean, effort: Effort): Pr
   } finally {
     thread.terminate();
   }
+}
+
+async function process(regions: RegionManager, effort: Effort): Promise<Record<string, number>> {
+  using served = regions.serveProcess((fd) =>
+    new Deno.Command(Deno.execPath(), {
+      args: ["run", "--allow-ffi", "--no-check", import.meta.url, "process", String(fd), JSON.stringify(effort)],
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn()
+  );
+  return JSON.parse(await new Response(served.child.stdout).text());
 }
 
 /** The owner's own figures. */
@@ -214,9 +236,11 @@ export async function measureClients(options: { quick?: boolean } = {}): Promise
   const owner = await owned(regions, effort);
   const client = await worker(regions, false, effort);
   const sync = await worker(regions, true, effort);
-  const row = (name: string, title: string): ClientRow => {
-    return { name, title, owner: owner[name] ?? NaN, client: client[name] ?? null, sync: sync[name] ?? null };
-  };
+  const other = await process(regions, effort);
+  const row = (name: string, title: string): ClientRow => ({
+    ...{ name, title, owner: owner[name] ?? NaN },
+    ...{ client: client[name] ?? null, sync: sync[name] ?? null, process: other[name] ?? null },
+  });
   const rows = [
     row("ask", "a request that changes nothing"),
     row("map-unmap", "map and unmap 4 KiB"),
@@ -225,7 +249,7 @@ export async function measureClients(options: { quick?: boolean } = {}): Promise
   for (const clients of [1, 8]) {
     const title = `map and unmap 4 KiB while ${clients} ${clients === 1 ? "client is" : "clients are"} served`;
     const time = await withClients(clients, effort);
-    rows.push({ name: `map-unmap-${clients}`, title, owner: time, client: null, sync: null });
+    rows.push({ name: `map-unmap-${clients}`, title, owner: time, client: null, sync: null, process: null });
   }
   return rows;
 }
@@ -236,14 +260,17 @@ if ("WorkerGlobalScope" in globalThis) {
     postMessage(figures: Record<string, number>): void;
   };
   scope.onmessage = async ({ data }) => scope.postMessage(await inWorker(data));
+} else if (import.meta.main && Deno.args[0] === "process") {
+  using client = await ProcessClient.connect(Number(Deno.args[1]));
+  console.log(JSON.stringify(await asyncFigures(client, JSON.parse(Deno.args[2] ?? ""))));
 } else if (import.meta.main) {
   const rows = await measureClients({ quick: Deno.args.includes("--quick") });
   const time = (value: number | null) =>
     value === null ? "" : value < 2000 ? `${value.toFixed(1)} ns` : `${(value / 1000).toFixed(1)} µs`;
   console.table(
-    Object.fromEntries(rows.map(({ title, owner, client, sync }) => [
+    Object.fromEntries(rows.map(({ title, owner, client, sync, process }) => [
       title,
-      { owner: time(owner), client: time(client), "synchronous client": time(sync) },
+      { owner: time(owner), client: time(client), "synchronous client": time(sync), process: time(process) },
     ])),
   );
   Deno.exit(0);

@@ -183,8 +183,10 @@ function heapTable({ region, mapping }: Heap): string {
 function clientTable(rows: readonly ClientRow[]): string {
   const time = (nanoseconds: number | null) => nanoseconds === null ? "" : number(nanoseconds);
   return table(
-    ["ns", "owner", "client in a Worker", "synchronous client"],
-    rows.map(({ title, owner, client, sync }) => [title, time(owner), time(client), time(sync)]),
+    ["ns", "owner", "client in a Worker", "synchronous client", "client in a process"],
+    rows.map((
+      { title, owner, client, sync, process },
+    ) => [title, time(owner), time(client), time(sync), time(process)]),
   );
 }
 

@@ -25,7 +25,7 @@ export interface ClientRequests {
 }
 
 /**
- * A region that a `RegionManagerClient` has made: a `RegionHandle` with `await`.
+ * A region that a `RegionManagerClient` or a `ProcessClient` has made: a `RegionHandle` with `await`.
  *
  * Everything else is as for `RegionHandle`, the errors included. `using` removes the region as soon as nobody holds a
  * lock on it, without waiting for that; `await using` waits.
