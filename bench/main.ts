@@ -3,7 +3,7 @@
  *
  *   --quick          a tenth of the rounds, to see whether everything works
  *   --only PATTERN   only the rows and parts whose names match: a row, "live", "scale", "slots", "heap", "accessors",
- *                    "clients", "dirty", "firmware", "vhost", "startup"
+ *                    "clients", "copies", "dirty", "firmware", "vhost", "startup"
  *   --strace         also counts system calls
  *   --record         also counts system calls, and writes the tables into bench/README.md
  *
@@ -16,6 +16,7 @@ import { BARE } from "./bare.ts";
 import { measureClients } from "./clients.ts";
 import { measureRoundTrips } from "./round_trips.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
+import { measureCopies } from "./copies.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
 import { measureDirty } from "./dirty.ts";
 import { firmwareRows } from "./firmware.ts";
@@ -224,6 +225,12 @@ async function main(): Promise<void> {
   const heap = wants("heap") ? await measureHeap() : null;
   if (wants("accessors")) say("Accessors");
   const accessors = wants("accessors") ? await measureAccessors() : [];
+  if (wants("copies")) say("Copies of memory");
+  const copies: Results["copies"] = !wants("copies")
+    ? []
+    : kvm === null
+    ? needsKvm
+    : await measureCopies({ quick: effort.rounds < 10 });
   if (wants("clients")) say("Clients in other threads");
   const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
   const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;
@@ -253,6 +260,7 @@ async function main(): Promise<void> {
     heap,
     accessors,
     clients,
+    copies,
     roundTrips,
     dirty,
     firmware,

@@ -5,6 +5,7 @@
  */
 
 import type { ClientRow } from "./clients.ts";
+import type { CopyRow } from "./copies.ts";
 import { roundTripRows, type RoundTrips } from "./round_trips.ts";
 import { type DirtyResults, dirtyTables } from "./dirty.ts";
 import type { FirmwareRow } from "./firmware.ts";
@@ -52,6 +53,7 @@ export interface Results {
   readonly heap: Heap | string | null;
   readonly accessors: readonly Accessor[] | string;
   readonly clients: readonly ClientRow[];
+  readonly copies: readonly CopyRow[] | string;
   /** `null` where they were not asked for. */
   readonly roundTrips: RoundTrips | null;
   readonly dirty: DirtyResults | null;
@@ -227,6 +229,11 @@ function tracedTable(rows: readonly RowResult[], traced: Readonly<Record<string,
   return table(["", "ours", "C", "verdict"], body, ["ours", "C", "verdict"]);
 }
 
+function copyTable(rows: readonly CopyRow[]): string {
+  const body = rows.map(({ title, ours, other, ratio }) => [title, ours, other, ratio]);
+  return table(["", "ours", "beside", "ratio"], body, ["beside"]);
+}
+
 /** All tables, with a heading each. */
 export function report(results: Results): string {
   const {
@@ -239,6 +246,7 @@ export function report(results: Results): string {
     heap,
     accessors,
     clients,
+    copies,
     dirty,
     firmware,
     vhost,
@@ -262,6 +270,7 @@ export function report(results: Results): string {
   if (scale.length > 0) parts.push(["Scale: the manager's own time", scaleTable(scale)]);
   if (slots.length > 0) add("Scale: slots", slots, slotTable);
   if (heap !== null) add("Heap", heap, heapTable);
+  if (copies.length > 0) add("Copies of memory", copies, copyTable);
   if (clients.length > 0) add("Clients in other threads", clients, clientTable);
   if (results.roundTrips !== null) add("Requests from other threads and processes", results.roundTrips, roundTripTable);
   if (dirty !== null) add("Written pages", dirty, dirtyTables);
