@@ -13,14 +13,13 @@ import {
   decodeU64,
   decodeVringState,
   encodeInflight,
-  encodeMessage,
   encodeU64,
   encodeVringState,
-  HEADER_SIZE,
   type Message,
 } from "../../src/vhost_user/message.ts";
 import { MessageSocket } from "../../src/vhost_user/message_socket.ts";
-import { FLAG_NEED_REPLY, FLAG_REPLY, Request, requestName } from "../../src/vhost_user/protocol.ts";
+import { FLAG_NEED_REPLY, Request, requestName } from "../../src/vhost_user/protocol.ts";
+import { answer } from "./answer.ts";
 import { Listener } from "./listener.ts";
 import type { Act, BackendAsk, Command, Script, ScriptedRegion, ScriptedState } from "./script.ts";
 
@@ -119,53 +118,14 @@ class ScriptedBackend implements Disposable {
   }
 
   #answer(request: number, payload: Uint8Array<ArrayBuffer>, fds: readonly number[], act: Act | undefined): void {
-    const reply = encodeMessage(request, FLAG_REPLY, payload);
-    const view = new DataView(reply.buffer);
-    const send = (bytes: Uint8Array<ArrayBuffer>, with_: readonly number[] = fds) =>
-      void this.#front.socket.send(bytes, with_);
-    const own = this.#front.socket.fd;
-    switch (act) {
-      case "die-mid-reply":
-        send(reply.subarray(0, HEADER_SIZE + 3));
-        return this[Symbol.dispose]();
-      case "ack-and-die":
-        send(reply);
-        return this[Symbol.dispose]();
-      case "answer-another":
-        view.setUint32(0, request + 1, true);
-        return send(reply);
-      case "answer-twice":
-        send(reply);
-        return send(reply);
-      case "many-fds":
-        return send(reply, Array.from({ length: 9 }, () => own));
-      case "unwanted-fd":
-        return send(reply, [own, own]);
-      case "huge":
-        view.setUint32(8, 0xffff_ffff, true);
-        return send(reply);
-      case "short":
-        return send(encodeMessage(request, FLAG_REPLY, payload.subarray(0, 3)));
-      case "long":
-        return send(encodeMessage(request, FLAG_REPLY, new Uint8Array(512)));
-      case "not-a-reply":
-        view.setUint32(4, 1, true);
-        return send(reply);
-      case "version":
-        view.setUint32(4, 3 | FLAG_REPLY, true);
-        return send(reply);
-      case "ask-first": {
-        const { asksFirst } = this.#script;
-        if (asksFirst !== undefined) this.ask([asksFirst]);
-        this.#answerLater = () => send(reply);
-        return;
-      }
-      case "slow":
-        setTimeout(() => this.disposed || send(reply), 5);
-        return;
-      default:
-        return send(reply);
-    }
+    const { socket } = this.#front;
+    if (answer(socket, request, payload, fds, act)) this[Symbol.dispose]();
+    const later = () => this.disposed || answer(socket, request, payload, fds, undefined);
+    if (act === "slow") setTimeout(later, 5);
+    if (act !== "ask-first") return;
+    this.#answerLater = later;
+    const { asksFirst } = this.#script;
+    if (asksFirst !== undefined) this.ask([asksFirst]);
   }
 
   /** What it answers with; `undefined` for the usual acknowledgement, `null` for a refusal. */
