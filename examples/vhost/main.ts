@@ -9,7 +9,7 @@
  * @module
  */
 
-import { Mappable, MemoryRange } from "membacking";
+import { MemoryRange } from "membacking";
 import type { VhostUserMemory } from "membacking/vhost-user";
 import { DiskMachine } from "./machine.ts";
 import { makeImage, StorageDaemon, whyNoDaemon } from "./storage_daemon.ts";
@@ -56,23 +56,20 @@ async function main(): Promise<void> {
   const write = await machine.request({ type: "write", sector: 7, buffer, count: ROUNDS });
   console.log(`A sector read takes ${read.toFixed(1)} us, one written ${write.toFixed(1)} us (of ${ROUNDS} each)`);
 
-  using added = Mappable.memfd("hot-added", HOT.length);
-  const region = guest.regions.newRegion({ name: "hot-added RAM", range: HOT, priority: 255 });
-  region.addMapping({ rangeInRegion: new MemoryRange(0, HOT.length), mappable: added });
   let start = performance.now();
-  region.map();
+  let dimm = guest.addRam({ name: "hot-added", ranges: [HOT] });
   show(`1 GiB added in ${(performance.now() - start).toFixed(2)} ms:`, memory);
   const hot = await machine.request({ type: "read", sector: 4321, buffer: HOT.start, count: ROUNDS });
   check(machine, HOT.start, 4321);
   console.log(`Into it, a sector read takes ${hot.toFixed(1)} us`);
   start = performance.now();
-  region.unmap();
+  await dimm.remove();
   show(`Removed again in ${(performance.now() - start).toFixed(2)} ms:`, memory);
 
   await daemon.kill();
   await gone;
   show("The daemon is killed:", memory);
-  region.map(); // nobody to be told
+  dimm = guest.addRam({ name: "hot-added", ranges: [HOT] }); // there is nobody to be told
   start = performance.now();
   const waiting = machine.request({ type: "read", sector: 99, buffer: HOT.start });
   daemon = StorageDaemon.start(image, socket);

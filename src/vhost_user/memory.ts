@@ -250,7 +250,9 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   /** Has the back end follow one call of the manager: with all of its request at once, if that was announced. */
   #carryOut(call: number, alone: () => Pieces): void {
     const announced = this.#announced;
-    if (announced === null || !announced.calls.delete(call)) {
+    // What is taken away unannounced, and was announced to be given, is given anew (after a discard, say).
+    const isRenewed = call < 0 && announced?.calls.has(-1 - call);
+    if (announced === null || !(announced.calls.delete(call) || isRenewed)) {
       this.#announced = null;
       return this.#settle(alone());
     }

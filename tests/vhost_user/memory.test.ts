@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { LimitError, Mappable, MappingError, MemoryRange } from "membacking";
+import { LimitError, Mappable, MappingError, MembackingError, MemoryRange } from "membacking";
 import { ProtocolFeature, VhostUserError, VhostUserMemory } from "membacking/vhost-user";
 import { ADDED_AT, RAM_LENGTH, rangesOf, Rig, RING } from "./rig.ts";
 import { EVERYTHING, ScriptedBackend, without } from "./scripted_backend.ts";
@@ -224,4 +224,23 @@ Deno.test("the range of a vring is in its region's memory as the back end knows 
   const { regions, vrings } = await rig.backend.state();
   const [ram] = regions;
   assertEquals(vrings[0]?.descriptor, ram!.userAddress - ram!.gpa + RING.descriptor);
+});
+
+Deno.test("RAM that is added is in the table at once, given back to the host without a message, and removed", async () => {
+  await using rig = await Rig.make(EVERYTHING, { start: true });
+  const dimm = rig.guest.addRam({ name: "dimm", ranges: [MemoryRange.of(ADDED_AT, 0x100_0000)] });
+  assertEquals(await rig.held(), [RAM, "0x10000000-0x11000000"]);
+  await rig.backend.write(ADDED_AT + 0x5000, new Uint8Array([5]));
+  assertEquals(rig.guest.memory.readUint8(ADDED_AT + 0x5000), 5);
+  const before = (await rig.backend.state()).log.length;
+  rig.guest.discard(MemoryRange.of(ADDED_AT, 0x20_0000));
+  assertEquals((await rig.backend.state()).log.slice(before), []);
+  assertEquals((await rig.backend.read(ADDED_AT + 0x5000, 1))[0], 0);
+  await dimm.remove();
+  assertEquals(await rig.held(), [RAM]);
+});
+
+Deno.test("RAM that a back end has cannot be frozen: its file is with others", async () => {
+  await using rig = await Rig.make();
+  assertThrows(() => rig.guest.freeze(), MembackingError);
 });

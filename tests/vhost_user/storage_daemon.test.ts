@@ -142,6 +142,24 @@ daemonTest("an entry with the vring is cut and made whole again, in short tables
   for (const region of others) region[Symbol.dispose]();
 });
 
+daemonTest("RAM is added, given back to the host and removed while the guest keeps the disk at work", async () => {
+  await using disk = served();
+  await using machine = await DiskMachine.start(disk.socket);
+  const { guest } = machine;
+  const busy = machine.request({ type: "read", sector: 3, buffer: BUFFER, count: 1000 });
+  const dimm = guest.addRam({ name: "dimm", ranges: [MemoryRange.of(0x1_0000_0000, 0x800_0000)] });
+  guest.discard(MemoryRange.of(0x80_0000, 0x40_0000)); // of the RAM where the vring is
+  await busy;
+  await machine.request({ type: "read", sector: 40, buffer: 0x1_0000_0000 });
+  assertEquals(guest.memory.readUint32(0x1_0000_0000), 41);
+  guest.discard(MemoryRange.of(0x1_0000_0000, 0x1000));
+  assertEquals(guest.memory.readUint32(0x1_0000_0000), 0);
+  await machine.request({ type: "read", sector: 41, buffer: 0x1_0000_0000 });
+  assertEquals(guest.memory.readUint32(0x1_0000_0000), 42);
+  await dimm.remove();
+  assertEquals([machine.frontend.state, machine.memory.table.length], ["connected", 1]);
+});
+
 daemonTest("the daemon is killed and started again, and the guest notices nothing but the time", async () => {
   await using disk = served();
   let ends = 0;
