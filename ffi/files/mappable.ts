@@ -8,7 +8,7 @@
  * @module
  */
 
-import { DisposedError, MembackingError } from "../../src/core/errors.ts";
+import { DisposedError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
 import { FileMapping } from "../os/address_space.ts";
@@ -233,11 +233,7 @@ export class Mappable implements Disposable {
   write(offset: number, bytes: Uint8Array): void {
     const file = this.#open;
     const plain = checkTransfer(file, offset, bytes);
-    if (file.isFrozen) {
-      throw new MembackingError(
-        `${file.label} cannot be written while a frozen guest, a template or a clone needs it as it is`,
-      );
-    }
+    file.checkNotFrozen();
     if (file.bytes !== null) return new Uint8Array(file.bytes).set(plain, offset);
     if (file.hugetlb) return writeMapped(file, offset, plain);
     const { sys, errno } = libc();

@@ -280,6 +280,18 @@ export class OpenFile {
     return this.#freezes > 0;
   }
 
+  /**
+   * Throws while somebody needs it as it is.
+   *
+   * @throws {MembackingError} Saying who.
+   */
+  checkNotFrozen(): void {
+    if (!this.isFrozen) return;
+    throw new MembackingError(
+      `${this.label} cannot be written while a frozen guest, a template or a clone needs it as it is`,
+    );
+  }
+
   /** Keeps it as it is until the result is disposed: it cannot be written or handed out. */
   freeze(): Disposable {
     this.#freezes++;

@@ -50,6 +50,7 @@ export function transfer(
   const parts = partsOf(map, gpa, length, direction === "in");
   const file = fileOf(mappable);
   file.checkBounds(fileOffset, length);
+  if (direction === "out") file.checkNotFrozen();
   if (direction === "out" && !file.writable) {
     throw new MembackingError(`${file.label} is not open for writing, open it with write: true`);
   }

@@ -107,3 +107,16 @@ hugePageTest("a hugetlb file can be read from and written to", 1, () => {
   memory.readFrom(huge, 0x10_0000, MIB + 1, 0x3002);
   assertEquals(memory.read(MIB + 1, 0x3002), Uint8Array.of(0, ...new Uint8Array(0x3000).fill(5), 0));
 });
+
+Deno.test("a file that a frozen guest needs as it is cannot be written to", () => {
+  using other = create();
+  using source = GuestMemoryManager.create({ maxAddress: MIB, ram: [{ ranges: [range(0, MIB)] }] });
+  using template = source.freeze();
+  using clone = template.clone();
+  const file = clone.memory.find(0)?.mappable;
+  assert(file !== null && file !== undefined);
+  const why = "cannot be written while a frozen guest, a template or a clone needs it as it is";
+  assertThrows(() => other.memory.writeTo(file, 0, 0, 8), MembackingError, why);
+  assertThrows(() => file.write(0, new Uint8Array(8)), MembackingError, why);
+  other.memory.readFrom(file, 0, 0, 8);
+});
