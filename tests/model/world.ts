@@ -63,6 +63,9 @@ export class Files implements Disposable {
   }
 }
 
+/** How often each kind of step was carried out, in all worlds so far. */
+export const exercised = new Map<RecordedCall["method"], number>();
+
 /** A stretch of time in which the guest was held. */
 interface Hold {
   /** How many calls had been made when it began. */
@@ -162,6 +165,9 @@ export class World implements Disposable {
 
   /** Makes the request. Throws what the manager throws. */
   run(request: Request): void {
+    for (const { method, error } of this.calls) {
+      if (error === undefined) exercised.set(method, (exercised.get(method) ?? 0) + 1);
+    }
     this.calls.length = 0;
     this.holds.length = 0;
     const lengths = [this.regions.length, this.partitions.length, this.dmaTargets.length] as const;
