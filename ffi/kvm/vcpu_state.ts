@@ -23,7 +23,8 @@ import { DEBUGREGS, LAPIC_STATE, MP_STATE, REGS, SREGS2, VCPU_EVENTS, XCRS } fro
 import { decodeRegs, encodeRegs } from "./registers.ts";
 import { type MsrNotTaken, type RestoreReport, STATE_VERSION, StateError, type VcpuState } from "./state.ts";
 
-const IA32_TSC = 0x10;
+/** Registers that count on: IA32_TSC, and how long Hyper-V's guest has run, HV_X64_MSR_VP_RUNTIME. */
+const COUNTERS: readonly number[] = [0x10, 0x4000_0010];
 /** Hyper-V's counter of time since the guest began, which nobody sets. */
 const HV_TIME_REF_COUNT = 0x4000_0020;
 const CPUID_FIELDS = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
@@ -78,7 +79,7 @@ export function writeVcpu(fd: number, state: VcpuState): RestoreReport {
   encodeRegs(regs, state.regs);
   const mpState = new Uint8Array(MP_STATE.size);
   new DataView(mpState.buffer).setUint32(MP_STATE.mp_state, state.mpState, true);
-  const tsc = readMsrs(fd, [IA32_TSC])[0]?.data ?? 0n;
+  const counters = byIndex(readMsrs(fd, COUNTERS));
 
   // Each depends on those before it: which registers there are, then the modes, then the values.
   // One that has run keeps its CPUID for good, and KVM says EINVAL even to the same one again.
@@ -96,7 +97,7 @@ export function writeVcpu(fd: number, state: VcpuState): RestoreReport {
   set("KVM_SET_VCPU_EVENTS", state.events);
   set("KVM_SET_MP_STATE", mpState);
   set("KVM_SET_DEBUGREGS", state.debugRegs);
-  return { msrsNotTaken: compare(fd, state.msrs, tsc) };
+  return { msrsNotTaken: compare(fd, state.msrs, counters) };
 }
 
 /** Those of the MSRs that can be read, with their values. */
@@ -124,15 +125,20 @@ function inChunks(msrs: readonly KvmMsr[], use: (chunk: readonly KvmMsr[]) => re
   return all;
 }
 
-/** Which MSRs have other values than they should. `tsc` is what the counter of time said before. */
-function compare(fd: number, wanted: readonly KvmMsr[], tsc: bigint): MsrNotTaken[] {
-  const actual = new Map(readMsrs(fd, wanted.map(({ index }) => index)).map(({ index, data }) => [index, data]));
+function byIndex(msrs: readonly KvmMsr[]): ReadonlyMap<number, bigint> {
+  return new Map(msrs.map(({ index, data }) => [index, data]));
+}
+
+/** Which MSRs have other values than they should. `before` is what those that count on said before. */
+function compare(fd: number, wanted: readonly KvmMsr[], before: ReadonlyMap<number, bigint>): MsrNotTaken[] {
+  const actual = byIndex(readMsrs(fd, wanted.map(({ index }) => index)));
   const away = (a: bigint, b: bigint) => a > b ? a - b : b - a;
   return wanted.flatMap(({ index, data }): MsrNotTaken[] => {
     const now = actual.get(index) ?? null;
-    // It counts on: taken if it is nearer to what was wanted than to what it was.
+    const was = before.get(index);
     if (index === HV_TIME_REF_COUNT) return [];
-    const isTaken = index === IA32_TSC && now !== null ? away(now, data) <= away(now, tsc) : now === data;
+    // One that counts on is taken if it is nearer to what was wanted than to what it was.
+    const isTaken = was !== undefined && now !== null ? away(now, data) <= away(now, was) : now === data;
     return isTaken ? [] : [{ index, wanted: data, actual: now }];
   }).sort((a, b) => a.index - b.index);
 }
