@@ -16,6 +16,7 @@ interface Daemon {
   readonly name: string;
   readonly program: string;
   readonly args: (directory: string) => string[];
+  readonly slots: number;
   readonly source: string;
 }
 
@@ -24,12 +25,14 @@ const DAEMONS: readonly Daemon[] = [
     name: "virtiofsd in C",
     program: "/usr/lib/qemu/virtiofsd",
     args: (directory) => ["-o", `source=${directory},cache=auto,sandbox=chroot,log_level=err`, "-f"],
+    slots: 32,
     source: "package qemu-system-common",
   },
   {
     name: "virtiofsd in Rust",
     program: "virtiofsd",
     args: (directory) => [`--shared-dir=${directory}`, "--sandbox=chroot", "--log-level=error"],
+    slots: 509,
     source: "crates.io",
   },
 ];
@@ -124,7 +127,7 @@ async function readThroughTwoQueues(daemon: Daemon): Promise<void> {
   const frontend = stack.use(await VhostUserFrontend.connect(socket, { patience: 10_000 }));
   const memory = stack.use(new VhostUserMemory(frontend));
   stack.use(guest.regions.addDmaTarget(memory));
-  assertEquals(frontend.memorySlots, 32);
+  assertEquals(frontend.memorySlots, daemon.slots);
   await frontend.setFeatures(1n << 32n);
 
   // One queue in RAM, one in memory that is added.
@@ -166,7 +169,7 @@ async function readThroughTwoQueues(daemon: Daemon): Promise<void> {
   // What it writes is logged, too: by both of its queues' threads.
   memory.takeDirty(() => {});
   assert(memory.isLogging);
-  const body = numbers([64, handle], [64, 0], [32, 100], [32, 0], [64, 0], [32, 0], [32, 0]);
+  const body = numbers([64, handle], [64, 0], [32, 8192], [32, 0], [64, 0], [32, 0], [32, 0]);
   await requests.ask(Fuse.READ, node, body, 8192);
   const dirty: number[] = [];
   memory.takeDirty((start, end) => {
