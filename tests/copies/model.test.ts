@@ -43,7 +43,10 @@ type Act = (model: Model, real: Real) => void;
 const acts: fc.Arbitrary<[string, Act]> = fc.oneof(
   {
     weight: 8,
-    arbitrary: fc.tuple(fc.constantFrom(...LOW, ...HOT), fc.integer({ min: 1, max: 9 })).map((
+    arbitrary: fc.tuple(
+      fc.constantFrom(...LOW, ...HOT, 0xa0, 0xa0, 0xc0, 0xc0, 0xf0, 0xf0),
+      fc.integer({ min: 1, max: 9 }),
+    ).map((
       [page, value],
     ): [string, Act] => [
       `write ${page}`,
@@ -111,7 +114,7 @@ const acts: fc.Arbitrary<[string, Act]> = fc.oneof(
     }]),
   },
   {
-    weight: 3,
+    weight: 7,
     arbitrary: fc.tuple(fc.constantFrom(...SWITCHED), fc.constantFrom("unmapped" as const, "read-write" as const)).map((
       [where, to],
     ): [string, Act] => [`${to} ${where}`, (_model, { guest }) => {
@@ -175,7 +178,7 @@ Deno.test("whatever is frozen, cloned, rolled back, thawed, discarded, switched 
         for (const { template } of model.templates) template[Symbol.dispose]();
       }
     }),
-    { numRuns: 150 },
+    { numRuns: 250 },
   );
   for (const name of ["freeze", "rollback", "thaw", "clone", "discard", "unmapped", "plug"]) {
     if ((counts.get(name) ?? 0) < 20) throw new Error(`${name} was hardly exercised: ${counts.get(name) ?? 0}`);
