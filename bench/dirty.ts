@@ -22,7 +22,7 @@ export interface DirtyRow {
   readonly runs: number;
   /** `take` with KVM's bitmap. */
   readonly log: Figure;
-  /** The bare requests: one to get the bitmap, one to clear it. */
+  /** The bare requests: for each slot one to get the bitmap, one to clear it. */
   readonly bare: Figure;
   /** How often the one is the other, 40 ns a run taken off. */
   readonly ratio: Figure;
@@ -187,14 +187,14 @@ function takeRow(byBitmap: Machine, byRing: Machine, { title, size, step }: Patt
   let runs = 0;
   {
     using tracker = byBitmap.regions.trackDirty();
-    const bare = new BareLog(byBitmap.vm, byBitmap.range);
+    const bare = byBitmap.vm.slots.map(({ range }) => new BareLog(byBitmap.vm, range));
     for (let round = -1; round < rounds; round++) {
       if (step > 0) byBitmap.write(step);
       let taken: PageSet | undefined;
       const log = timed(() => taken = tracker.take());
       const found = taken?.within(byBitmap.range);
       if (step > 0) byBitmap.write(step);
-      const alone = timed(() => bare.take());
+      const alone = timed(() => bare.forEach((log) => log.take()));
       tracker.take();
       if (round < 0) continue;
       runs = found === undefined ? 0 : [...found].length;

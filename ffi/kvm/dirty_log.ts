@@ -20,7 +20,7 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
-import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
+import { eachRun, firstWordSet, popcount } from "../../src/core/page_runs.ts";
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCap } from "./constants.ts";
 import type { DirtySource, Mark } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
@@ -29,7 +29,7 @@ import { handOut } from "./left_behind.ts";
 import type { Slot } from "./slot_book.ts";
 import { enableCap } from "./vm_requests.ts";
 
-/** How many pages are cleared at a time: 16 MiB, some tens of microseconds. A multiple of 64. */
+/** How many written pages are cleared at a time: 16 MiB, a tenth of a millisecond. A multiple of 64. */
 const CHUNK = 4096;
 /** KVM handles bits by the 64. */
 const GRAIN = 64;
@@ -107,24 +107,24 @@ export class DirtyBitmap implements DirtySource {
     const to = Math.min(pages, (range.end - start) / PAGE_SIZE);
     if (from >= to) return;
     const words = this.#read(vm, slot, pages);
+    const end32 = (to + 31) >>> 5;
+    keepBits(words, from, to);
     const tell = (first: number, last: number) => mark(start + first * PAGE_SIZE, start + last * PAGE_SIZE);
-    for (let chunk = from - from % CHUNK; chunk < to; chunk += CHUNK) {
-      const [low, high] = [Math.max(from, chunk), Math.min(to, chunk + CHUNK)];
-      // What is outside the range stays in the log: those bits must not reach KVM.
-      if (low % 32 !== 0) words[low >>> 5]! &= -1 << (low % 32);
-      if (high % 32 !== 0) words[high >>> 5]! &= (1 << (high % 32)) - 1;
-      let last = (high + 31) >>> 5;
-      const first = firstWordSet(words, low >>> 5, last);
-      if (first === last) continue;
-      while (words[last - 1] === 0) last--;
-      eachRun(words, Math.max(low, 32 * first), Math.min(high, 32 * last), 0, tell);
-      if (!clear) continue;
-      const firstPage = 32 * first - 32 * first % GRAIN;
-      // The half of a 64-bit word that belongs to no page of the range must not hold bits of it either.
-      if (firstPage < 32 * first) words[first - 1] = 0;
-      if (last % 2 === 1 && last < words.length) words[last] = 0;
-      const count = Math.min(pages, Math.ceil(32 * last / GRAIN) * GRAIN) - firstPage;
+    // The words that have been told and not cleared yet, and how many bits they have.
+    let told = -1;
+    let bits = 0;
+    for (let at = firstWordSet(words, from >>> 5, end32); at < end32;) {
+      const stop = Math.min(end32, at + CHUNK / 32);
+      eachRun(words, 32 * at, Math.min(to, 32 * stop), 0, tell);
+      if (told < 0) told = at;
+      for (let i = at; i < stop; i++) bits += popcount(words[i]!);
+      at = firstWordSet(words, stop, end32);
+      if (!clear || (bits < CHUNK && at < end32)) continue;
+      const firstPage = 32 * told - 32 * told % GRAIN;
+      const count = Math.min(pages, Math.ceil(32 * stop / GRAIN) * GRAIN) - firstPage;
       this.#clearBits(vm, slot, firstPage, count, this.#address + BigInt(firstPage / 8));
+      told = -1;
+      bits = 0;
     }
   }
 
@@ -165,6 +165,19 @@ export class DirtyBitmap implements DirtySource {
     this.#words = new Uint32Array(new ArrayBuffer(4 * words));
     this.#address = addressOf(this.#words);
   }
+}
+
+/**
+ * Clears all bits but those from `from` to `to`, as far as they lie in a 64-bit word with one of these: what is outside of
+ * what was asked for stays in KVM's log.
+ */
+function keepBits(words: Uint32Array, from: number, to: number): void {
+  const low = from >>> 5;
+  const high = (to - 1) >>> 5;
+  words[low]! &= -1 << (from & 31);
+  words[high]! &= -1 >>> (31 - ((to - 1) & 31));
+  if (low % 2 === 1) words[low - 1] = 0;
+  if (high % 2 === 0 && high + 1 < words.length) words[high + 1] = 0;
 }
 
 function protectManually(vm: number, flags: number): void {

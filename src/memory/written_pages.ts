@@ -20,7 +20,8 @@ import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
 import { type Echoes, echoesIn, withEchoes } from "../core/map/echoes.ts";
 import type { DmaState, PartitionState, State } from "../core/map/state.ts";
-import { isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
+import { type DmaStep, isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
+import { expectSync } from "../targets/sync.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { WriteMarks } from "./write_marks.ts";
 
@@ -158,17 +159,16 @@ export class WrittenPages {
   }
 
   /** Asks a target for what it has written in a range that `step` is about to take away from it. */
-  beforeStep(step: Step): void {
-    if (!this.isOn) return;
-    if (step.kind === "slot" && step.to === null && !step.uncertain) {
-      if (step.from?.writable === false) return;
-      const { partition, start, end } = step;
-      this.#harvestLast(() => this.#askPartition(partition, step), [{ start, end, value: { writable: true } }]);
-    } else if (step.kind === "dma" && step.to === null && !step.uncertain) {
-      if (step.from?.writable === false) return;
-      const { dma, start, end } = step;
-      this.#harvestLast(() => this.#askDma(dma, step), [{ start, end, value: { writable: true } }]);
-    }
+  beforeStep(step: SlotStep | DmaStep): void {
+    if (!this.isOn || step.to !== null) return;
+    const { start, end } = step;
+    // Whether it is there is not known, and less what it has written.
+    if (step.uncertain) return this.#found.add(start, end);
+    if (step.from?.writable === false) return;
+    const ask = step.kind === "slot"
+      ? () => this.#askPartition(step.partition, step)
+      : () => this.#askDma(step.dma, step);
+    this.#harvestLast(ask, [{ start, end, value: { writable: true } }]);
   }
 
   /**
@@ -243,16 +243,17 @@ export class WrittenPages {
   #askPartition({ target, offset, slots }: PartitionState, within?: { start: number; end: number }): void {
     if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
-    target.takeDirty(new MemoryRange(start + offset, end + offset), (first, last) => {
+    const result = target.takeDirty(new MemoryRange(start + offset, end + offset), (first, last) => {
       this.#addSafe(first - offset, last - offset, start, end);
     });
+    expectSync(result);
   }
 
   #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {
     // SAFETY: the manager puts nothing but DmaTargets into a state.
     const dma = target as DmaTarget;
     if (dma.takeDirty === undefined) return this.#addWritable(mappings.held, within);
-    dma.takeDirty((first, last) => this.#addSafe(first, last, 0, this.#sources.length));
+    expectSync(dma.takeDirty((first, last) => this.#addSafe(first, last, 0, this.#sources.length)));
   }
 
   #addWritable(

@@ -54,13 +54,16 @@ export class Tracking {
     const consumer: Consumer = { pending: PageSet.EMPTY };
     this.#setTrackers("track written pages", 1);
     map.whenDecided((committed) => {
-      if (committed) written.add(consumer, map.committed);
+      const { committed: state } = map;
+      if (committed) map.whileBusy(() => written.add(consumer, state));
     });
     return new DirtyTracker({
       has: (consumer) => written.has(consumer),
       take: (consumer) => {
         map.check();
-        return written.take(consumer, map.committed);
+        const { committed } = map;
+        // Targets that are asked what they have written make no requests.
+        return map.whileBusy(() => written.take(consumer, committed));
       },
       end: (consumer) => {
         if (consumer.isEnding) return;

@@ -5,7 +5,8 @@ import { MemoryRange } from "../core/memory_range.ts";
 import type { DmaStep, Step } from "../core/plan/steps.ts";
 import type { VaTarget } from "../core/targets.ts";
 import type { DmaRequest, DmaTarget } from "../targets/targets.ts";
-import { dmaRequest, expectSync, messageOf, nameOf } from "./carry_out.ts";
+import { expectSync } from "../targets/sync.ts";
+import { dmaRequest, messageOf, nameOf } from "./carry_out.ts";
 
 /** What one DMA target is told at once. */
 interface Announcement {

@@ -12,6 +12,7 @@ import { type HostStep, isTurn, type Step } from "../core/plan/steps.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { mappableOf, sharedFileOf } from "../memory/file_backing.ts";
 import type { WrittenPages } from "../memory/written_pages.ts";
+import { expectSync } from "../targets/sync.ts";
 import type { DmaRequest, DmaTarget, Logger } from "../targets/targets.ts";
 
 /** What steps act through, besides the partitions and DMA targets in them. */
@@ -91,18 +92,6 @@ export function dmaRequest(range: MemoryRange, piece: Piece, va: VaTarget<Mappab
     writable: piece.writable,
     type: piece.region.type,
   };
-}
-
-/** A promise would be work that goes on after the step, out of reach of undo. */
-export function expectSync(result: unknown): void {
-  if (!isThenable(result)) return;
-  Promise.resolve(result).catch(() => {});
-  throw new TypeError("A partition or DMA target must do its work synchronously, and this one returned a promise");
-}
-
-/** Whether `value` is a promise or works like one. */
-export function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
 }
 
 /** What messages call the target of `step`. */

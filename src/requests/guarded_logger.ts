@@ -1,4 +1,4 @@
-import { isThenable } from "./carry_out.ts";
+import { isThenable } from "../targets/sync.ts";
 import type { Logger } from "../targets/targets.ts";
 
 /** A logger that is told nothing. */

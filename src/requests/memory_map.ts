@@ -80,7 +80,7 @@ export class MemoryMap {
     this.#written = written;
     this.#invalidate = options.invalidate;
     this.#locks = options.locks;
-    this.#logger = logger === undefined ? SILENT : guardedLogger(logger, (call) => this.#whileBusy(call));
+    this.#logger = logger === undefined ? SILENT : guardedLogger(logger, (call) => this.whileBusy(call));
     this.#context = { va, quiesce, logger: this.#logger, written };
   }
 
@@ -320,7 +320,7 @@ export class MemoryMap {
       const { microseconds } = report;
       this.#logger.debug(reportText(report), { ...effortOf(report.plan), microseconds: Math.round(microseconds) });
     }
-    for (const reporter of this.#reporters) this.#whileBusy(() => reporter(report));
+    for (const reporter of this.#reporters) this.whileBusy(() => reporter(report));
   }
 
   /** Carries out a plan, all of it or nothing, and makes its state the present one. */
@@ -404,11 +404,12 @@ export class MemoryMap {
     if (state.hostMappings !== old.hostMappings) this.#va.noteMappings?.(state.hostMappings);
   }
 
-  #whileBusy(call: () => void): void {
+  /** Calls `call`, in which nobody can make requests. */
+  whileBusy<T>(call: () => T): T {
     const wasBusy = this.#busy;
     this.#busy = true;
     try {
-      call();
+      return call();
     } finally {
       this.#busy = wasBusy;
     }

@@ -1,5 +1,5 @@
 import { UnixSocket } from "../../ffi/os/socket.ts";
-import { isThenable } from "../requests/carry_out.ts";
+import { isThenable } from "../targets/sync.ts";
 
 /**
  * Calls `spawn` with one end of a socket that a process can inherit while it runs.

@@ -1,7 +1,14 @@
 // Partitions and DMA targets as sources of written pages: those that log, those that cannot, and those that go.
 
-import { assertEquals, assertStrictEquals } from "@std/assert";
-import type { DmaRequest, DmaTarget, MemoryRange, Partition } from "membacking";
+import { assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
+import {
+  type DmaRequest,
+  type DmaTarget,
+  MembackingError,
+  type MemoryRange,
+  type Partition,
+  ReentrancyError,
+} from "membacking";
 import { RecordingPartition } from "membacking/testing";
 import { DirtyRig, taken } from "./rig.ts";
 import { PAGE } from "../support/units.ts";
@@ -89,4 +96,39 @@ Deno.test("DirtyTracker: a partition that is disposed by itself is asked once mo
   rig.region(16, 17); // a request, in which it leaves
   assertEquals(left, []);
   assertEquals(taken(tracker), "2 16");
+});
+
+Deno.test("DirtyTracker: a target that would say later what it has written has failed to, and none can make requests", async () => {
+  using rig = new DirtyRig();
+  let act: () => unknown = () => {};
+  const vm = {
+    mapRange() {},
+    unmapRange() {},
+    setDirtyLog() {},
+    takeDirty: (_range: MemoryRange, mark: (start: number, end: number) => void) => {
+      mark(0, 1);
+      return act() as void;
+    },
+  } satisfies Partition;
+  rig.manager.addPartition(vm);
+  const region = rig.region(0, 8);
+  using tracker = rig.manager.trackDirty();
+  act = () => Promise.reject(new Error("later"));
+  assertThrows(() => tracker.take(), MembackingError, "take again");
+  let seen: unknown;
+  act = () => {
+    try {
+      region.unmap();
+    } catch (error) {
+      seen = error;
+    }
+  };
+  assertEquals(taken(tracker), "0");
+  assertInstanceOf(seen, ReentrancyError);
+  // Going without an answer, it has written all it may.
+  act = () => Promise.resolve();
+  region.unmap();
+  act = () => {};
+  assertEquals(taken(tracker), "0-7");
+  await Promise.resolve();
 });
