@@ -100,7 +100,11 @@ Deno.test("lanes of 30,000 regions have no more pieces than columns, and cost le
   const { state } = internalsOf(manager);
   const { axis } = new Layouts().of(state.layers);
   const whole = new Window(axis, 0, axis.total, 1200);
-  for (const { key, pieces } of lanesOf(state, whole, [])) assert(pieces.length <= 1201, `${key}: ${pieces.length}`);
+  for (const { key, pieces } of lanesOf(state, whole, [])) {
+    assert(pieces.length <= 1201, `${key}: ${pieces.length}`);
+    // Of what cannot be told apart nothing is said but that.
+    assertEquals(new Set(pieces.map(([, , look]) => look)), new Set(["many"]), key);
+  }
 
   // A hundred pages of it, in which each region is wide enough to be seen.
   const some = new Window(axis, axis.placeOf(20_000 * PAGE), axis.placeOf(20_100 * PAGE), 1200);
