@@ -136,7 +136,14 @@ class PortLink implements OwnerLink {
   request(id: number, request: Request): void {
     if (this.#closed) return;
     const order = this.#lane?.send(id, request);
-    if (order !== 0) this.post({ kind: "request", id, request, ...(order !== undefined && { order }) });
+    if (order === 0) return;
+    try {
+      this.post({ kind: "request", id, request, ...(order !== undefined && { order }) });
+    } catch (error) {
+      // It holds what no message can. Those behind it must not wait for it.
+      if (order !== undefined) this.post({ kind: "skip", order });
+      throw error;
+    }
   }
 
   reference(key: number, { fd }: OpenFile): FileReference {

@@ -81,7 +81,12 @@ export class LaneSender {
     const slot = this.#head & (SLOTS - 1);
     const rest = this.#slots[slot];
     if (waiting < 0 || waiting >= SLOTS || rest === undefined) return order;
-    const code = encode(rest);
+    let code = 0;
+    try {
+      code = encode(rest);
+    } catch {
+      // By the port, then, which tells what is wrong with it.
+    }
     if (code === 0) return order;
     const at = slot * SLOT_NUMBERS;
     this.#numbers[at + ORDER] = order;

@@ -32,6 +32,8 @@ export function readMessage(data: unknown): ClientMessage {
         order: message.order === undefined ? 0 : whole(message.order, "order"),
         request: readRequest(message.request),
       };
+    case "skip":
+      return { kind: "skip", order: whole(message.order, "order") };
     case "abort":
       return { kind: "abort", id: whole(message.id, "id") };
     case "file":

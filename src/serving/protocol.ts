@@ -90,6 +90,8 @@ export type ClientMessage =
   | Hello
   /** `order`: its number among all requests, where there is a lane. */
   | { readonly kind: "request"; readonly id: number; readonly order?: number; readonly request: Request }
+  /** A request that could not be sent after all, where there is a lane. */
+  | { readonly kind: "skip"; readonly order: number }
   | { readonly kind: "abort"; readonly id: number }
   /** A lock was released while somebody waited for that. */
   | { readonly kind: "released" }

@@ -75,6 +75,15 @@ export class RequestWays {
     else this.#lane.receiver.accept(order, () => this.#serve(id, request));
   }
 
+  /**
+   * Passes over a request that could not be sent.
+   *
+   * @throws {ProtocolError} If it is not its turn.
+   */
+  skip(order: number): void {
+    this.#lane?.receiver.accept(order, () => {});
+  }
+
   /** Sends an answer the way its client looks for it. `file` goes along with it, to another process. */
   answer(id: number, request: Request["kind"], answer: Answer, file?: number): void {
     const channel = this.#channel;

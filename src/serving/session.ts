@@ -203,6 +203,7 @@ export class Session {
       throw new ProtocolError("A client says hello first");
     }
     if (message.kind === "request") return this.#ways.accept(message.id, message.order ?? 0, message.request);
+    if (message.kind === "skip") return this.#ways.skip(message.order);
     this.#ways.drain(); // What was asked for before this was said.
     if (this.#ended) return;
     switch (message.kind) {

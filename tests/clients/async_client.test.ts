@@ -104,6 +104,28 @@ Deno.test("requests of one client are served in the order they were made", async
   assertEquals(seen, ["map", "unmap", "map again", "writable false"]);
 });
 
+Deno.test("a request that cannot be sent is an error, and in nobody's way", async () => {
+  using rig = new Rig();
+  const client = await rig.connect();
+  const region = await client.newRegion({ name: "ram", range: range(0, 0x4000), priority: 0 });
+  const odd = (value: unknown) => value as string;
+  for (const name of [() => {}, Symbol("x"), { get: () => {} }]) {
+    const [, , after] = await Promise.allSettled([
+      region.map(),
+      assertRejects(() => client.newRegion({ name: odd(name), range: range(0x4000, 0x5000), priority: 0 }), Error),
+      region.mapParams,
+    ]);
+    assertEquals(after.status, "fulfilled");
+    await region.unmap();
+  }
+  // deno-lint-ignore no-explicit-any
+  for (const params of [null, 5, { writable: "yes" }, { writable: 5n }] as any[]) {
+    await region.map(params).catch(() => {});
+    await region.unmap();
+  }
+  assertEquals(rig.regions.inspect().regions.map(({ name }) => name), ["ram"]);
+});
+
 Deno.test("errors arrive with their class, fields and causes", async () => {
   using rig = new Rig();
   const client = await rig.connect();
