@@ -4,7 +4,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { KvmVcpu } from "../../ffi/kvm/mod.ts";
 import { LimitError } from "../../src/core/errors.ts";
 import { RunningVcpu, until } from "../clients/runner.ts";
-import { RealModeCode, TestMachine, touchForever } from "../support/guest.ts";
+import { RealModeCode, startRealMode, TestMachine } from "../support/guest.ts";
 import { mappings, openFds } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
 
@@ -122,15 +122,17 @@ kvmTest("a scribbled table of attachments closes and unmaps nothing that is not 
 
 kvmTest("a terminated Worker's attachment is given back", async () => {
   using machine = new TestMachine();
-  machine.longMode(touchForever(0x20_0000, 0x20_0008, 8));
+  // It comes out of the guest all the time, so that its thread is ended in the middle of its own code.
+  const endless = new RealModeCode().out(0x10, 1).repeat().bytes();
+  machine.realMode(endless);
   const runPages = () => mappings().filter(({ file }) => file.includes("kvm-vcpu")).length;
   for (const when of ["the vCPU is shared again", "another vCPU is made"]) {
     const before = [runPages(), vcpuFds()];
     const vcpu = when === "another vCPU is made" ? machine.vm.createVcpu(1) : machine.vcpu;
+    if (vcpu !== machine.vcpu) startRealMode(vcpu, 0x1000);
     const running = new RunningVcpu(vcpu);
     await running.running;
     running.worker.terminate();
-    running.control.kick();
     running.control[Symbol.dispose]();
     if (vcpu !== machine.vcpu) vcpu[Symbol.dispose]();
     let id = 2;
