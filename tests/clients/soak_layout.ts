@@ -20,7 +20,7 @@ export const WINDOWS = 24;
 /** Where the Workers' own regions begin: a window for each. */
 export const OWN_AT = WINDOWS * WINDOW;
 /** How many there is room for. A Worker's is used again long after it has ended, so that nothing is left of it. */
-export const OWN_WINDOWS = 64;
+export const OWN_WINDOWS = 4096;
 /** How many Workers there are at a time. */
 export const WORKERS = 8;
 /** How many processes there are at a time. */
