@@ -1,4 +1,4 @@
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { type Logger, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
 
 // deno-lint-ignore no-explicit-any
@@ -53,4 +53,18 @@ Deno.test("RegionManager logs to a logger with the overloads of @std/log", () =>
   ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: file });
   ram.map();
   assert(logger.lines.some((line) => line.startsWith("map")), logger.lines.join("\n"));
+});
+
+Deno.test("a region that is mapped and shows nowhere is a warning that names who hides it", () => {
+  const logger = new OverloadedLogger();
+  using va = VaMapper.reserve(0x8000);
+  using regions = new RegionManager(va, { logger });
+  regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x4000), priority: 255 }).map();
+  const rom = regions.newRegion({ name: "rom", range: new MemoryRange(0x1000, 0x2000), priority: 0 });
+  logger.lines.length = 0;
+  regions.batch(() => rom.map());
+  const warnings = logger.lines.filter((line) => line.includes("shows nowhere"));
+  assertEquals(warnings, [
+    'Region "rom" 0x1000-0x2000 is mapped and shows nowhere: "ram" 0x0-0x4000 hides it',
+  ]);
 });

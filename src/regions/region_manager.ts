@@ -562,6 +562,18 @@ export class RegionManager implements Disposable {
     const wanted = paramsOf(writable, executable, prefetch);
     const state = this.#stateWith(region);
     this.#map.request("map", region, mapRegion(state, region, wanted));
+    if (this.#map.isLogged) this.#map.whenDecided((committed) => committed && this.#warnIfHidden(region));
+  }
+
+  /** Says so where a region that is mapped shows nowhere: who maps one does it to be seen. */
+  #warnIfHidden(region: Region): void {
+    const { regions, visible } = this.#map.committed;
+    if (!regions.get(region)?.params || fragments(visible, region).length > 0) return;
+    const { start, end } = region.range;
+    const names = new Set(visible.overlapping(start, end).map(({ value }) => `"${value.name}" ${value.range}`));
+    this.#map.logger.warn(
+      `Region "${region.name}" ${region.range} is mapped and shows nowhere: ${[...names].join(", ")} hides it`,
+    );
   }
 
   #unmap(region: Region): void {

@@ -101,6 +101,11 @@ export class MemoryMap {
     return this.#closed;
   }
 
+  /** Whether anybody reads what is logged. */
+  get isLogged(): boolean {
+    return this.#logger !== SILENT;
+  }
+
   /** The logger, guarded: what it throws is ignored, and it cannot make requests. */
   get logger(): Logger {
     return this.#logger;

@@ -72,7 +72,7 @@ export interface Logger {
   debug(msg: string, ...args: unknown[]): void;
   /** Nothing yet. */
   info(msg: string, ...args: unknown[]): void;
-  /** What failed without failing a request, such as a prefetch. */
+  /** What failed without failing a request, such as a prefetch; a region that is mapped and shows nowhere. */
   warn(msg: string, ...args: unknown[]): void;
   /** What is out of step after an undo failed. */
   error(msg: string, ...args: unknown[]): void;

@@ -55,6 +55,9 @@ const targets: Request[] = [
   { kind: "addDmaTarget" },
 ];
 
+/** Without the one that pins, which copy-on-write memory cannot be. */
+const unpinned = targets.filter((target) => !("pin" in target && target.pin));
+
 /** Region 0 with mappings of several files, read-only ones among them, and a hole. */
 const busy: Request[] = [
   region(2, 16),
@@ -242,5 +245,36 @@ export const SCENARIOS: readonly Scenario[] = [
     name: "dispose a region with private memory",
     given: [...targets, region(0, 8), add(0, 0, 2, "private"), add(0, 2, 2, 0), add(0, 5, 2, "private"), map(0)],
     request: dispose(0),
+  },
+  {
+    name: "unmap a region with private and copy-on-write memory",
+    given: [...unpinned, region(0, 8), add(0, 0, 3, "private"), add(0, 4, 3, 0, { copyOnWrite: true }), map(0)],
+    request: unmap(0),
+  },
+  {
+    name: "map it again",
+    given: [
+      ...unpinned,
+      region(0, 8),
+      add(0, 0, 3, "private"),
+      add(0, 4, 3, 0, { copyOnWrite: true }),
+      map(0),
+      unmap(0),
+    ],
+    request: map(0, { writable: false }),
+  },
+  {
+    name: "switch two regions with private memory",
+    given: [
+      ...targets,
+      region(0, 8, 0),
+      add(0, 0, 8, "private"),
+      map(0),
+      region(0, 8, 1),
+      add(1, 0, 4, "private"),
+      add(1, 5, 2, 0),
+      map(1),
+    ],
+    request: unmap(1),
   },
 ];
