@@ -1,10 +1,10 @@
 // What callers and other threads say about a vCPU, tampered with.
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
-import { KvmVcpu } from "../../ffi/kvm/mod.ts";
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { KvmVcpu, VcpuControl } from "../../ffi/kvm/mod.ts";
 import { LimitError } from "../../src/core/errors.ts";
-import { RunningVcpu, until } from "../clients/runner.ts";
-import { RealModeCode, startRealMode, TestMachine } from "../support/guest.ts";
+import { until } from "../clients/runner.ts";
+import { RealModeCode, TestMachine } from "../support/guest.ts";
 import { mappings, openFds } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
 
@@ -122,27 +122,31 @@ kvmTest("a scribbled table of attachments closes and unmaps nothing that is not 
 
 kvmTest("a terminated Worker's attachment is given back", async () => {
   using machine = new TestMachine();
-  // It comes out of the guest all the time, so that its thread is ended in the middle of its own code.
-  const endless = new RealModeCode().out(0x10, 1).repeat().bytes();
-  machine.realMode(endless);
-  const runPages = () => mappings().filter(({ file }) => file.includes("kvm-vcpu")).length;
-  for (const when of ["the vCPU is shared again", "another vCPU is made"]) {
-    const before = [runPages(), vcpuFds()];
-    const vcpu = when === "another vCPU is made" ? machine.vm.createVcpu(1) : machine.vcpu;
-    if (vcpu !== machine.vcpu) startRealMode(vcpu, 0x1000);
-    const running = new RunningVcpu(vcpu);
-    await running.running;
-    running.worker.terminate();
-    running.control[Symbol.dispose]();
+  const held = () => [mappings().filter(({ file }) => file.includes("kvm-vcpu")).length, vcpuFds()].join();
+  const attach = async (vcpu: KvmVcpu) => {
+    using control = new VcpuControl(vcpu);
+    const worker = new Worker(new URL("./attaching_worker.ts", import.meta.url), { type: "module" });
+    const attached = new Promise((resolve) => worker.onmessage = resolve);
+    worker.postMessage(control.share());
+    await attached;
+    return worker;
+  };
+  const before = held();
+  for (const give of ["the vCPU is shared again", "another vCPU is made", "time has passed"]) {
+    const vcpu = give === "the vCPU is shared again" ? machine.vcpu : machine.vm.createVcpu(id++);
+    const worker = await attach(vcpu);
+    assertNotEquals(held(), before);
+    worker.terminate();
     if (vcpu !== machine.vcpu) vcpu[Symbol.dispose]();
-    let id = 2;
     await until(() => {
       if (vcpu === machine.vcpu) vcpu.share();
-      else machine.vm.createVcpu(id++)[Symbol.dispose]();
-      return runPages() === before[0] && vcpuFds() === before[1];
-    }, when);
+      else if (give === "another vCPU is made") machine.vm.createVcpu(id++)[Symbol.dispose]();
+      return held() === before;
+    }, give);
   }
 });
+
+let id = 1;
 
 kvmTest("a vCPU id can be tried again when its page could not be mapped", async () => {
   const { success, stderr, stdout } = await new Deno.Command(Deno.execPath(), {
