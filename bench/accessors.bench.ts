@@ -18,6 +18,7 @@ const { memory } = regions;
 const { bytes } = memory.lock(MemoryRange.of(0, SIZE), { write: true });
 const view = new DataView(bytes.buffer);
 const words = new Int32Array(bytes.buffer);
+const quads = new BigUint64Array(bytes.buffer);
 
 let sink = 0;
 let wide = 0n;
@@ -48,6 +49,9 @@ pair(
   (at) => memory.compareExchangeUint32(at, 1, 1),
   (at) => Atomics.compareExchange(words, at / 4, 1, 1),
 );
+pair("loadUint32", (at) => sink ^= memory.loadUint32(at), (at) => sink ^= Atomics.load(words, at / 4));
+pair("storeUint32", (at) => memory.storeUint32(at, 1), (at) => Atomics.store(words, at / 4, 1));
+pair("loadBigUint64", (at) => wide = memory.loadBigUint64(at), (at) => wide = Atomics.load(quads, at / 8));
 
 /** Keeps what was read from being thrown away by the compiler. */
 export function seen(): [number, bigint] {
