@@ -106,5 +106,7 @@ export type {
   InspectPartition,
   InspectRegion,
 } from "./src/regions/inspect.ts";
+export { drawExplanation } from "./src/drawing/explanation.ts";
+export type { Explanation } from "./src/regions/explanation.ts";
 export { drawMemoryMap, type DrawOptions } from "./src/drawing/draw.ts";
 export { drawMemoryMapSvg, type SvgOptions } from "./src/drawing/draw_svg.ts";

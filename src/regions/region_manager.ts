@@ -31,6 +31,7 @@ import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
 import { closeFile } from "../memory/file_backing.ts";
+import { type Explanation, explanationOf, failedExplanation } from "./explanation.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
 import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
 import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
@@ -329,6 +330,32 @@ export class RegionManager implements Disposable {
     this.#map.check();
     this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd, pins }));
     return this.#attachment("remove a DMA target", (state) => removeDmaTarget(state, id));
+  }
+
+  /**
+   * Says what the requests made inside `requests` would do as one, and does nothing: how many steps and system calls, which
+   * slots go and come, where a running guest could see it half done, or what it would fail for. Handles made inside are
+   * dead afterwards, and files they brought along are closed. Inside a batch it tells of the batch as it would be with them.
+   *
+   * @example What moving a region costs
+   * ```ts
+   * import { drawExplanation, Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
+   *
+   * using va = VaMapper.reserve(0x10_0000);
+   * using regions = new RegionManager(va);
+   * using file = Mappable.memfd("ram", 0x4000);
+   * const ram = regions.newRegion({ name: "ram", range: new MemoryRange(0, 0x4000), priority: 0 });
+   * ram.addMapping({ rangeInRegion: new MemoryRange(0, 0x4000), mappable: file });
+   *
+   * const explanation = regions.explain(() => ram.map());
+   * console.assert(explanation.systemCalls === 1 && ram.mapParams === null);
+   * console.log(drawExplanation(explanation));
+   * ```
+   */
+  explain(requests: () => void): Explanation {
+    if (typeof requests !== "function") throw new TypeError("A function is needed that makes the requests to explain");
+    const explained = this.#map.explain(requests);
+    return "plan" in explained ? explanationOf(explained.plan) : failedExplanation(explained.error);
   }
 
   /**

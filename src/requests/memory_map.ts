@@ -14,6 +14,7 @@ import type { WrittenPages } from "../memory/written_pages.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
+import { isThenable } from "../targets/sync.ts";
 import { guardedLogger, SILENT } from "./guarded_logger.ts";
 import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
 import { type Deed, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
@@ -179,6 +180,42 @@ export class MemoryMap {
     }
     if (outer === null) this.#commit("batch", null, draft, null, draft, null);
     return result;
+  }
+
+  /**
+   * Plans what `requests` ask for and forgets it again. Inside a batch that is the batch as it would be with them.
+   *
+   * @returns The plan, or what it would have failed for.
+   */
+  explain(requests: () => unknown): { readonly plan: Plan } | { readonly error: unknown } {
+    this.check();
+    const outer = this.#draft;
+    const draft = outer ?? new Draft(this.#state);
+    const mark = draft.mark();
+    this.#draft = draft;
+    try {
+      if (isThenable(requests())) throw new TypeError("Requests to be explained must be made synchronously");
+      return { plan: this.#planAside(draft) };
+    } catch (error) {
+      return { error };
+    } finally {
+      draft.goBackTo(mark);
+      this.#draft = outer;
+    }
+  }
+
+  /** Plans a change that is not to be carried out. */
+  #planAside(change: Change): Plan {
+    this.#busy = true;
+    try {
+      const planned = plan(this.#state, change, this.#facts(change.state));
+      if (this.gate !== null) this.gate.shut();
+      this.#locks.check(planned);
+      return planned;
+    } finally {
+      if (this.gate !== null) this.gate.open([]);
+      this.#busy = false;
+    }
   }
 
   /** Calls `outcome` once it is known whether the batch under way came true: at once where there is none. */

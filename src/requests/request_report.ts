@@ -47,13 +47,17 @@ export interface Effort {
 /** Counts the steps of a plan. */
 export function effortOf(plan: Plan | null): Effort {
   if (plan === null) return { steps: 0, systemCalls: 0, slotChanges: 0 };
-  let systemCalls = plan.discards.length;
-  let slotChanges = 0;
-  for (const { kind } of plan.steps) {
-    if (kind !== "dma") systemCalls++;
-    if (kind === "slot") slotChanges++;
+  let [steps, systemCalls, slotChanges] = [plan.discards.length, plan.discards.length, 0];
+  for (const step of plan.steps) {
+    // That memory is brought in no longer is for its inverse to know.
+    if (step.kind === "prefetch" && step.to === null) continue;
+    steps++;
+    if (step.kind !== "dma") systemCalls++;
+    // Memory comes back by one call, and is protected by another.
+    if (step.kind === "host" && step.action === "restore") systemCalls++;
+    if (step.kind === "slot") slotChanges++;
   }
-  return { steps: plan.steps.length, systemCalls, slotChanges };
+  return { steps, systemCalls, slotChanges };
 }
 
 /** One line about a request, for a log. */

@@ -259,7 +259,14 @@ function runStep(model: Model, world: World, request: Request, fault: PlannedFau
     world.faults.failAfter(fault.after, { mode: fault.mode, on });
     if (fault.again > 0) world.faults.failAfter(fault.after + fault.again, { mode: fault.mode, on });
   }
+  const explained = fault === null && !inDoubt ? world.explain(request) : null;
   const error = attempt(() => world.run(request));
+  if (explained !== null) {
+    const asDone = error === undefined ? null : error instanceof Error ? error.name : "";
+    const asSaid = explained.error === null ? null : explained.error instanceof Error ? explained.error.name : "";
+    assertEquals(asSaid, asDone, `explained ${JSON.stringify(request)}`);
+    if (error === undefined) assertEquals(explained.steps, world.calls.length, `explained ${JSON.stringify(request)}`);
+  }
   const { fired } = world.faults;
   world.faults.reset();
 

@@ -6,7 +6,15 @@
  */
 
 import { assert, assertEquals, assertStrictEquals, fail } from "@std/assert";
-import { Mappable, type MemoryPolicy, MemoryRange, type OutOfStep, type RegionHandle, RegionManager } from "membacking";
+import {
+  type Explanation,
+  Mappable,
+  type MemoryPolicy,
+  MemoryRange,
+  type OutOfStep,
+  type RegionHandle,
+  RegionManager,
+} from "membacking";
 import {
   Faults,
   type RecordedBacking,
@@ -178,6 +186,18 @@ export class World implements Disposable {
       this.#turnedAway.push(...this.partitions.splice(lengths[1]).map(({ target }) => target));
       this.#turnedAway.push(...this.dmaTargets.splice(lengths[2]).map(({ target }) => target));
       throw error;
+    }
+  }
+
+  /** What the manager says that the request would do. Nothing of it stays. */
+  explain(request: Request): Explanation {
+    const lengths = [this.regions.length, this.partitions.length, this.dmaTargets.length] as const;
+    try {
+      return this.manager.explain(() => this.#run(request));
+    } finally {
+      this.regions.length = lengths[0];
+      this.partitions.length = lengths[1];
+      this.dmaTargets.length = lengths[2];
     }
   }
 
