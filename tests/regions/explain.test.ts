@@ -92,7 +92,7 @@ Deno.test("an explanation can be read", () => {
     "  2  park 0x1000-0x3000 on host memory",
     "  3  remove 0x1000-0x3000 on host memory",
     "  4  give up 0x1000-0x3000 of parked memory",
-    "  4 steps, 4 system calls, 1 slot change; a guest could notice at 0x1000-0x3000",
+    "  4 steps, 4 system calls, 1 slot change; a guest notices nothing",
   ]);
   assertEquals(drawExplanation(rig.manager.explain(() => {})), "  nothing to do");
   assertEquals(
