@@ -180,12 +180,7 @@ export class ClientDeviceMemory implements AsyncDisposable {
     if (mappable === null) return;
     const fileOffset = rangeInRegion.start + mapping.delta;
     const options = { rangeInRegion, mappable, fileOffset, writable: mapping.writable };
-    const { request, held } = addMappingRequest(region, options, this.#requests.connection);
-    try {
-      await make(request);
-    } finally {
-      held?.[Symbol.dispose]();
-    }
+    await make(addMappingRequest(region, options, this.#requests.connection));
   }
 
   async #change(change: ChangeRequest): Promise<void> {

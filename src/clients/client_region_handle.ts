@@ -4,7 +4,7 @@ import type { MappingOptions } from "../regions/region_handle.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest, Request } from "../serving/protocol.ts";
-import { addMappingRequest, endsOf, paramsFrom, rangesFrom } from "./requests.ts";
+import { addMappingRequest, endsOf, heldFile, paramsFrom, rangesFrom } from "./requests.ts";
 
 /** What a client knows of a region of its own. */
 export interface ClientRegion {
@@ -144,9 +144,9 @@ export class ClientRegionHandle implements Disposable, AsyncDisposable {
   }
 
   async #addMapping(mapping: MappingOptions): Promise<void> {
-    const { request, held } = addMappingRequest(this.id, mapping, this.#requests.connection);
+    const held = heldFile(mapping);
     try {
-      await this.#requests.change(request);
+      await this.#requests.change(addMappingRequest(this.id, mapping, this.#requests.connection));
     } finally {
       held?.[Symbol.dispose]();
     }

@@ -25,19 +25,29 @@ export function newRegionRequest(options: RegionOptions): ChangeRequest {
   return { kind: "new-region", options: { ...options, range: endsOf(options.range) } };
 }
 
-/** Asks to back a part of a region. `held` keeps the file open until it is disposed. */
-export function addMappingRequest(
-  region: number,
-  { rangeInRegion, mappable, ...rest }: MappingOptions,
-  connection: Connection,
-): { request: ChangeRequest; held: Mappable | undefined } {
+/** Asks to back a part of a region. The file has to stay open until the request is answered. */
+export function addMappingRequest(region: number, mapping: MappingOptions, connection: Connection): ChangeRequest {
+  const { rangeInRegion, mappable, fileOffset, writable, copyOnWrite, policy } = mapping;
   const range = endsOf(rangeInRegion);
-  if (mappable === "private") {
-    return { request: { kind: "add-mapping", region, range, file: "private", ...rest }, held: undefined };
+  if (mappable !== "private" && !(mappable instanceof Mappable)) {
+    throw new TypeError('A mapping needs a Mappable or "private"');
   }
-  if (!(mappable instanceof Mappable)) throw new TypeError('A mapping needs a Mappable or "private"');
-  const held = mappable.clone();
-  return { request: { kind: "add-mapping", region, range, file: connection.reference(held), ...rest }, held };
+  const file = mappable === "private" ? mappable : connection.reference(mappable);
+  const request = { kind: "add-mapping", region, range, file } as const;
+  const isPlain = copyOnWrite === undefined && policy === undefined;
+  if (isPlain && fileOffset !== undefined && writable !== undefined) return { ...request, fileOffset, writable };
+  return {
+    ...request,
+    ...(fileOffset !== undefined && { fileOffset }),
+    ...(writable !== undefined && { writable }),
+    ...(copyOnWrite !== undefined && { copyOnWrite }),
+    ...(policy !== undefined && { policy }),
+  };
+}
+
+/** A handle of a mapping's file, for as long as the request about it is under way; `undefined` for private memory. */
+export function heldFile({ mappable }: MappingOptions): Mappable | undefined {
+  return mappable instanceof Mappable ? mappable.clone() : undefined;
 }
 
 /** What the owner says a region is mapped with. */

@@ -11,7 +11,15 @@ import type { RegionOptions } from "../regions/options.ts";
 import type { Connection } from "./connection.ts";
 import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest, Request } from "../serving/protocol.ts";
-import { addMappingRequest, endsOf, newRegionRequest, paramsFrom, rangesFrom, regionsFrom } from "./requests.ts";
+import {
+  addMappingRequest,
+  endsOf,
+  heldFile,
+  newRegionRequest,
+  paramsFrom,
+  rangesFrom,
+  regionsFrom,
+} from "./requests.ts";
 import { connectPort, forkPort, type PortConnection } from "./port_link.ts";
 import type { SynchronousOnly } from "./region_client.ts";
 import { SyncCaller } from "./sync_caller.ts";
@@ -91,13 +99,10 @@ export class SyncRegionManagerClient implements Disposable {
       map: ({ id }, params) => void this.#change({ kind: "map", region: id, params }),
       unmap: ({ id }) => void this.#change({ kind: "unmap", region: id }),
       addMapping: ({ id }, mapping) => {
-        const { request, held } = addMappingRequest(id, mapping, connection);
-        if (this.#draft !== null && held !== undefined) this.#draft.held.push(held);
-        try {
-          this.#change(request);
-        } finally {
-          if (this.#draft === null) held?.[Symbol.dispose]();
-        }
+        // Nobody else of this thread runs before it is answered, unless it waits for the end of a batch.
+        const held = this.#draft === null ? undefined : heldFile(mapping);
+        if (held !== undefined) this.#draft?.held.push(held);
+        this.#change(addMappingRequest(id, mapping, connection));
       },
       removeMappings: ({ id }, range) =>
         void this.#change({ kind: "remove-mappings", region: id, range: endsOf(range) }),

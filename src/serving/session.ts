@@ -116,9 +116,13 @@ export class Session {
 
   /** Serves what waits in memory that is shared with the client. Returns how many requests there were. */
   serveMail(): number {
-    let count = 0;
-    this.#orCutOff(() => count = this.#ways.drain());
-    return count;
+    if (this.#ended) return 0;
+    try {
+      return this.#ways.drain();
+    } catch (error) {
+      this.cutOff(error);
+      return 0;
+    }
   }
 
   /** Serves whatever has arrived. Returns how many requests and messages there were. */
