@@ -1,4 +1,5 @@
-import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
+import { fileOf } from "../../ffi/files/mappable.ts";
+import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { View } from "../core/map/overlap.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
@@ -32,7 +33,8 @@ export type SharedRegionsListener = (regions: SharedRegion[]) => void;
 interface Run {
   readonly start: number;
   readonly end: number;
-  readonly mappable: Mappable;
+  /** Not a handle: those go with their mappings, while the file is there as long as some mapping of the run is. */
+  readonly file: OpenFile;
   /** File offset minus GPA, in bytes. */
   readonly delta: number;
   /** What users are told of it, once somebody has asked. */
@@ -118,7 +120,8 @@ export class ShareableRegions {
     const found: Run[] = [];
     const add = (from: number, to: number, mapping: Mapping) => {
       const mappable = sharedFileOf(mapping);
-      if (mappable !== null) found.push({ start: from, end: to, mappable, delta: mapping.delta, told: null });
+      if (mappable === null) return;
+      found.push({ start: from, end: to, file: fileOf(mappable), delta: mapping.delta, told: null });
     };
     const others = (from: number, to: number) => {
       if (from >= to || !hasRam(state, from, to)) return;
@@ -168,7 +171,7 @@ export class ShareableRegions {
     const now = joinedList(this.#piecesIn(state, start, end));
     const isSame = now.length === before.length && now.every((run, i) => {
       const known = before[i]?.value;
-      return known !== undefined && fileOf(known.mappable) === fileOf(run.mappable) && known.delta === run.delta &&
+      return known !== undefined && known.file === run.file && known.delta === run.delta &&
         Math.max(known.start, start) === run.start && Math.min(known.end, end) === run.end;
     });
     // Parts of it may have become read-only, or be so no longer.
@@ -199,11 +202,11 @@ export class ShareableRegions {
   }
 }
 
-function sharedRegion({ start, end, mappable, delta }: Run, state: State, base: number): SharedRegion {
+function sharedRegion({ start, end, file, delta }: Run, state: State, base: number): SharedRegion {
   const writable = piecesIn(state, start, end).filter(({ value }) => value.writable);
   const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
   const range = new MemoryRange(start, end);
-  return Object.freeze({ range, fd: mappable.fd, fileOffset: start + delta, hva: base + start, readOnly });
+  return Object.freeze({ range, fd: file.handOut(), fileOffset: start + delta, hva: base + start, readOnly });
 }
 
 /** Whether RAM shows somewhere in `[start, end)`. */
@@ -224,7 +227,7 @@ function joinedList(pieces: readonly Run[]): Run[] {
   for (const piece of pieces) {
     const last = runs.at(-1);
     const goesOn = last !== undefined && last.end === piece.start && last.delta === piece.delta &&
-      fileOf(last.mappable) === fileOf(piece.mappable);
+      last.file === piece.file;
     if (goesOn) runs[runs.length - 1] = { ...last, end: piece.end };
     else runs.push(piece);
   }
@@ -235,6 +238,6 @@ function isSameRuns(a: readonly Entry<Run>[], b: readonly Entry<Run>[]): boolean
   return a.length === b.length && a.every(({ value: x }, i) => {
     const y = b[i]?.value;
     return y !== undefined && x.start === y.start && x.end === y.end && x.delta === y.delta &&
-      fileOf(x.mappable) === fileOf(y.mappable);
+      x.file === y.file;
   });
 }

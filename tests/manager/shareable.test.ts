@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GuestMemoryManager, type GuestMemoryOptions, Mappable, type RamHandle, type SharedRegion } from "membacking";
 import { FAILURE_MODES, Faults, RecordingPartition } from "membacking/testing";
+import { fdFlags } from "../support/proc.ts";
 import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
@@ -226,4 +227,31 @@ Deno.test("a listener may stop listening, or dispose the manager, while it is to
   guest.watchShareableRegions(() => told++);
   dimm.plug();
   assert(guest.regions.disposed);
+});
+
+Deno.test("RAM that is replaced by the same file, or of whose run the first part goes, is told of by a file that is open", () => {
+  using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [] });
+  const told: string[][] = [];
+  using _watching = guest.watchShareableRegions((regions) => {
+    for (const { fd } of regions) assert(fdFlags(fd) !== undefined);
+    told.push(regions.map(({ range, fileOffset }) => `${range} ${fileOffset}`));
+  });
+  using file = Mappable.memfd("ram", 0x8000);
+  const region = guest.regions.newRegion({ name: "ram", range: range(0, 0x8000), priority: 0 });
+  region.map();
+  const map = (start: number, end: number, fileOffset: number) =>
+    region.addMapping({ rangeInRegion: range(start, end), mappable: file, fileOffset });
+  map(0, 0x4000, 0);
+  map(0x4000, 0x8000, 0x4000);
+  map(0, 0x4000, 0); // the same again
+  map(0x2000, 0x3000, 0x2000);
+  region.removeMappings(range(0, 0x4000));
+  map(0x4000, 0x8000, 0x4000);
+  region.removeMappings(range(0x5000, 0x6000));
+  assertEquals(told, [
+    ["0x0-0x4000 0"],
+    ["0x0-0x8000 0"],
+    ["0x4000-0x8000 16384"],
+    ["0x4000-0x5000 16384", "0x6000-0x8000 24576"],
+  ]);
 });
