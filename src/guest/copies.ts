@@ -66,6 +66,8 @@ export class Copies implements Disposable {
   readonly #ram: Ram;
   readonly #isPinned: () => boolean;
   #base: Base | null = null;
+  /** Whether a freeze or thaw that failed has written to the file already what was to be gone back to. */
+  #isSpoiled = false;
 
   constructor(regions: RegionManager, ram: Ram, isPinned: () => boolean) {
     this.#regions = regions;
@@ -125,6 +127,7 @@ export class Copies implements Disposable {
       throw error;
     }
     this.#base = null;
+    this.#isSpoiled = false;
     base.hold[Symbol.dispose]();
   }
 
@@ -134,6 +137,11 @@ export class Copies implements Disposable {
     if (base === null) {
       throw new MembackingError(
         "There is nothing to roll back to, since memory was neither frozen, cloned nor restored",
+      );
+    }
+    if (this.#isSpoiled) {
+      throw new MembackingError(
+        "A freeze or thaw that failed has written over what was to be rolled back to, freeze again",
       );
     }
     const regions = this.#ram.regions;
@@ -179,6 +187,7 @@ export class Copies implements Disposable {
   }
 
   #become(frozen: FrozenFiles, patch: Base["patch"]): void {
+    this.#isSpoiled = false;
     using hold = new DisposableStack();
     hold.use(frozen.hold());
     // Handles of its own: those of the mappings go with them.
@@ -244,7 +253,10 @@ export class Copies implements Disposable {
       hold: isHeld ? [] : renewals.map(({ region }) => region.range),
       keepsBytes: true,
       act: () => {
-        for (const image of images) image.complete();
+        for (const image of images) {
+          this.#isSpoiled ||= image.writesOver === true;
+          image.complete();
+        }
       },
     });
   }

@@ -394,7 +394,7 @@ export class GuestMemoryManager implements Disposable {
    * stays as it is.
    *
    * @returns The pages that have other bytes now, which count as written.
-   * @throws {MembackingError} If there is nothing to go back to.
+   * @throws {MembackingError} If there is nothing to go back to, or a freeze or thaw that failed has written over it.
    * @throws {MemoryLockedError} If RAM is locked.
    */
   rollback(): PageSet {

@@ -10,6 +10,8 @@ export interface NewImage extends Disposable {
   readonly file: Mappable;
   /** Whether pages that are in no file have to be moved away to make place for it. */
   readonly movesPages: boolean;
+  /** Whether `complete` writes over what the file had, which cannot be gone back to from then on. */
+  readonly writesOver?: boolean;
   /** Brings the file to what memory is now. Memory must not change meanwhile. */
   complete(): void;
 }
@@ -32,7 +34,7 @@ export function imageOf(internals: RegionInternals, block: RamBlock, isExclusive
   );
   const isSame = files.every((file) => own !== undefined && fileOf(file) === fileOf(own));
   if (isExclusive && own !== undefined && isSame && fileOf(own).isOpenForWriting) {
-    return { ...ownFile(own), movesPages: true, complete: () => write(fileOf(own).fd, false) };
+    return { ...ownFile(own), movesPages: true, writesOver: true, complete: () => write(fileOf(own).fd, false) };
   }
   const file = Mappable.memfd(block.backing.name, block.fileSize);
   return {

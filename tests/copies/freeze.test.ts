@@ -275,3 +275,16 @@ Deno.test("what a frozen guest discarded is zeros in its next template, its snap
     Deno.removeSync(folder, { recursive: true });
   }
 });
+
+Deno.test("a freeze that fails when it has written to the file leaves nothing to roll back to, and says so", async () => {
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", new URL("./spoiled_child.ts", import.meta.url).pathname],
+    env: { NO_COLOR: "1" },
+  }).output();
+  assertEquals([new TextDecoder().decode(stdout).split("\n"), new TextDecoder().decode(stderr)], [[
+    "undone",
+    "MembackingError: A freeze or thaw that failed has written over what was to be rolled back to, freeze again 9",
+    "done 9",
+    "",
+  ], ""]);
+});

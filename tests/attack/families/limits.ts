@@ -5,7 +5,7 @@
  */
 
 import { GuestMemoryManager, Mappable, MemoryRange } from "membacking";
-import { lockAtMost, noAddressSpace, noDescriptors, noQueuedSignals } from "../../vm/children/limits.ts";
+import { littleAddressSpace, lockAtMost, noDescriptors, noQueuedSignals } from "../../vm/children/limits.ts";
 import type { Family } from "../family.ts";
 import { baseline, leakedAtLast } from "../resources.ts";
 import { FaultyMachine } from "./faults.ts";
@@ -21,7 +21,12 @@ const family: Family = {
       using machine = new FaultyMachine(random);
       for (let i = 0; i < 30; i++) machine.request(random, notes);
       for (let round = 0; round < 20; round++) {
-        const limit = random.of([noDescriptors, noAddressSpace, noQueuedSignals, () => lockAtMost(PAGE)]);
+        const limit = random.of([
+          () => littleAddressSpace(2 ** 23),
+          noDescriptors,
+          noQueuedSignals,
+          () => lockAtMost(PAGE),
+        ]);
         using _limited = limit();
         for (let i = 0; i < 5; i++) machine.request(random, notes);
         // What needs descriptors and addresses of its own fails whole.

@@ -5,6 +5,7 @@
  */
 
 import type { Family } from "../family.ts";
+import copies from "./copies.ts";
 import faults from "./faults.ts";
 import limits from "./limits.ts";
 import messages from "./messages.ts";
@@ -20,6 +21,7 @@ import workers from "./workers.ts";
 export const FAMILIES: readonly Family[] = [
   values,
   faults,
+  copies,
   stack,
   workers,
   messages,

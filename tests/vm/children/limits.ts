@@ -7,7 +7,7 @@
 import { libc } from "../../../ffi/os/libc.ts";
 import { MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ } from "../../../ffi/os/mman.ts";
 import { unwrap } from "../../../ffi/os/os_error.ts";
-import { fdFlags, mappings, readProc } from "../../support/proc.ts";
+import { fdFlags, mappings, readProc, status } from "../../support/proc.ts";
 import { PAGE } from "../../support/units.ts";
 
 const C = Deno.dlopen("libc.so.6", {
@@ -51,6 +51,14 @@ export function lockAtMost(bytes: number): Disposable {
 /** Lets this process map nothing more, until disposed. */
 export function noAddressSpace(): Disposable {
   return lower(RLIMIT_AS, 0);
+}
+
+/**
+ * Lets this process map no more than so many bytes more, until disposed. The engine needs some of them, and ends the
+ * process when it gets none.
+ */
+export function littleAddressSpace(bytes: number): Disposable {
+  return lower(RLIMIT_AS, status("VmSize") * 1024 + bytes);
 }
 
 /** Lets this user have no signal in a queue, until disposed. */
