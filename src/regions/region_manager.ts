@@ -33,7 +33,8 @@ import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriori
 import { closeFile } from "../memory/file_backing.ts";
 import { type Explanation, explanationOf, failedExplanation } from "./explanation.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
-import { MemoryMap, type Watcher } from "../requests/memory_map.ts";
+import { MemoryMap } from "../requests/memory_map.ts";
+import type { Watcher } from "../requests/onlookers.ts";
 import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
@@ -198,7 +199,7 @@ export class RegionManager implements Disposable {
         return { locks: this.#locks.entries(), clients: this.#clients?.describe() ?? [] };
       },
       whenDecided: (outcome) => this.#map.whenDecided(outcome),
-      watch: (watcher) => this.#map.watch(watcher),
+      watch: (watcher) => this.#map.onlookers.watch(watcher),
       pieces: (start, end) => {
         this.#map.check();
         return piecesIn(this.#map.committed, start, end);
@@ -487,7 +488,7 @@ export class RegionManager implements Disposable {
    */
   watchRequests(listener: (record: RequestRecord) => void): Disposable {
     if (typeof listener !== "function") throw new TypeError("A function is needed that is told of requests");
-    return this.#map.report((report) => {
+    return this.#map.onlookers.report((report) => {
       try {
         const locks = this.#locks.isEmpty ? NO_LOCKS : this.#locks.entries();
         listener(new RecordedRequest(report, new RecordedMap(report.state, locks, this.#va)));
@@ -589,7 +590,7 @@ export class RegionManager implements Disposable {
     const wanted = paramsOf(writable, executable, prefetch);
     const state = this.#stateWith(region);
     this.#map.request("map", region, mapRegion(state, region, wanted));
-    if (this.#map.isLogged) this.#map.whenDecided((committed) => committed && this.#warnIfHidden(region));
+    if (this.#map.onlookers.isLogged) this.#map.whenDecided((committed) => committed && this.#warnIfHidden(region));
   }
 
   /** Says so where a region that is mapped shows nowhere: who maps one does it to be seen. */

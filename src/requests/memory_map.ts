@@ -1,47 +1,25 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
-import { regionsIn } from "../core/map/layers.ts";
-import type { View } from "../core/map/overlap.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import { type PartitionState, State, UNDAMAGED } from "../core/map/state.ts";
-import { type Facts, type Plan, plan } from "../core/plan/plan.ts";
+import { State, UNDAMAGED } from "../core/map/state.ts";
+import { type Plan, plan } from "../core/plan/plan.ts";
 import { afterDiscard, type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
 import type { WrittenPages } from "../memory/written_pages.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
-import type { Logger, Quiesce } from "../targets/targets.ts";
+import type { Logger } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { isThenable } from "../targets/sync.ts";
-import { guardedLogger, SILENT } from "./guarded_logger.ts";
-import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
+import { factsOf } from "./facts.ts";
+import { forgetRegions } from "./tear_down.ts";
+import type { MemoryMapOptions } from "./map_options.ts";
+import { type Unfinished, withDamage } from "./unfinished.ts";
+import type { MapGate } from "./map_gate.ts";
+import { Onlookers } from "./onlookers.ts";
 import { type Deed, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
-
-/** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
-export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
-
-/** Keeps others off guest memory while it changes. */
-export interface MapGate {
-  /** Returns once nobody else accesses guest memory; nobody will until `open`. Must not throw. */
-  shut(): void;
-  /** Lets them go on. What differs from before, if anything does, differs in `changed`. Must not throw. */
-  open(changed: readonly Span[]): void;
-}
-
-/** What the map acts through. */
-export interface MemoryMapOptions {
-  readonly va: VaTarget<Mappable>;
-  readonly quiesce: Quiesce | undefined;
-  readonly logger: Logger | undefined;
-  /** Called before each request: what was known of the memory map is no longer so. */
-  readonly invalidate: () => void;
-  /** The locks on guest memory, which requests respect. */
-  readonly locks: LockKeeper;
-  /** The account of written pages. */
-  readonly written: WrittenPages;
-}
 
 /**
  * The memory map as it is now, and the one way to change it.
@@ -56,14 +34,11 @@ export interface MemoryMapOptions {
 export class MemoryMap {
   readonly #va: VaTarget<Mappable>;
   readonly #context: TransactionContext;
-  readonly #logger: Logger;
   readonly #invalidate: () => void;
   readonly #locks: LockKeeper;
   readonly #written: WrittenPages;
-  readonly #watchers = new Set<Watcher>();
-  readonly #reporters = new Set<Reporter>();
-  /** Whether states may be asked that have been replaced: those of reports are kept by others. */
-  #keepsStates = false;
+  /** Those who are told what requests have done. */
+  readonly onlookers: Onlookers;
   /** Set once there are clients in other threads. */
   gate: MapGate | null = null;
   #state: State = State.empty();
@@ -81,8 +56,8 @@ export class MemoryMap {
     this.#written = written;
     this.#invalidate = options.invalidate;
     this.#locks = options.locks;
-    this.#logger = logger === undefined ? SILENT : guardedLogger(logger, (call) => this.whileBusy(call));
-    this.#context = { va, quiesce, logger: this.#logger, written };
+    this.onlookers = new Onlookers(logger, (call) => this.whileBusy(call));
+    this.#context = { va, quiesce, logger: this.onlookers.logger, written };
   }
 
   /** The state that is carried out. */
@@ -102,14 +77,9 @@ export class MemoryMap {
     return this.#closed;
   }
 
-  /** Whether anybody reads what is logged. */
-  get isLogged(): boolean {
-    return this.#logger !== SILENT;
-  }
-
   /** The logger, guarded: what it throws is ignored, and it cannot make requests. */
   get logger(): Logger {
-    return this.#logger;
+    return this.onlookers.logger;
   }
 
   /**
@@ -208,7 +178,7 @@ export class MemoryMap {
   #planAside(change: Change): Plan {
     this.#busy = true;
     try {
-      const planned = plan(this.#state, change, this.#facts(change.state));
+      const planned = plan(this.#state, change, factsOf(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
       return planned;
@@ -236,7 +206,7 @@ export class MemoryMap {
   discard(span: Span, giveBack: (discard: Discard) => void): void {
     this.check();
     const old = this.#state;
-    const began = this.#isWatched ? performance.now() : 0;
+    const began = this.onlookers.wantReports ? performance.now() : 0;
     const discard = planDiscard(old, span.start, span.end);
     try {
       this.#busy = true;
@@ -254,7 +224,7 @@ export class MemoryMap {
         if (began === 0) return;
         const microseconds = (performance.now() - began) * 1000;
         const report = { name: "discard", region: null, parts: [], changed: [span], plan: null, error: null };
-        return this.#tell({ ...report, microseconds, state: old });
+        return this.onlookers.tell({ ...report, microseconds, state: old });
       }
       this.#replaceState(after.state);
       this.#commit("discard", null, after.change, null, null, null);
@@ -264,23 +234,19 @@ export class MemoryMap {
     }
   }
 
-  /** Tells `watcher` of each request from now on, until the result is disposed. */
-  watch(watcher: Watcher): Disposable {
-    this.#watchers.add(watcher);
-    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
-  }
-
-  /** Tells `reporter` of each request from now on, until the result is disposed. States it is told of can be kept. */
-  report(reporter: Reporter): Disposable {
-    this.#reporters.add(reporter);
-    this.#keepsStates = true;
-    return { [Symbol.dispose]: () => void this.#reporters.delete(reporter) };
-  }
-
   /** Tells of a request that could not even be thought of. */
   refused(name: string, region: Region, error: unknown): void {
-    if (!this.#isWatched) return;
-    this.#tell({ name, region, parts: [], changed: [], plan: null, microseconds: 0, error, state: this.#state });
+    if (!this.onlookers.wantReports) return;
+    this.onlookers.tell({
+      name,
+      region,
+      parts: [],
+      changed: [],
+      plan: null,
+      microseconds: 0,
+      error,
+      state: this.#state,
+    });
   }
 
   /** Ends all requests for good: `tearDown` is handed the last state, and callbacks in it cannot make any. */
@@ -294,12 +260,7 @@ export class MemoryMap {
       tearDown(this.#state);
       giveUp(this.#kept, this.#context);
     } finally {
-      let { regions } = this.#state;
-      for (const region of regionsIn(this.#state.layers)) {
-        const mappings = regions.get(region)?.mappings ?? [];
-        releaseFiles(Array.from(mappings, ({ value }) => value), []);
-        regions = regions.with(region, undefined);
-      }
+      forgetRegions(this.#state);
       this.#state = State.empty();
       this.#busy = false;
     }
@@ -314,7 +275,7 @@ export class MemoryMap {
     deed: Deed | null,
   ): void {
     const old = this.#state;
-    const began = this.#isWatched ? performance.now() : 0;
+    const began = this.onlookers.wantReports ? performance.now() : 0;
     let planned: Plan | null = null;
     let failure: unknown = null;
     let committed = change.state === old && change.changed.length === 0 && deed === null;
@@ -324,7 +285,7 @@ export class MemoryMap {
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
       this.#written.beforeRequest(old);
-      planned = plan(old, change, this.#facts(change.state));
+      planned = plan(old, change, factsOf(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       if (deed === null || !deed.keepsBytes) this.#locks.check(planned);
       this.#unfinished = { transaction: new Transaction(planned, deed), name, region, change, added, draft };
@@ -345,24 +306,20 @@ export class MemoryMap {
           const microseconds = (performance.now() - began) * 1000;
           const state = this.#state;
           // While clients are held off still: an access by one of this thread is refused then, like everything else.
-          this.#tell({ name, region, parts, changed: reported, plan: planned, microseconds, error: failure, state });
+          this.onlookers.tell({
+            name,
+            region,
+            parts,
+            changed: reported,
+            plan: planned,
+            microseconds,
+            error: failure,
+            state,
+          });
         }
         this.#finish(old, changed, committed ? null : added, draft, committed);
       }
     }
-  }
-
-  get #isWatched(): boolean {
-    return this.#reporters.size > 0 || this.#logger !== SILENT;
-  }
-
-  /** Tells the logger and those who asked for reports. */
-  #tell(report: RequestReport): void {
-    if (this.#logger !== SILENT) {
-      const { microseconds } = report;
-      this.#logger.debug(reportText(report), { ...effortOf(report.plan), microseconds: Math.round(microseconds) });
-    }
-    for (const reporter of this.#reporters) this.whileBusy(() => reporter(report));
   }
 
   /** Carries out a plan, all of it or nothing, and makes its state the present one. */
@@ -390,7 +347,6 @@ export class MemoryMap {
   /** Puts in order what an exception has left behind that came from where none was expected. */
   #recover({ transaction, name, region, change, added, draft }: Unfinished): void {
     const { plan } = transaction;
-    const { old } = plan;
     const parts = draft?.parts.slice() ?? NO_PARTS;
     const changed = change.changed.slice();
     this.#busy = true;
@@ -407,11 +363,13 @@ export class MemoryMap {
       this.#busy = false;
     }
     const done = transaction.committed ? "carried out" : "undone";
-    this.#logger.error(`A request was interrupted by an exception from where none was expected, and has been ${done}`);
+    this.logger.error(`A request was interrupted by an exception from where none was expected, and has been ${done}`);
     if (transaction.committed) releaseFiles(change.gone, change.split);
-    this.#finish(old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
+    this.#finish(plan.old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
     const error = new MembackingError(`The request was interrupted, and has been ${done}`);
-    if (this.#isWatched) this.#tell({ name, region, parts, changed, plan, microseconds: 0, error, state: this.#state });
+    if (this.onlookers.wantReports) {
+      this.onlookers.tell({ name, region, parts, changed, plan, microseconds: 0, error, state: this.#state });
+    }
   }
 
   /** Tells everybody what became of a request. `unused` is a mapping it brought along for nothing. */
@@ -429,20 +387,13 @@ export class MemoryMap {
       if (committed) draft.cameTrue();
       else draft.abandon();
     }
-    if (this.#watchers.size === 0 || state === old) return;
-    for (const watcher of this.#watchers) watcher(old, this.#state, changed);
-  }
-
-  /** What targets say of themselves. Asked here, so that planning asks nobody. */
-  #facts({ partitions }: State): Facts {
-    const capacities = partitions.length === 1 ? [capacityOf(partitions[0]!)] : partitions.map(capacityOf);
-    return { spareMappings: this.#va.spareMappings ?? Infinity, capacities };
+    this.onlookers.changed(old, () => this.#state, changed);
   }
 
   #replaceState(state: State): void {
     const old = this.#state;
     this.#state = state;
-    if (state.regions !== old.regions && !this.#keepsStates) old.regions.retire();
+    if (state.regions !== old.regions && !this.onlookers.keepsStates) old.regions.retire();
     if (state.hostMappings !== old.hostMappings) this.#va.noteMappings?.(state.hostMappings);
   }
 
@@ -459,23 +410,3 @@ export class MemoryMap {
 }
 
 const NO_PARTS: readonly never[] = [];
-
-/** How many ranges a partition can hold, negative where it is disposed. */
-function capacityOf({ target }: PartitionState): number {
-  return target.disposed ?? false ? -1 : target.capacity ?? Infinity;
-}
-
-/** A request whose effects may have begun, and what has to be put in order after it. */
-interface Unfinished {
-  readonly transaction: Transaction;
-  readonly name: string;
-  readonly region: Region | null;
-  readonly change: Change;
-  readonly added: Mapping | null;
-  readonly draft: Draft | null;
-}
-
-/** Where two states may differ that differ in `changed` and in what undos could not restore. */
-function withDamage(old: State, { damage }: State, changed: readonly Span[]): readonly Span[] {
-  return old.damage === damage ? changed : [...changed, ...old.damage.lost, ...damage.lost];
-}

@@ -1,4 +1,6 @@
+import { regionsIn } from "../core/map/layers.ts";
 import type { State } from "../core/map/state.ts";
+import { releaseFiles } from "../memory/file_backing.ts";
 import { piecesIn } from "../core/map/view.ts";
 import { unpinAll } from "../core/plan/attend_track.ts";
 import type { HostStep, Step } from "../core/plan/steps.ts";
@@ -60,4 +62,13 @@ export function tearDown(state: State, context: StepContext, kept: readonly Span
 
 function removal(start: number, end: number): HostStep {
   return { kind: "host", action: "remove", start, end, mapping: null, writable: false };
+}
+
+/** Closes the files of all regions, and has the regions forget their states. */
+export function forgetRegions({ layers, regions }: State): void {
+  let table = regions;
+  for (const region of regionsIn(layers)) {
+    releaseFiles(Array.from(table.get(region)?.mappings ?? [], ({ value }) => value), []);
+    table = table.with(region, undefined);
+  }
 }

@@ -5,7 +5,7 @@ import { UnixSocket } from "../../ffi/os/socket.ts";
 import type { Span } from "../core/span.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
-import type { MapGate } from "../requests/memory_map.ts";
+import type { MapGate } from "../requests/map_gate.ts";
 import type { Logger } from "../targets/targets.ts";
 import { Bell } from "./bell.ts";
 import { claimPort, PortChannel } from "./channel.ts";
