@@ -4,7 +4,16 @@
  * @module
  */
 
-import { Kvm, type KvmVm, quiesceVcpus, type VcpuControl } from "membacking/kvm";
+import type { GuestMemoryManager, Quiesce } from "membacking";
+import {
+  Kvm,
+  type KvmVcpu,
+  type KvmVm,
+  quiesceVcpus,
+  type VcpuControl,
+  type VcpuState,
+  type VmState,
+} from "membacking/kvm";
 import type { Crash } from "../pc/crash.ts";
 import { type SlotChanges, SlotLog } from "../pc/slot_log.ts";
 import { acpiTables } from "./acpi.ts";
@@ -12,8 +21,9 @@ import { Board } from "./board.ts";
 import { loadLinux } from "./boot_protocol.ts";
 import { cpuidOf } from "./cpuid.ts";
 import { readElf } from "./elf.ts";
-import { LinuxMemory, ROM, VIRTIO_WINDOW } from "./memory.ts";
+import { LinuxMemory, newRam, ROM, VIRTIO_WINDOW } from "./memory.ts";
 import type { ExitCounts } from "./protocol.ts";
+import type { UartState } from "./uart.ts";
 import { VcpuThread } from "./vcpu_thread.ts";
 import type { VirtioDevice } from "./virtio/device.ts";
 import { VirtioMmio } from "./virtio/mmio_transport.ts";
@@ -30,10 +40,17 @@ const VIRTIO_STRIDE = 0x1000;
 const COMMAND_LINE = "console=ttyS0 quiet panic=-1 pci=off nokaslr mitigations=off random.trust_cpu=on " +
   "no_timer_check tsc=reliable swiotlb=noforce memhp_default_state=online_movable";
 
+/** What a machine begins with: a kernel, or what another machine was at one moment. */
+export type Beginning =
+  /** A folder with the kernel and its first file system, as `prepareLinux` makes it. */
+  | { readonly folder: string }
+  /** RAM, to be made with a hook that holds the vCPUs, and everything else. */
+  | { readonly ram: (quiesce: Quiesce) => GuestMemoryManager; readonly state: LinuxState };
+
 /** What a machine is made of. */
 export interface LinuxOptions {
-  /** A folder with the kernel and its first file system, as `prepareLinux` makes it. */
-  readonly folder: string;
+  /** What it begins with. */
+  readonly from: Beginning;
   /** How many processors it has; 2 when left out. */
   readonly vcpus?: number;
   /** The RAM below the hole, in bytes; 192 MiB when left out. */
@@ -62,6 +79,16 @@ export interface LinuxEnd {
   readonly millis: number;
 }
 
+/** What a machine is at one moment, besides its memory and its virtio devices. */
+export interface LinuxState {
+  /** The virtual machine. */
+  readonly vm: VmState;
+  /** Its vCPUs. */
+  readonly vcpus: readonly VcpuState[];
+  /** Its serial port. */
+  readonly uart: UartState;
+}
+
 /** A machine that boots Linux. */
 export class LinuxMachine implements Disposable {
   /** Its memory. */
@@ -72,14 +99,15 @@ export class LinuxMachine implements Disposable {
   readonly #board: Board;
   readonly #virtio: readonly VirtioMmio[];
   readonly #controls = new Set<VcpuControl>();
-  readonly #threads: VcpuThread[] = [];
+  readonly #vcpus: readonly KvmVcpu[];
   readonly #slots: SlotLog;
   readonly #setup: LinuxOptions;
   readonly #resources: DisposableStack;
   #why: LinuxEnd["why"] = "stopped";
+  #vcpuStates: readonly VcpuState[] | null = null;
 
   /**
-   * Builds it, with the kernel in memory.
+   * Builds it, with the kernel or what the other machine had in memory.
    *
    * @throws {OsError} If there is no KVM.
    */
@@ -94,7 +122,9 @@ export class LinuxMachine implements Disposable {
     this.vm.setTssAddress(0xfeff_d000);
     this.vm.createIrqchip();
     this.vm.createPit2();
-    this.memory = stack.use(new LinuxMemory({ below, above, quiesce: quiesceVcpus(this.#controls) }));
+    const quiesce = quiesceVcpus(this.#controls);
+    const { from, vcpus = 2 } = setup;
+    this.memory = stack.use(new LinuxMemory("folder" in from ? newRam({ below, above, quiesce }) : from.ram(quiesce)));
     this.#slots = new SlotLog(this.vm, () => 0);
     this.memory.guest.attachPartition(this.#slots);
     const setIrq = (irq: number, level: boolean) => this.vm.irqLine(irq, level);
@@ -116,6 +146,16 @@ export class LinuxMachine implements Disposable {
       onStray: setup.onStray ?? (() => {}),
       devices: this.#virtio,
     });
+    const supported = this.#kvm.getSupportedCpuid();
+    this.#vcpus = Array.from({ length: vcpus }, (_, id) => {
+      const vcpu = stack.use(this.vm.createVcpu(id));
+      vcpu.setCpuid2(cpuidOf(supported, id, vcpus));
+      return vcpu;
+    });
+    const { rsdp, bytes } = acpiTables({ gpa: ROM.start, vcpus, devices: this.#virtio });
+    this.memory.burn(bytes);
+    if ("folder" in from) this.#load(from.folder, rsdp);
+    else this.#restore(from.state);
     this.#resources = stack.move();
   }
 
@@ -129,37 +169,39 @@ export class LinuxMachine implements Disposable {
     this.#board.uart.type(new TextEncoder().encode(text));
   }
 
-  /** Switches it on, once, and lets it run to its end. */
+  /** Lets it run, to its end or until it is stopped; then it can go on from where it was. */
   async run(): Promise<LinuxEnd> {
-    const { vcpus: count = 2 } = this.#setup;
-    const supported = this.#kvm.getSupportedCpuid();
-    const { regs, sregs } = this.#load(count);
-    for (let id = 0; id < count; id++) {
-      const vcpu = this.#resources.use(this.vm.createVcpu(id));
-      vcpu.setCpuid2(cpuidOf(supported, id, count));
-      // The others wait until the first one wakes them.
-      if (id === 0) {
-        vcpu.setSregs(sregs);
-        vcpu.setRegs(regs);
-      }
-      const thread = this.#resources.use(new VcpuThread(vcpu));
-      this.#threads.push(thread);
+    using threads = new DisposableStack();
+    this.#why = "stopped";
+    this.#vcpuStates = null;
+    const running = this.#vcpus.map((vcpu) => {
+      const thread = threads.use(new VcpuThread(vcpu));
       this.#controls.add(thread.control);
-    }
+      threads.defer(() => this.#controls.delete(thread.control));
+      return thread;
+    });
     let crash: Crash | null = null;
     const start = performance.now();
-    const ends = await Promise.all(this.#threads.map(async (thread) => {
+    const ends = await Promise.all(running.map(async (thread) => {
       try {
         const end = await thread.run((access) => this.#board.answer(access));
         if (end.why === "failed") throw end.error;
         if (end.why === "crashed") crash ??= end.crash;
-        return end.exits;
+        return end;
       } finally {
         // One that ends for itself ends them all.
         this.#end(crash === null ? this.#why : "crashed");
       }
     }));
-    return { why: this.#why, crash, exits: ends, millis: performance.now() - start };
+    const millis = performance.now() - start;
+    if (this.#why === "stopped") this.#vcpuStates = ends.flatMap((end) => end.why === "kicked" ? [end.state] : []);
+    return { why: this.#why, crash, exits: ends.map(({ exits }) => exits), millis };
+  }
+
+  /** What it is now, after it was stopped. The same moment of its memory is the caller's to keep. */
+  saveState(): LinuxState {
+    if (this.#vcpuStates === null) throw new Error("Only a machine that was stopped can be saved");
+    return { vm: this.vm.saveState(), vcpus: this.#vcpuStates, uart: this.#board.uart.saveState() };
   }
 
   /** Ends the run. */
@@ -172,11 +214,9 @@ export class LinuxMachine implements Disposable {
     this.#resources[Symbol.dispose]();
   }
 
-  #load(vcpus: number): ReturnType<typeof loadLinux> {
-    const { folder, below = 192 * MIB } = this.#setup;
-    const { rsdp, bytes } = acpiTables({ gpa: ROM.start, vcpus, devices: this.#virtio });
-    this.memory.burn(bytes);
-    return loadLinux(this.memory.guest.memory, {
+  #load(folder: string, rsdp: number): void {
+    const { below = 192 * MIB } = this.#setup;
+    const { regs, sregs } = loadLinux(this.memory.guest.memory, {
       kernel: readElf(Deno.readFileSync(`${folder}/vmlinux`)),
       header: Deno.readFileSync(`${folder}/header`),
       initramfs: Deno.readFileSync(`${folder}/initramfs`),
@@ -185,6 +225,19 @@ export class LinuxMachine implements Disposable {
       memory: this.memory.kinds,
       rsdp,
     });
+    // The others wait until the first one wakes them.
+    this.#vcpus[0]?.setSregs(sregs);
+    this.#vcpus[0]?.setRegs(regs);
+  }
+
+  #restore({ vm, vcpus, uart }: LinuxState): void {
+    if (vcpus.length !== this.#vcpus.length) throw new RangeError(`The state is of a machine of ${vcpus.length} vCPUs`);
+    this.#vcpus.forEach((vcpu, i) => {
+      const state = vcpus[i];
+      if (state !== undefined) vcpu.restoreState(state);
+    });
+    this.vm.restoreState(vm);
+    this.#board.uart.restoreState(uart);
   }
 
   #end(why: LinuxEnd["why"]): void {

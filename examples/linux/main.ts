@@ -27,7 +27,7 @@ const ROOT = new URL("../../", import.meta.url);
 async function boot(folder: string): Promise<boolean> {
   const shell = new GuestShell((text) => machine.type(text));
   using machine = new LinuxMachine({
-    folder,
+    from: { folder },
     onByte(byte) {
       Deno.stdout.writeSync(new Uint8Array([byte]));
       shell.take(byte);

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type DeviceMemory, GuestMemoryManager, type Logger, Mappable, MemoryRange, type Quiesce } from "membacking";
+import { type DeviceMemory, GuestMemoryManager, Mappable, MemoryRange, type Quiesce } from "membacking";
 
 const MIB = 0x10_0000;
 const FOUR_GIB = 0x1_0000_0000;
@@ -23,16 +23,20 @@ export const HOTPLUG = MemoryRange.of(0x2_0000_0000, 0x2000_0000);
 /** Where guest memory ends. */
 const MAX_ADDRESS = 0x3_0000_0000;
 
-/** How the memory is made. */
-export interface LinuxMemoryOptions {
+/** How the RAM is laid out. */
+export interface RamOptions {
   /** The RAM below the hole, in bytes. */
   readonly below: number;
   /** The RAM above 4 GiB, in bytes. */
   readonly above: number;
   /** Keeps the vCPUs out of the guest while memory changes. */
-  readonly quiesce?: Quiesce;
-  /** Is told what the manager does. */
-  readonly logger?: Logger;
+  readonly quiesce: Quiesce;
+}
+
+/** New RAM, below and above a hole. */
+export function newRam({ below, above, quiesce }: RamOptions): GuestMemoryManager {
+  const ranges = [LOW_RAM, new MemoryRange(MIB, below), MemoryRange.of(FOUR_GIB, above)];
+  return GuestMemoryManager.create({ maxAddress: MAX_ADDRESS, ram: [{ ranges }], quiesce });
 }
 
 /** Kinds of memory, as the BIOS call E820 numbers them. */
@@ -53,18 +57,12 @@ export class LinuxMemory implements Disposable {
   readonly #rom: Mappable;
   readonly #resources: DisposableStack;
 
-  /** Lays everything out, with an empty ROM. */
-  constructor({ below, above, quiesce, logger }: LinuxMemoryOptions) {
+  /** Lays everything out around the RAM of `guest`, which is this object's from now on, with an empty ROM. */
+  constructor(guest: GuestMemoryManager) {
     using stack = new DisposableStack();
-    const ranges = [LOW_RAM, new MemoryRange(MIB, below), MemoryRange.of(FOUR_GIB, above)];
-    this.guest = stack.use(GuestMemoryManager.create({
-      maxAddress: MAX_ADDRESS,
-      ram: [{ ranges }],
-      ...(quiesce && { quiesce }),
-      ...(logger && { logger }),
-    }));
+    this.guest = stack.use(guest);
     this.#rom = stack.use(Mappable.memfd("rom", ROM.length));
-    const { regions } = this.guest;
+    const { regions } = guest;
     const rom = regions.newRegion({ name: "ROM", range: ROM, priority: 1 });
     rom.addMapping({ rangeInRegion: MemoryRange.of(0, ROM.length), mappable: this.#rom, writable: false });
     rom.map({ writable: false });

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { SharedVcpuControl } from "membacking/kvm";
+import type { SharedVcpuControl, VcpuState } from "membacking/kvm";
 import type { Crash } from "../pc/crash.ts";
 
 /** The only message to a vCPU's thread. */
@@ -20,6 +20,6 @@ export type ExitCounts = Readonly<Record<string, number>>;
 
 /** The only message from it. */
 export type VcpuEnd =
-  | { readonly why: "kicked"; readonly exits: ExitCounts }
+  | { readonly why: "kicked"; readonly exits: ExitCounts; readonly state: VcpuState }
   | { readonly why: "crashed"; readonly exits: ExitCounts; readonly crash: Crash }
   | { readonly why: "failed"; readonly exits: ExitCounts; readonly error: unknown };

@@ -31,6 +31,16 @@ const CONNECTED = 0xb0;
 const FIFO_ENABLE = 1;
 const HAS_FIFO = 0xc0;
 
+/** What a serial port is like at one moment. */
+export interface UartState {
+  /** The registers. */
+  readonly registers: Uint8Array;
+  /** What was typed and not read. */
+  readonly input: Uint8Array;
+  /** Whether FIFOs are on, and whether it has yet to say that it has sent. */
+  readonly flags: readonly [hasFifo: boolean, hasSent: boolean];
+}
+
 /** The serial port. */
 export class Uart implements PortDevice {
   readonly #onByte: (byte: number) => void;
@@ -51,6 +61,25 @@ export class Uart implements PortDevice {
   type(bytes: Iterable<number>): void {
     for (const byte of bytes) this.#input.push(byte);
     this.#update();
+  }
+
+  /** What it is like now. */
+  saveState(): UartState {
+    return {
+      registers: this.#registers.slice(),
+      input: new Uint8Array(this.#input),
+      flags: [this.#hasFifo, this.#hasSent],
+    };
+  }
+
+  /** Makes it what another one was like. */
+  restoreState({ registers, input, flags: [hasFifo, hasSent] }: UartState): void {
+    this.#registers.set(registers);
+    this.#input.splice(0, Infinity, ...input);
+    this.#hasFifo = hasFifo;
+    this.#hasSent = hasSent;
+    // The interrupt controller knows of it already.
+    this.#level = this.#identity !== IDENTITY.none;
   }
 
   /** The guest reads a register. */

@@ -36,7 +36,8 @@ function run(runner: VcpuRunner, mailbox: Mailbox, exits: Record<string, number>
         mailbox.ask(exit);
         break;
       case "interrupted":
-        return { why: "kicked", exits };
+        // Here, where it is known what there was to answer.
+        return { why: "kicked", exits, state: runner.vcpu.saveState() };
       default:
         return { why: "crashed", exits, crash: crashOf(runner.vcpu, exit) };
     }

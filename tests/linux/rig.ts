@@ -4,10 +4,17 @@
  * @module
  */
 
+import { assertEquals } from "@std/assert";
 import { cacheFolder, exists } from "../../examples/debian/cache.ts";
 import { GuestShell } from "../../examples/linux/guest_shell.ts";
 import { whyNoLinux } from "../../examples/linux/host.ts";
-import { type LinuxEnd, LinuxMachine, type LinuxOptions } from "../../examples/linux/machine.ts";
+import {
+  type Beginning,
+  type LinuxEnd,
+  LinuxMachine,
+  type LinuxOptions,
+  type LinuxState,
+} from "../../examples/linux/machine.ts";
 import { linuxFolder } from "../../examples/linux/prepare.ts";
 import { testUnless } from "../support/require.ts";
 
@@ -37,12 +44,12 @@ export class Linux implements AsyncDisposable {
   readonly shell: GuestShell;
   /** What its drivers did wrong. */
   readonly broken: unknown[] = [];
-  readonly #running: Promise<LinuxEnd>;
+  #running: Promise<LinuxEnd>;
 
   private constructor(options: Partial<LinuxOptions>) {
     this.shell = new GuestShell((text) => this.machine.type(text));
     this.machine = new LinuxMachine({
-      folder: FOLDER,
+      from: { folder: FOLDER },
       onBroken: (error) => this.broken.push(error),
       ...options,
       onByte: (byte) => {
@@ -50,8 +57,7 @@ export class Linux implements AsyncDisposable {
         this.shell.take(byte);
       },
     });
-    this.#running = this.machine.run().finally(() => this.shell.close());
-    this.#running.catch(() => {}); // whoever waits for the end sees it
+    this.#running = this.#run();
   }
 
   /** Boots one to user space. */
@@ -66,6 +72,23 @@ export class Linux implements AsyncDisposable {
     return linux;
   }
 
+  /** Lets one go on from what another one was, in user space already. */
+  static resume(from: Beginning): Linux {
+    return new Linux({ from });
+  }
+
+  /** Stops it where it is, and says what it is then. */
+  async stop(): Promise<LinuxState> {
+    this.machine.stop();
+    assertEquals((await this.#running).why, "stopped");
+    return this.machine.saveState();
+  }
+
+  /** Lets it go on. */
+  goOn(): void {
+    this.#running = this.#run();
+  }
+
   /** Lets Linux switch itself off. */
   async powerOff(): Promise<LinuxEnd> {
     this.shell.send("poweroff -f");
@@ -77,5 +100,17 @@ export class Linux implements AsyncDisposable {
     this.machine.stop();
     await this.#running.catch(() => {});
     this.machine[Symbol.dispose]();
+  }
+
+  #run(): Promise<LinuxEnd> {
+    const running = this.machine.run().then((end) => {
+      if (end.why !== "stopped") this.shell.close();
+      return end;
+    }, (error) => {
+      this.shell.close();
+      throw error;
+    });
+    running.catch(() => {}); // whoever waits for the end sees it
+    return running;
   }
 }
