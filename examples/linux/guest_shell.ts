@@ -55,10 +55,12 @@ export class GuestShell {
     if (this.#waiting?.isIt(line)) this.#takeWaiting()?.resolve(this.#takeLines());
   }
 
-  /** The machine has ended: whoever waits is told. */
-  close(): void {
+  /** The machine has ended, and `why`: whoever waits is told. */
+  close(why: string): void {
     this.#closed = true;
-    this.#takeWaiting()?.reject(new ConsoleClosedError(`The machine has ended; its console said\n${this.#tail()}`));
+    this.#takeWaiting()?.reject(
+      new ConsoleClosedError(`The machine has ended: ${why}; its console said\n${this.#tail()}`),
+    );
   }
 
   /** Waits until user space is there. */

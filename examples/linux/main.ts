@@ -34,7 +34,7 @@ async function boot(folder: string): Promise<boolean> {
     },
   });
   const start = performance.now();
-  const running = machine.run().finally(() => shell.close());
+  const running = machine.run().finally(() => shell.close("unexpectedly"));
   running.catch(() => {}); // seen below
   await shell.ready();
   const userSpace = performance.now() - start;

@@ -84,14 +84,21 @@ interface Header {
   readonly state: readonly { readonly name: string; readonly length: number }[];
 }
 
-/** Where each range of RAM goes in the memory file: one after another, congruent to its GPA modulo 2 MiB. */
-export function memoryOffsets(ranges: readonly Span[]): number[] {
+/**
+ * Where the ranges of RAM go in the memory file: those of a backing one right behind the other, as a backing with a
+ * `fileOffset` shows them, from an offset on that is congruent to its first GPA modulo 2 MiB.
+ */
+export function memoryOffsets(backings: readonly (readonly Span[])[]): number[][] {
   const unit = 2 ** 21;
   let next = 0;
-  return ranges.map(({ start, end }) => {
-    const offset = next + (start % unit - next % unit + unit) % unit;
-    next = offset + end - start;
-    return offset;
+  return backings.map((ranges) => {
+    const first = ranges[0]?.start ?? 0;
+    next += (first % unit - next % unit + unit) % unit;
+    return ranges.map(({ start, end }) => {
+      const offset = next;
+      next += end - start;
+      return offset;
+    });
   });
 }
 

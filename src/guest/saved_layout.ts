@@ -6,12 +6,10 @@ export function saveableLayout(
   blocks: readonly RamBlock[],
   { maxAddress, x86Legacy }: { readonly maxAddress: number; readonly x86Legacy: boolean },
 ): SavedLayout {
-  const all = blocks.flatMap(({ backing: { ranges } }) => ranges);
-  const offsets = memoryOffsets(all);
-  let next = 0;
-  const backings = blocks.map(({ backing: { name, ranges } }) => ({
+  const offsets = memoryOffsets(blocks.map(({ backing: { ranges } }) => ranges));
+  const backings = blocks.map(({ backing: { name, ranges } }, block) => ({
     name,
-    ranges: ranges.map(({ start, end }) => ({ start, end, offset: offsets[next++]! })),
+    ranges: ranges.map(({ start, end }, i) => ({ start, end, offset: offsets[block]![i]! })),
   }));
   return { maxAddress, x86Legacy, backings };
 }

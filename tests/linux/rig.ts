@@ -15,6 +15,7 @@ import {
   type LinuxOptions,
   type LinuxState,
 } from "../../examples/linux/machine.ts";
+import { describeCrash } from "../../examples/pc/crash.ts";
 import { linuxFolder } from "../../examples/linux/prepare.ts";
 import { testUnless } from "../support/require.ts";
 
@@ -104,10 +105,12 @@ export class Linux implements AsyncDisposable {
 
   #run(): Promise<LinuxEnd> {
     const running = this.machine.run().then((end) => {
-      if (end.why !== "stopped") this.shell.close();
+      if (end.why !== "stopped") {
+        this.shell.close([end.why, ...end.crash === null ? [] : describeCrash(end.crash)].join("\n"));
+      }
       return end;
     }, (error) => {
-      this.shell.close();
+      this.shell.close(String(error));
       throw error;
     });
     running.catch(() => {}); // whoever waits for the end sees it
