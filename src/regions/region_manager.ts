@@ -11,16 +11,12 @@ import {
   addPartition,
   addRegion,
   type Change,
-  mapRegion,
   removeDmaTarget,
   removePartition,
-  removeRegion,
   renewMappings,
-  setMapping,
-  unmapRegion,
 } from "../core/map/edits.ts";
-import { fragments, type OverlapRule } from "../core/map/overlap.ts";
-import { type MapParams, type Mapping, paramsOf, type Piece, type Region } from "../core/map/region.ts";
+import type { OverlapRule } from "../core/map/overlap.ts";
+import type { Mapping, Piece, Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
@@ -30,9 +26,9 @@ import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
 import { LockKeeper } from "../memory/lock_keeper.ts";
 import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
-import { closeFile } from "../memory/file_backing.ts";
 import { type Explanation, explanationOf, failedExplanation } from "./explanation.ts";
-import { mappingOf, rangeIn } from "./mapping_options.ts";
+import { mappingOf } from "./mapping_options.ts";
+import { RegionService } from "./region_service.ts";
 import { MemoryMap } from "../requests/memory_map.ts";
 import type { Watcher } from "../requests/onlookers.ts";
 import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
@@ -229,17 +225,7 @@ export class RegionManager implements Disposable {
       quiesce: (ranges) => quiesce?.({ ranges }) ?? { [Symbol.dispose]() {} },
       drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
     };
-    this.#requests = {
-      map: (region, params) => this.#mapRegion(region, params),
-      unmap: (region) => this.#unmap(region),
-      addMapping: (region, mapping) => this.#addMapping(region, mapping),
-      removeMappings: (region, range) => this.#removeMappings(region, range),
-      remove: (region) => this.#remove(region),
-      teardown: (region, signal) => this.#teardown(region, signal),
-      paramsOf: (region) => this.#map.current.regions.get(region)?.params ?? null,
-      visibleOf: (region) =>
-        fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end)),
-    };
+    this.#requests = new RegionService(this.#map, this.#locks, va, (mapping) => this.#handOuts.watch(mapping));
   }
 
   /**
@@ -571,57 +557,6 @@ export class RegionManager implements Disposable {
     return clients;
   }
 
-  /**
-   * The state to start from, once it is clear that the region exists and a request may be made. Asked after options
-   * have been read, since that may run code of the caller's.
-   */
-  #stateWith(region: Region): State {
-    this.#map.check();
-    const state = this.#map.current;
-    if (state.regions.get(region) === undefined) throw new DisposedError(`Region "${region.name}"`);
-    return state;
-  }
-
-  #mapRegion(region: Region, params: Partial<MapParams>): void {
-    const { writable = true, executable = true, prefetch = false } = params;
-    checkBoolean(writable, "writable");
-    checkBoolean(executable, "executable");
-    checkBoolean(prefetch, "prefetch");
-    const wanted = paramsOf(writable, executable, prefetch);
-    const state = this.#stateWith(region);
-    this.#map.request("map", region, mapRegion(state, region, wanted));
-    if (this.#map.onlookers.isLogged) this.#map.whenDecided((committed) => committed && this.#warnIfHidden(region));
-  }
-
-  /** Says so where a region that is mapped shows nowhere: who maps one does it to be seen. */
-  #warnIfHidden(region: Region): void {
-    const { regions, visible } = this.#map.committed;
-    if (!regions.get(region)?.params || fragments(visible, region).length > 0) return;
-    const { start, end } = region.range;
-    const names = new Set(visible.overlapping(start, end).map(({ value }) => `"${value.name}" ${value.range}`));
-    this.#map.logger.warn(
-      `Region "${region.name}" ${region.range} is mapped and shows nowhere: ${[...names].join(", ")} hides it`,
-    );
-  }
-
-  #unmap(region: Region): void {
-    const state = this.#stateWith(region);
-    this.#map.request("unmap", region, unmapRegion(state, region));
-  }
-
-  #addMapping(region: Region, options: MappingOptions): void {
-    const { start, end } = rangeIn(region, options.rangeInRegion);
-    const mapping = mappingOf(options, start, end, this.#va);
-    try {
-      this.#handOuts.watch(mapping);
-      const change = setMapping(this.#stateWith(region), region, start, end, mapping);
-      this.#map.request("add mapping", region, change, mapping);
-    } catch (error) {
-      closeFile(mapping); // which does nothing where the request has done it
-      throw error;
-    }
-  }
-
   #parked(mapping: Mapping, start: number, end: number): (Span & { readonly address: number })[] {
     const { own, delta } = mapping;
     const held = own === null ? undefined : this.#map.committed.parked.get(own);
@@ -632,24 +567,6 @@ export class RegionManager implements Disposable {
       if (address === undefined) throw new Error("What is parked has a place");
       return { start: first - delta, end: Math.min(entry.end, end + delta) - delta, address };
     });
-  }
-
-  #removeMappings(region: Region, rangeInRegion: MemoryRange): void {
-    const { start, end } = rangeIn(region, rangeInRegion);
-    const state = this.#stateWith(region);
-    this.#map.request("remove mappings", region, setMapping(state, region, start, end, null));
-  }
-
-  #remove(region: Region): void {
-    if (this.#map.closed) return;
-    this.#map.check();
-    const state = this.#map.current;
-    if (state.regions.get(region) !== undefined) this.#map.request("remove", region, removeRegion(state, region));
-  }
-
-  async #teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#map.closed || this.#map.current.regions.get(region) === undefined) return;
-    await this.#locks.drain([region], signal, () => this.#remove(region));
   }
 
   /** What undoes an attachment, as long as there is something to undo. */

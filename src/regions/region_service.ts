@@ -1,0 +1,104 @@
+import type { Mappable } from "../../ffi/files/mappable.ts";
+import { mapRegion, removeRegion, setMapping, unmapRegion } from "../core/map/edits.ts";
+import { fragments } from "../core/map/overlap.ts";
+import { type MapParams, type Mapping, paramsOf, type Region } from "../core/map/region.ts";
+import type { State } from "../core/map/state.ts";
+import { DisposedError } from "../core/errors.ts";
+import { MemoryRange } from "../core/memory_range.ts";
+import type { VaTarget } from "../core/targets.ts";
+import { closeFile } from "../memory/file_backing.ts";
+import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryMap } from "../requests/memory_map.ts";
+import { checkBoolean } from "../targets/checks.ts";
+import { mappingOf, rangeIn } from "./mapping_options.ts";
+import type { MappingOptions, RegionRequests } from "./region_handle.ts";
+
+/** What the handles of regions ask of their manager: each request checked, and handed on as a change of the map. */
+export class RegionService implements RegionRequests {
+  readonly #map: MemoryMap;
+  readonly #locks: LockKeeper;
+  readonly #va: VaTarget<Mappable>;
+  readonly #watchFile: (mapping: Mapping) => void;
+
+  /** `watchFile` is told of each mapping that comes in, and may refuse it by throwing. */
+  constructor(map: MemoryMap, locks: LockKeeper, va: VaTarget<Mappable>, watchFile: (mapping: Mapping) => void) {
+    this.#map = map;
+    this.#locks = locks;
+    this.#va = va;
+    this.#watchFile = watchFile;
+  }
+
+  map(region: Region, params: Partial<MapParams>): void {
+    const { writable = true, executable = true, prefetch = false } = params;
+    checkBoolean(writable, "writable");
+    checkBoolean(executable, "executable");
+    checkBoolean(prefetch, "prefetch");
+    const wanted = paramsOf(writable, executable, prefetch);
+    this.#map.request("map", region, mapRegion(this.#stateWith(region), region, wanted));
+    if (this.#map.onlookers.isLogged) this.#map.whenDecided((committed) => committed && this.#warnIfHidden(region));
+  }
+
+  unmap(region: Region): void {
+    this.#map.request("unmap", region, unmapRegion(this.#stateWith(region), region));
+  }
+
+  addMapping(region: Region, options: MappingOptions): void {
+    const { start, end } = rangeIn(region, options.rangeInRegion);
+    const mapping = mappingOf(options, start, end, this.#va);
+    try {
+      this.#watchFile(mapping);
+      const change = setMapping(this.#stateWith(region), region, start, end, mapping);
+      this.#map.request("add mapping", region, change, mapping);
+    } catch (error) {
+      closeFile(mapping); // which does nothing where the request has done it
+      throw error;
+    }
+  }
+
+  removeMappings(region: Region, rangeInRegion: MemoryRange): void {
+    const { start, end } = rangeIn(region, rangeInRegion);
+    this.#map.request("remove mappings", region, setMapping(this.#stateWith(region), region, start, end, null));
+  }
+
+  remove(region: Region): void {
+    if (this.#map.closed) return;
+    this.#map.check();
+    const state = this.#map.current;
+    if (state.regions.get(region) !== undefined) this.#map.request("remove", region, removeRegion(state, region));
+  }
+
+  async teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#map.closed || this.#map.current.regions.get(region) === undefined) return;
+    await this.#locks.drain([region], signal, () => this.remove(region));
+  }
+
+  paramsOf(region: Region): MapParams | null {
+    return this.#map.current.regions.get(region)?.params ?? null;
+  }
+
+  visibleOf(region: Region): readonly MemoryRange[] {
+    return fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end));
+  }
+
+  /**
+   * The state to start from, once it is clear that the region exists and a request may be made. Asked after options
+   * have been read, since that may run code of the caller's.
+   */
+  #stateWith(region: Region): State {
+    this.#map.check();
+    const state = this.#map.current;
+    if (state.regions.get(region) === undefined) throw new DisposedError(`Region "${region.name}"`);
+    return state;
+  }
+
+  /** Says so where a region that is mapped shows nowhere: who maps one does it to be seen. */
+  #warnIfHidden(region: Region): void {
+    const { regions, visible } = this.#map.committed;
+    if (!regions.get(region)?.params || fragments(visible, region).length > 0) return;
+    const { start, end } = region.range;
+    const names = new Set(visible.overlapping(start, end).map(({ value }) => `"${value.name}" ${value.range}`));
+    this.#map.logger.warn(
+      `Region "${region.name}" ${region.range} is mapped and shows nowhere: ${[...names].join(", ")} hides it`,
+    );
+  }
+}
