@@ -131,6 +131,7 @@ export class BackendLink {
 
   /** Has the back end leave vrings alone. Blocks. */
   suspend(vrings: readonly Vring[]): void {
+    if (vrings.length === 0) return;
     const replies = vrings.map(({ index }) => this.askBase(index));
     this.connection.waitFor(replies);
     if (this.connection.state !== "open") return;

@@ -10,7 +10,7 @@ import { DirtyLog } from "./dirty_log.ts";
 import { VhostUserError } from "./errors.ts";
 import { linkOf, type VhostUserFrontend } from "./frontend.ts";
 import type { BackendLink, MemoryLink } from "./link.ts";
-import { changeTable, covers, entryAt, type Run } from "./memory_table.ts";
+import { changeTable, covers, entryAt, type Run, type TableChange } from "./memory_table.ts";
 import { exchangeTable } from "./table_exchange.ts";
 
 /** One entry of a back end's memory table. */
@@ -38,6 +38,9 @@ interface Announced {
   readonly next: Pieces;
   /** By start, those that take away as -1 - start. */
   readonly calls: Set<number>;
+  /** The change it makes of a table; `null` where there was none to be changed. */
+  readonly change: TableChange<OpenFile> | null;
+  readonly table: readonly Run<OpenFile>[];
   sent: boolean;
 }
 
@@ -145,9 +148,10 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       calls.add(request.range.start);
     }
     const { connection, ready, rules } = this.#link;
+    const table = this.#table;
     if (connection.state === "cut off") this.#keepFrom(runsOf(next));
-    else if (ready && connection.state === "open") changeTable(this.#table, runsOf(next), rules);
-    this.#announced = { next, calls, sent: false };
+    const planned = ready && connection.state === "open" ? changeTable(table, runsOf(next), rules) : null;
+    this.#announced = { next, calls, change: planned, table, sent: false };
   }
 
   /**
@@ -257,22 +261,22 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       return this.#settle(alone());
     }
     if (!announced.sent) {
-      this.#settle(announced.next);
+      this.#settle(announced.next, announced);
       announced.sent = true;
     }
     if (announced.calls.size === 0) this.#announced = null;
   }
 
   /** Has the back end's table cover what of `pieces` it is given, or leaves it as it was and throws. */
-  #settle(pieces: Pieces): void {
+  #settle(pieces: Pieces, announced: Announced | null = null): void {
     const link = this.#link;
     const { connection } = link;
     const state = (): ConnectionState => connection.state; // which changes under way
     if (state() === "gone") this.#lose();
     if (!link.ready || state() === "gone") return;
-    const wanted = runsOf(pieces);
-    if (state() === "cut off") return this.#keepFrom(wanted);
-    const change = changeTable(this.#table, wanted, link.rules);
+    if (state() === "cut off") return this.#keepFrom(runsOf(pieces));
+    const known = announced?.table === this.#table ? announced.change : null;
+    const change = known ?? changeTable(this.#table, runsOf(pieces), link.rules);
     if (change.removed.length === 0 && change.added.length === 0) return;
     this.#lengthenLog(this.#end(change.table));
     const before = this.#table;
