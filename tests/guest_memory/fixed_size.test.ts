@@ -114,9 +114,24 @@ hugePageTest("huge pages go by the kernel once their descriptor was handed out, 
       "holes into huge pages: make it with fixedSize: true if nobody will",
   );
 
-  // Whoever has it punches a hole, and another takes the page: what would be SIGBUS is an error.
-  punch(fd, HUGE_PAGE);
-  using _taker = Mappable.memfd("taker", HUGE_PAGE, { hugepageSize: HUGE_PAGE });
+  // Whoever has it punches a hole, and others take the page: what would be SIGBUS is an error. Pages that others put into
+  // the pool meanwhile are taken too.
+  using takers = new DisposableStack();
+  const refused = () => {
+    for (let taken = 0; taken < 64; taken++) {
+      punch(fd, HUGE_PAGE);
+      takers.use(Mappable.memfd("taker", HUGE_PAGE, { hugepageSize: HUGE_PAGE }));
+      try {
+        regions.memory.writeUint32(0, 1);
+      } catch (error) {
+        return error;
+      }
+    }
+  };
+  const missing = refused();
+  assert(missing instanceof GuestMemoryError);
+  assertEquals(missing.kind, "not-mapped");
+});
   assertEquals(assertThrows(() => regions.memory.writeUint32(0, 1), GuestMemoryError).kind, "not-mapped");
 });
 
