@@ -77,12 +77,8 @@ export type { RamVisibility } from "./src/guest/ram_visibility.ts";
 export { RamLayoutError, type RamLayoutErrorKind } from "./src/core/ram_layout.ts";
 export type { PrefaultOptions } from "./src/guest/prefault.ts";
 export type { SharedRegion, SharedRegionsListener } from "./src/guest/shareable_regions.ts";
-export {
-  type DeviceMapping,
-  DeviceMemory,
-  type DeviceMemoryOptions,
-  type InspectDeviceMemory,
-} from "./src/guest/device_memory.ts";
+export { DeviceMemory, type InspectDeviceMemory } from "./src/guest/device_memory.ts";
+export type { DeviceMapping, DeviceMemoryOptions } from "./src/guest/device_options.ts";
 export type { InspectGuestMemory, InspectRamBacking } from "./src/guest/inspect_guest.ts";
 export type { MemoryUsage } from "./ffi/host/smaps.ts";
 export { DirtyTracker } from "./src/memory/dirty_tracker.ts";

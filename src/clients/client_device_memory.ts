@@ -1,20 +1,15 @@
-import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
-import { hex } from "../core/hex.ts";
 import { touchedIn } from "../core/map/edits.ts";
 import type { Mapping } from "../core/map/region.ts";
-import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { checkAligned, MemoryRange } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
-import type { DeviceMapping, DeviceMemoryOptions } from "../guest/device_memory.ts";
+import { checkDeviceMapping, checkDeviceMemory, rangeInDevice } from "../guest/device_checks.ts";
+import type { DeviceMapping, DeviceMemoryOptions } from "../guest/device_options.ts";
 import { closeFile, FileBacking, mappableOf, releaseFiles } from "../memory/file_backing.ts";
-import { checkFile, checkPages } from "../regions/mapping_options.ts";
 import type { Json } from "../serving/error_data.ts";
 import type { ChangeRequest } from "../serving/protocol.ts";
 import type { ClientRequests } from "./client_region_handle.ts";
 import { addMappingRequest, newRegionRequest, rangesFrom } from "./requests.ts";
-
-/** The priority of device memory: anything else hides it. */
-const DEVICE_PRIORITY = 0;
 
 /** Stands for the region that a batch makes, in the requests of that batch. */
 const NEW = -1;
@@ -52,6 +47,8 @@ export class ClientDeviceMemory implements AsyncDisposable {
   readonly length: number;
   readonly #requests: ClientRequests;
   readonly #holes: "exit" | "fault";
+  readonly #priority: number;
+  readonly #age: Promise<number>;
   /** What is mapped, by offset; the guest's region, if there is one, has the same. */
   #mappings: RangeMap<Mapping> = RangeMap.EMPTY;
   #region: { readonly id: number; readonly gpa: number } | null = null;
@@ -60,14 +57,16 @@ export class ClientDeviceMemory implements AsyncDisposable {
 
   /** Made by `newDeviceMemory` of a client. */
   constructor(requests: ClientRequests, name: string, length: number, options: DeviceMemoryOptions) {
-    const { holes = "exit" } = options;
-    if (typeof name !== "string") throw new TypeError("Device memory needs a name");
-    if (new MemoryRange(0, length).isEmpty) throw new RangeError(`Device memory "${name}" needs a length above 0`);
-    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
+    const { holes, priority } = checkDeviceMemory(name, length, options);
     this.name = name;
     this.length = length;
     this.#requests = requests;
     this.#holes = holes;
+    this.#priority = priority;
+    // As old as this object, wherever it moves: of those that overlap at equal priority, the older one is visible.
+    // SAFETY: the owner answers with a number.
+    this.#age = requests.request({ kind: "next-age" }) as Promise<number>;
+    this.#age.catch(() => {}); // Whoever needs it is told.
   }
 
   /** The GPA at which the guest has it, `null` where it has not; as of the last request that has been answered. */
@@ -85,19 +84,12 @@ export class ClientDeviceMemory implements AsyncDisposable {
 
   /** As `DeviceMemory.map`. The mappable may be disposed at once. */
   async map(mapping: DeviceMapping): Promise<void> {
-    const { offset, mappable, fileOffset = 0, writable = true } = mapping;
-    if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
-    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
-    const file = fileOf(mappable);
-    checkAligned(fileOffset, "File offset");
-    const { length = Math.max(0, Math.ceil(file.size / PAGE_SIZE) * PAGE_SIZE - fileOffset) } = mapping;
-    const range = this.#range(offset, length);
-    checkFile(file, fileOffset, range.start, range.end, writable);
-    checkPages(file, fileOffset, range, { Offset: offset });
+    this.#check();
+    const { range, mappable, fileOffset, writable } = checkDeviceMapping(mapping, this);
     const backing = new FileBacking(mappable);
     const own: Mapping = {
       ...{ kind: "shared", backing, own: null },
-      ...{ delta: fileOffset - offset, writable, policy: undefined },
+      ...{ delta: fileOffset - range.start, writable, policy: undefined },
     };
     await this.#next(async () => {
       try {
@@ -114,7 +106,8 @@ export class ClientDeviceMemory implements AsyncDisposable {
 
   /** As `DeviceMemory.unmap`. */
   async unmap(offset: number, length: number): Promise<void> {
-    const range = this.#range(offset, length);
+    this.#check();
+    const range = rangeInDevice(offset, length, this);
     await this.#next(async () => {
       if (this.#region !== null) {
         await this.#change({ kind: "remove-mappings", region: this.#region.id, range: [range.start, range.end] });
@@ -132,8 +125,9 @@ export class ClientDeviceMemory implements AsyncDisposable {
       const old = this.#region;
       if (old?.gpa === gpa) return void await this.#change({ kind: "map", region: old.id, params: { writable } });
       const changes: ChangeRequest[] = old === null ? [] : [{ kind: "remove", region: old.id }];
-      const isNew = { name: this.name, range, priority: DEVICE_PRIORITY, type: "device", holes: this.#holes } as const;
-      changes.push(newRegionRequest(isNew));
+      const { name } = this;
+      const isNew = { name, range, priority: this.#priority, type: "device", holes: this.#holes } as const;
+      changes.push(newRegionRequest(isNew, await this.#age));
       for (const { start, end, value } of this.#mappings) {
         await this.#addMapping(NEW, new MemoryRange(start, end), value, (change) => void changes.push(change));
       }
@@ -198,19 +192,8 @@ export class ClientDeviceMemory implements AsyncDisposable {
     return done;
   }
 
-  #range(offset: number, length: number): MemoryRange {
+  #check(): void {
     if (this.#disposed) throw new DisposedError(`Device memory "${this.name}"`);
-    checkAligned(offset, "Offset");
-    checkAligned(length, "Length");
-    checkNumber(offset + length, "Offset plus length");
-    if (length === 0) throw new RangeError("Length must not be 0");
-    if (offset + length > this.length) {
-      throw new RangeError(
-        `${hex(length)} bytes at offset ${hex(offset)} reach beyond device memory "${this.name}" of ` +
-          `${hex(this.length)} bytes`,
-      );
-    }
-    return new MemoryRange(offset, offset + length);
   }
 
   #edit({ start, end }: MemoryRange, mapping: Mapping | null): void {

@@ -7,7 +7,7 @@ import type { RegionInfo } from "../regions/region_info.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import { buildError, type Json } from "../serving/error_data.ts";
 import type { Answer, ChangeRequest, OwnerMessage, Request } from "../serving/protocol.ts";
-import type { DeviceMemoryOptions } from "../guest/device_memory.ts";
+import type { DeviceMemoryOptions } from "../guest/device_options.ts";
 import { ClientDeviceMemory } from "./client_device_memory.ts";
 import { ClientRegionHandle, type ClientRequests } from "./client_region_handle.ts";
 import type { Connection } from "./connection.ts";

@@ -21,8 +21,11 @@ export function endsOf(range: MemoryRange): Ends {
 }
 
 /** Asks for a new region. */
-export function newRegionRequest(options: RegionOptions): ChangeRequest {
-  return { kind: "new-region", options: { ...options, range: endsOf(options.range) } };
+export function newRegionRequest(options: RegionOptions, age?: number): ChangeRequest {
+  return {
+    kind: "new-region",
+    options: { ...options, range: endsOf(options.range), ...(age !== undefined && { age }) },
+  };
 }
 
 /** Asks to back a part of a region. The file has to stay open until the request is answered. */

@@ -2,7 +2,8 @@ import { currentThread } from "../../ffi/os/thread.ts";
 import type { Mappable, OpenOptions } from "../../ffi/files/mappable.ts";
 import type { MemfdOptions } from "../../ffi/files/memfd.ts";
 import type { Region } from "../core/map/region.ts";
-import { DeviceMemory, type DeviceMemoryHost, type DeviceMemoryOptions } from "../guest/device_memory.ts";
+import { DeviceMemory, type DeviceMemoryHost } from "../guest/device_memory.ts";
+import type { DeviceMemoryOptions } from "../guest/device_options.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
 import { RegionHandle, type RegionRequests } from "../regions/region_handle.ts";
@@ -45,6 +46,7 @@ const METHODS: Readonly<Record<Request["kind"], string>> = {
   "teardown": "teardown",
   "map-params": "mapParams",
   "visible": "visible",
+  "next-age": "newDeviceMemory",
   "regions": "regions",
   "inspect": "inspect",
   "memfd": "memfd",
@@ -161,8 +163,13 @@ export class SyncRegionManagerClient implements Disposable {
    * @throws {RequestTimeoutError} If the owner does not answer in time, as for every request.
    */
   newRegion(options: RegionOptions): RegionHandle {
+    return this.#newRegion(options);
+  }
+
+  #newRegion(options: RegionOptions, age?: number): RegionHandle {
     const { name, range, priority, type = "ram", holes = "exit" } = options;
-    const request = newRegionRequest(options);
+    const request = newRegionRequest(options, age);
+    // What the owner goes by is its own account of ages.
     const region = { id: 0, age: 0, name, range, priority, type, holes, latest: undefined };
     const draft = this.#draft;
     if (draft !== null) region.id = -draft.created.push(region);
@@ -196,9 +203,9 @@ export class SyncRegionManagerClient implements Disposable {
       get disposed() {
         return isDisposed();
       },
-      // The owner goes by the age of its regions: here each place is as old as itself.
-      nextAge: () => 0,
-      newRegion: (options) => this.newRegion(options),
+      // SAFETY: the owner answers with a number.
+      nextAge: () => this.#call({ kind: "next-age" }, "newDeviceMemory") as number,
+      newRegion: (options, age) => this.#newRegion(options, age),
       batch: (requests, name) => this.#batch(requests, name),
       whenDecided: (outcome) => {
         if (this.#draft === null) outcome(true);

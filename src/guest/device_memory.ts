@@ -1,18 +1,14 @@
-import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
-import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
+import { checkAligned, MemoryRange } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
 import { touchedIn } from "../core/map/edits.ts";
 import type { Mapping } from "../core/map/region.ts";
 import { closeFile, FileBacking, labelOf, mappableOf, releaseFiles } from "../memory/file_backing.ts";
-import { checkFile, checkPages } from "../regions/mapping_options.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
-import { checkPriority } from "../targets/checks.ts";
-
-/** The priority of device memory unless it is said: RAM hides it. */
-const DEVICE_PRIORITY = 0;
+import { checkDeviceMapping, checkDeviceMemory, rangeInDevice } from "./device_checks.ts";
+import type { DeviceMapping, DeviceMemoryOptions } from "./device_options.ts";
 
 /** What device memory needs of a region manager, or of a client of one. */
 export interface DeviceMemoryHost {
@@ -26,35 +22,6 @@ export interface DeviceMemoryHost {
   batch<T>(requests: () => T, name?: string): T;
   /** Calls back once it is known whether the batch under way came true: at once where there is none. */
   whenDecided(outcome: (committed: boolean) => void): void;
-}
-
-/** How device memory behaves. */
-export interface DeviceMemoryOptions {
-  /**
-   * What a guest access to an address without a mapping does. `"exit"` (the default): an MMIO exit, for the device to
-   * answer. `"fault"`: KVM_RUN fails with EFAULT, and mapping and unmapping cost no slot change, for windows whose
-   * mappings change all the time (virtio-fs DAX).
-   */
-  readonly holes?: "exit" | "fault";
-  /**
-   * Who wins an address, 0 (the default) to 255: RAM has 255 unless `ramPriority` says otherwise. Of device memory of equal
-   * priority that overlaps, which `overlap: "any"` allows, the one made first wins, wherever they move.
-   */
-  readonly priority?: number;
-}
-
-/** What to put where in device memory. */
-export interface DeviceMapping {
-  /** Where in the device memory, in bytes; page-aligned. */
-  readonly offset: number;
-  /** The file, of which the device memory keeps a clone of its own. */
-  readonly mappable: Mappable;
-  /** Where in the file the range begins, in bytes; page-aligned, 0 by default. */
-  readonly fileOffset?: number;
-  /** In bytes; page-aligned, above 0. By default all of the file from `fileOffset` on, in whole pages. */
-  readonly length?: number;
-  /** Whether it may be written where `mapToGuest` allows it too; `true` by default. */
-  readonly writable?: boolean;
 }
 
 /** Device memory as it was when inspected. */
@@ -126,11 +93,7 @@ export class DeviceMemory implements Disposable {
     options: DeviceMemoryOptions,
     onDispose: (memory: DeviceMemory) => void,
   ) {
-    const { holes = "exit", priority = DEVICE_PRIORITY } = options;
-    if (typeof name !== "string") throw new TypeError("Device memory needs a name");
-    if (new MemoryRange(0, length).isEmpty) throw new RangeError(`Device memory "${name}" needs a length above 0`);
-    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
-    checkPriority(priority, `Priority of device memory "${name}"`);
+    const { holes, priority } = checkDeviceMemory(name, length, options);
     this.name = name;
     this.length = length;
     this.#regions = regions;
@@ -164,19 +127,12 @@ export class DeviceMemory implements Disposable {
    * @throws {DisposedError} If this or the mappable has been disposed.
    */
   map(mapping: DeviceMapping): void {
-    const { offset, mappable, fileOffset = 0, length = restOf(mappable, fileOffset), writable = true } = mapping;
     this.#check();
-    const range = this.#range(offset, length);
-    checkAligned(fileOffset, "File offset");
-    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
-    if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${this.name}" needs a Mappable`);
-    const file = fileOf(mappable);
-    checkFile(file, fileOffset, range.start, range.end, writable);
-    checkPages(file, fileOffset, range, { Offset: offset });
+    const { range, mappable, fileOffset, writable } = checkDeviceMapping(mapping, this);
     this.#regions.batch(() => {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
       const backing = new FileBacking(mappable);
-      const delta = fileOffset - offset;
+      const delta = fileOffset - range.start;
       this.#edit(range, { kind: "shared", backing, own: null, delta, writable, policy: undefined });
     }, "map");
   }
@@ -194,7 +150,7 @@ export class DeviceMemory implements Disposable {
    */
   unmap(offset: number, length: number): void {
     this.#check();
-    const range = this.#range(offset, length);
+    const range = rangeInDevice(offset, length, this);
     this.#regions.batch(() => {
       this.#region?.removeMappings(range);
       this.#edit(range, null);
@@ -302,20 +258,6 @@ export class DeviceMemory implements Disposable {
     if (this.#disposed) throw new DisposedError(`Device memory "${this.name}"`);
   }
 
-  #range(offset: number, length: number): MemoryRange {
-    checkAligned(offset, "Offset");
-    checkAligned(length, "Length");
-    checkNumber(offset + length, "Offset plus length");
-    if (length === 0) throw new RangeError("Length must not be 0");
-    if (offset + length > this.length) {
-      throw new RangeError(
-        `${hex(length)} bytes at offset ${hex(offset)} reach beyond device memory "${this.name}" of ` +
-          `${hex(this.length)} bytes`,
-      );
-    }
-    return new MemoryRange(offset, offset + length);
-  }
-
   /** Notes where the memory is, for as long as the request under way does not fail. */
   #place(region: RegionHandle | null): void {
     const old = this.#region;
@@ -336,11 +278,4 @@ export class DeviceMemory implements Disposable {
       if (mapping !== null) closeFile(mapping);
     });
   }
-}
-
-/** How long a file is from `fileOffset` on, in whole pages. */
-function restOf(mappable: Mappable, fileOffset: number): number {
-  if (!(mappable instanceof Mappable)) throw new TypeError("Device memory needs a Mappable");
-  const { size } = mappable;
-  return Math.max(0, Math.ceil(size / PAGE_SIZE) * PAGE_SIZE - fileOffset);
 }

@@ -540,7 +540,8 @@ export class RegionManager implements Disposable {
     const { base, length } = this.#va;
     const clients = new ClientServer({
       manager: {
-        newRegion: (options) => this.newRegion(options),
+        newRegion: (options, age = this.#nextId) => this.#newRegion(options, age),
+        nextAge: () => this.#nextId++,
         batch: (requests) => this.batch(requests),
         // SAFETY, twice: plain data, safe for JSON by contract once a range is its ends.
         regions: () =>

@@ -27,6 +27,8 @@ export class ClientRegions {
   readonly #files: ClientFiles;
   readonly #logger: Logger;
   readonly #regions = new Map<number, ServedRegion>();
+  /** The ages that were asked for, and the id of the region that has each, `null` for none. */
+  #ages: ReadonlyMap<number, number | null> = new Map();
 
   constructor(manager: ServedManager, files: ClientFiles, logger: Logger) {
     this.#manager = manager;
@@ -50,6 +52,11 @@ export class ClientRegions {
       }
       case "visible":
         return { value: this.#region(request.region).visible.map(({ start, end }) => [start, end]) };
+      case "next-age": {
+        const age = this.#manager.nextAge();
+        this.#ages = new Map(this.#ages).set(age, null);
+        return { value: age };
+      }
       case "regions":
         return { value: this.#manager.regions() };
       case "inspect":
@@ -61,8 +68,7 @@ export class ClientRegions {
       case "new-region":
         return { value: this.#changes([request], (act) => act())[0] ?? null };
       case "remove":
-        this.#change(this.#region(request.region), request);
-        this.#regions.delete(request.region);
+        this.#changes([request], (act) => act());
         return NOTHING;
       default:
         this.#change(this.#region(request.region), request);
@@ -90,24 +96,31 @@ export class ClientRegions {
     const created: ServedRegion[] = [];
     const removed: number[] = [];
     const values: Json[] = [];
+    const ages = new Map(this.#ages);
     how(() => {
       for (const request of requests) {
         if (request.kind === "new-region") {
-          const { range, ...rest } = request.options;
-          const region = this.#manager.newRegion({ ...rest, range: rangeOf(range) });
+          const { range, age, ...rest } = request.options;
+          if (age !== undefined && ages.get(age) !== null) throw new RangeError(`Age ${age} is not free`);
+          const region = this.#manager.newRegion({ ...rest, range: rangeOf(range) }, age);
+          if (age !== undefined) ages.set(age, region.id);
           created.push(region);
           values.push(region.id);
         } else {
           const region = request.region < 0 ? created[-1 - request.region] : this.#region(request.region);
           if (region === undefined) throw new RangeError(`The batch has made no region ${-1 - request.region}`);
           this.#change(region, request);
-          if (request.kind === "remove") removed.push(region.id);
+          if (request.kind === "remove") {
+            removed.push(region.id);
+            if (request.eventually !== true) free(ages, region.id);
+          }
           values.push(null);
         }
       }
     });
     for (const region of created) this.#regions.set(region.id, region);
     for (const id of removed) this.#regions.delete(id);
+    this.#ages = ages;
     return values;
   }
 
@@ -155,6 +168,11 @@ export class ClientRegions {
       else again(error);
     }
   }
+}
+
+/** Says that the region with this id is gone. */
+function free(ages: Map<number, number | null>, id: number): void {
+  for (const [age, holder] of ages) if (holder === id) ages.set(age, null);
 }
 
 function rangeOf([start, end]: Ends): MemoryRange {

@@ -68,6 +68,7 @@ export function readRequest(data: unknown): Request {
     case "map-params":
     case "visible":
       return { kind: request.kind, region: whole(request.region, "region") };
+    case "next-age":
     case "regions":
     case "inspect":
       return { kind: request.kind };
@@ -103,6 +104,7 @@ function readChange(change: Fields): ChangeRequest {
           range: ends(options.range),
           ...(type !== undefined && { type }),
           ...(holes !== undefined && { holes }),
+          ...(options.age !== undefined && { age: whole(options.age, "age") }),
         },
       };
     }

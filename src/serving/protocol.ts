@@ -29,6 +29,8 @@ export interface NewRegion {
   readonly priority: number;
   readonly type?: "ram" | "device";
   readonly holes?: "exit" | "fault";
+  /** An age that was asked for before: of those that overlap at equal priority, the older one is visible. */
+  readonly age?: number;
 }
 
 /** A change that can be part of a batch. Regions are named by their ids; in a batch, -1 is the first new one in it. */
@@ -57,6 +59,7 @@ export type Request =
   | { readonly kind: "teardown"; readonly region: number }
   | { readonly kind: "map-params"; readonly region: number }
   | { readonly kind: "visible"; readonly region: number }
+  | { readonly kind: "next-age" }
   | { readonly kind: "regions" }
   | { readonly kind: "inspect" }
   | { readonly kind: "memfd"; readonly name: string; readonly size: number; readonly options: MemfdOptions }

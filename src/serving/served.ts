@@ -39,7 +39,10 @@ export interface ServedRegion extends Disposable {
 
 /** The manager that clients are served by: what they ask for, it is asked. */
 export interface ServedManager {
-  newRegion(options: ServedRegionOptions): ServedRegion;
+  /** Makes a region; one that succeeds others has their age, which no region has at that time. */
+  newRegion(options: ServedRegionOptions, age?: number): ServedRegion;
+  /** The age of a region that is made now, for those that are to succeed it. */
+  nextAge(): number;
   batch<T>(requests: () => T): T;
   /** What `RegionManager.regions` says, the ranges as their ends. */
   regions(): Json;
