@@ -117,7 +117,7 @@ hugePageTest("huge pages go by the kernel once their descriptor was handed out, 
   // Whoever has it punches a hole, and others take the page: what would be SIGBUS is an error. Pages that others put into
   // the pool meanwhile are taken too.
   using takers = new DisposableStack();
-  const refused = () => {
+  const refused = (): unknown => {
     for (let taken = 0; taken < 64; taken++) {
       punch(fd, HUGE_PAGE);
       takers.use(Mappable.memfd("taker", HUGE_PAGE, { hugepageSize: HUGE_PAGE }));
@@ -127,6 +127,7 @@ hugePageTest("huge pages go by the kernel once their descriptor was handed out, 
         return error;
       }
     }
+    return undefined;
   };
   const missing = refused();
   assert(missing instanceof GuestMemoryError);
