@@ -16,6 +16,7 @@ export class StandInFile extends OpenFile {
 
   /** Of `size` bytes, a multiple of `pageSize`. */
   constructor(name: string, size: number, pageSize: number) {
+    checkAligned(pageSize, "Page size");
     checkAligned(size, "Size", pageSize);
     if (size === 0) throw new RangeError("Size must not be 0");
     super(-1, `stand-in "${name}"`, { borrowed: true, shared: false, fixedSize: true, facts: { size, pageSize } });

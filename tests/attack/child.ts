@@ -23,7 +23,7 @@ globalThis.addEventListener("error", (event) => {
 try {
   await family.attack(new Random(Number(seed)), notes);
 } catch (error) {
-  notes.broken(`what should always work threw ${error instanceof Error ? error.stack : error}`);
+  notes.broken(`what should always work threw ${error instanceof Error ? Deno.inspect(error, { depth: 6 }) : error}`);
 }
 // Whatever was left undone has its turn, and may still complain.
 await new Promise((resolve) => setTimeout(resolve, 0));

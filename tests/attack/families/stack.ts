@@ -30,33 +30,34 @@ function deepest(): number {
 const family: Family = {
   name: "stack",
   attack(random, notes) {
-    new FaultyMachine(random)[Symbol.dispose]();
-    {
-      using machine = new FaultyMachine(random);
-      const { manager, regions, files } = machine;
-      for (let i = 0; i < 40; i++) machine.request(random, notes);
-      const depth = deepest();
-      for (let i = 0; i < 400; i++) {
-        const request = anyRequest(random, manager, regions, files);
-        const less = random.below(80);
-        try {
-          at(depth - less, request);
-        } catch {
-          // Whatever it is: the claim is what follows.
-        }
-        for (const region of [...regions]) {
-          try {
-            void region.visible;
-          } catch {
-            regions.splice(regions.indexOf(region), 1);
-          }
-        }
-        // Where a mapping is gone that should be there, this is SIGSEGV.
-        for (const piece of manager.memory.pieces()) manager.memory.readUint8(piece.range.start);
+    const machine = new FaultyMachine(random);
+    const { manager, regions, files } = machine;
+    for (let i = 0; i < 40; i++) machine.request(random, notes);
+    const depth = deepest();
+    for (let i = 0; i < 400; i++) {
+      const request = anyRequest(random, manager, regions, files);
+      const less = random.below(80);
+      try {
+        at(depth - less, request);
+      } catch {
+        // Whatever it is: the claim is what follows.
       }
-      // With room again, everything works.
-      for (let i = 0; i < 40; i++) machine.request(random, notes);
+      for (const region of [...regions]) {
+        try {
+          void region.visible;
+        } catch {
+          regions.splice(regions.indexOf(region), 1);
+        }
+      }
+      // Where a mapping is gone that should be there, this is SIGSEGV.
+      for (const { range } of [...manager.memory.pieces()]) {
+        notes.try("read", () => manager.memory.readUint8(range.start));
+      }
     }
+    // With room again, requests work; the targets are JavaScript too, and may be in pieces.
+    for (let i = 0; i < 40; i++) notes.try("a request", anyRequest(random, manager, regions, files));
+    machine.isCalm = true;
+    notes.try("dispose", () => machine[Symbol.dispose]());
   },
 };
 
