@@ -129,12 +129,17 @@ export class DeviceMemory implements Disposable {
   map(mapping: DeviceMapping): void {
     this.#check();
     const { range, mappable, fileOffset, writable } = checkDeviceMapping(mapping, this);
-    this.#regions.batch(() => {
+    const backing = new FileBacking(mappable);
+    const delta = fileOffset - range.start;
+    const own: Mapping = { kind: "shared", backing, own: null, delta, writable, policy: undefined };
+    // One request that is all or nothing by itself; noting it down cannot fail.
+    try {
       this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
-      const backing = new FileBacking(mappable);
-      const delta = fileOffset - range.start;
-      this.#edit(range, { kind: "shared", backing, own: null, delta, writable, policy: undefined });
-    }, "map");
+    } catch (error) {
+      closeFile(own);
+      throw error;
+    }
+    this.#edit(range, own);
   }
 
   /**
@@ -151,10 +156,8 @@ export class DeviceMemory implements Disposable {
   unmap(offset: number, length: number): void {
     this.#check();
     const range = rangeInDevice(offset, length, this);
-    this.#regions.batch(() => {
-      this.#region?.removeMappings(range);
-      this.#edit(range, null);
-    }, "unmap");
+    this.#region?.removeMappings(range);
+    this.#edit(range, null);
   }
 
   /**
