@@ -14,6 +14,9 @@ import { run } from "../../examples/debian/run.ts";
 /** In the order in which they are loaded. */
 const MODULES = ["irqbypass", "kvm", "kvm-amd"] as const;
 
+/** What the machine says instead of a status if its clock is too fast, by the clock of the host. */
+export const BAD_CLOCK = "bad clock";
+
 /**
  * The first program of the machine. The command's output and status go to serial lines of their own, so that nothing
  * the kernel says gets between; the pipe keeps programs from printing as on a terminal. `favordynmods` halves what it costs to make a VM, and KVM without its splitting of huge
@@ -38,6 +41,12 @@ insmod /modules/kvm-amd.ko
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo
 export XDG_CACHE_HOME="$(cat /command/cache)"
+started=$(sed 's/.*nested.started=\\([0-9]*\\).*/\\1/' /proc/cmdline)
+elapsed=$(($(cat /sys/class/rtc/rtc0/since_epoch) - started))
+if [ "$(cut -d. -f1 /proc/uptime)" -gt $((2 * elapsed + 5)) ]; then
+  echo "${BAD_CLOCK}" >/dev/ttyS2
+  poweroff -f
+fi
 cd "$(cat /command/folder)"
 { sh /command/script </dev/null; echo $? >/status; } 2>&1 | cat >/dev/ttyS1
 cat /status >/dev/ttyS2
