@@ -1,9 +1,8 @@
 import { fileOf } from "../../ffi/files/mappable.ts";
-import type { Entry } from "../core/range_map.ts";
 import { normalize, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
-import type { Piece, Region } from "../core/map/region.ts";
-import { piecesIn } from "../core/map/view.ts";
+import type { Region } from "../core/map/region.ts";
+import { Sight } from "../core/map/sight.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
 import { CODE } from "./page_codes.ts";
 import type { PageSink } from "./page_sinks.ts";
@@ -112,18 +111,20 @@ export class MapPublisher implements FileRows<ShownFile> {
   /** Writes down what is mapped in `spans` now. */
   publish(spans: readonly Span[]): void {
     const state = this.#state();
+    const sight = new Sight(state);
     for (const { start, end } of normalize(spans)) {
-      let at = start;
-      for (const piece of piecesIn(state, start, end)) {
-        if (at < piece.start) this.#pages.paint(at, piece.start, null);
-        this.#pages.paint(piece.start, piece.end, this.#paintOf(piece));
-        at = piece.end;
+      for (let at = start; at < end;) {
+        sight.move(at);
+        const stop = sight.end < end ? sight.end : end;
+        this.#pages.paint(at, stop, this.#paintOf(sight));
+        at = stop;
       }
-      if (at < end) this.#pages.paint(at, end, null);
     }
   }
 
-  #paintOf({ value: { mapping, region, writable } }: Entry<Piece>): Paint {
+  /** What is shown where `sight` is; nothing for a hole, and for what an undo could not put back. */
+  #paintOf({ mapping, region, writable, lost }: Sight): Paint | null {
+    if (mapping === null || region === null || lost) return null;
     const mappable = sharedFileOf(mapping);
     // Nobody has looked at or locked what was not shown before, and what was shown has been handed out already.
     if (mappable !== null && this.#listener !== null) fileOf(mappable).markHandedOut();
