@@ -1,5 +1,5 @@
 /**
- * A Worker that sends signals to another thread: one, a pause of a fifth of a millisecond, the next.
+ * A Worker that sends signals to another thread: one, a pause of a millisecond, the next.
  *
  * @module
  */
@@ -13,7 +13,7 @@ interface WorkerScope {
 const scope = globalThis as unknown as WorkerScope;
 
 scope.onmessage = ({ data: { thread, signal, count } }) => {
-  while (Atomics.wait(count, 1, 0, 0.2) === "timed-out") {
+  while (Atomics.wait(count, 1, 0, 1) === "timed-out") {
     kickThread(thread, signal);
     Atomics.add(count, 0, 1);
   }
