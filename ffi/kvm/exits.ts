@@ -105,6 +105,11 @@ export interface KvmSystemEventExit {
 /**
  * The guest touched memory of a slot whose host address has no accessible memory behind it: a hole in a region with
  * `holes: "fault"`, or a page past the end of its file. Running again retries the access.
+ *
+ * KVMs differ here. Code that runs natively comes out with this exit on all of them, in most cases without an address. An
+ * instruction that KVM emulates (real mode on some hosts) may come out as an MMIO exit instead, and so may its store to
+ * memory that the slot has writable and the host has not. A vCPU that has lost the memory it runs in ends with a shutdown
+ * or an internal error, or not by itself: kick it.
  */
 export interface KvmFaultExit {
   /** Tells the exits apart. */

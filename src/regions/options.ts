@@ -28,7 +28,7 @@ export interface RegionOptions {
   /**
    * What a guest access to an unbacked address of the region does. `"exit"` (the default): an MMIO exit, and each
    * mapping has a slot of its own. `"fault"`: KVM_RUN fails with EFAULT, and one slot covers the whole region, so that
-   * changing its mappings costs no slot change.
+   * changing its mappings costs no slot change. KVMs differ in what emulated code sees there: `KvmFaultExit` tells.
    */
   holes?: "exit" | "fault";
 }

@@ -43,9 +43,18 @@ export function lengthOf(buffers: readonly Buffer[]): number {
   return buffers.reduce((sum, { length }) => sum + length, 0);
 }
 
-/** What the device is to read, in one piece of at most `most` bytes. */
+/** More than any request has that is taken in one piece. A driver that hands over more wants the host's memory. */
+const MOST = 2 ** 20;
+
+/**
+ * What the device is to read, in one piece of at most `most` bytes.
+ *
+ * @throws {RingError} If it is too much.
+ */
 export function gather(memory: GuestMemory, buffers: readonly Buffer[], most: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(Math.min(lengthOf(buffers), most));
+  const length = Math.min(lengthOf(buffers), most);
+  if (length > MOST) throw new RingError(`A request of ${length} bytes is too long`);
+  const bytes = new Uint8Array(length);
   let at = 0;
   for (const { gpa, length } of buffers) {
     if (at === bytes.length) break;
