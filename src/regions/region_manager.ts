@@ -161,7 +161,7 @@ export class RegionManager implements Disposable {
     served.add(va);
     this.#va = va;
     this.#overlap = overlap;
-    const report: Report = (level, msg, ...args) => this.#map.logger[level](msg, ...args);
+    const report: Report = (level, msg, ...args) => this.#map.onlookers.logger[level](msg, ...args);
     this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
     this.#tracking = new Tracking({
       length: va.length,
@@ -515,7 +515,7 @@ export class RegionManager implements Disposable {
       isPoisoned = state.damage.poisoned.size > 0;
       const revoked = this.#locks.revokeAll();
       const kept = this.#clients === undefined ? revoked.kept : [...revoked.kept, ...this.#clients.close()];
-      const context = { va: this.#va, logger: this.#map.logger };
+      const context = { va: this.#va, logger: this.#map.onlookers.logger };
       failures.push(...revoked.failures, ...tearDown(state, context, kept));
     });
     this.#tracking.written.close();
@@ -551,7 +551,7 @@ export class RegionManager implements Disposable {
       memory: { base: this.#va instanceof HostAddresses ? base : null, length },
       state: () => this.#map.committed,
       locks: this.#locks,
-      logger: this.#map.logger,
+      logger: this.#map.onlookers.logger,
     });
     this.#tracking.tell(clients);
     this.#map.gate = clients;

@@ -97,7 +97,7 @@ export class RegionService implements RegionRequests {
     if (!regions.get(region)?.params || fragments(visible, region).length > 0) return;
     const { start, end } = region.range;
     const names = new Set(visible.overlapping(start, end).map(({ value }) => `"${value.name}" ${value.range}`));
-    this.#map.logger.warn(
+    this.#map.onlookers.logger.warn(
       `Region "${region.name}" ${region.range} is mapped and shows nowhere: ${[...names].join(", ")} hides it`,
     );
   }

@@ -20,7 +20,7 @@ export function discardRam(map: MemoryMap, locks: LockKeeper, va: VaTarget<Mappa
       act();
     } catch (error) {
       // The batch has happened, and whoever made it is told so.
-      map.logger.error(`RAM at ${range} could not be discarded after a batch`, error);
+      map.onlookers.logger.error(`RAM at ${range} could not be discarded after a batch`, error);
     }
   });
 }

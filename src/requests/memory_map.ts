@@ -10,7 +10,6 @@ import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
 import type { WrittenPages } from "../memory/written_pages.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
-import type { Logger } from "../targets/targets.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { isThenable } from "../targets/sync.ts";
 import { factsOf } from "./facts.ts";
@@ -75,11 +74,6 @@ export class MemoryMap {
   /** Whether it has been closed. */
   get closed(): boolean {
     return this.#closed;
-  }
-
-  /** The logger, guarded: what it throws is ignored, and it cannot make requests. */
-  get logger(): Logger {
-    return this.onlookers.logger;
   }
 
   /**
@@ -237,16 +231,8 @@ export class MemoryMap {
   /** Tells of a request that could not even be thought of. */
   refused(name: string, region: Region, error: unknown): void {
     if (!this.onlookers.wantReports) return;
-    this.onlookers.tell({
-      name,
-      region,
-      parts: [],
-      changed: [],
-      plan: null,
-      microseconds: 0,
-      error,
-      state: this.#state,
-    });
+    const nothing = { parts: [], changed: [], plan: null, microseconds: 0 };
+    this.onlookers.tell({ name, region, error, state: this.#state, ...nothing });
   }
 
   /** Ends all requests for good: `tearDown` is handed the last state, and callbacks in it cannot make any. */
@@ -363,7 +349,9 @@ export class MemoryMap {
       this.#busy = false;
     }
     const done = transaction.committed ? "carried out" : "undone";
-    this.logger.error(`A request was interrupted by an exception from where none was expected, and has been ${done}`);
+    this.onlookers.logger.error(
+      `A request was interrupted by an exception from where none was expected, and has been ${done}`,
+    );
     if (transaction.committed) releaseFiles(change.gone, change.split);
     this.#finish(plan.old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
     const error = new MembackingError(`The request was interrupted, and has been ${done}`);
