@@ -25,6 +25,7 @@
 import { PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { releaseAddresses, reserveAddresses } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
+import { giveBackOldest } from "./retired_addresses.ts";
 import { PROT_READ } from "../os/mman.ts";
 import { countLines, readNumberFile } from "../os/proc_file.ts";
 
@@ -36,6 +37,11 @@ const SCARCE = 1 / 2;
 /** How much longer than counting takes it is not done again, and the least, in milliseconds. */
 const PAUSES = 20;
 const SHORTEST_PAUSE = 50;
+
+/** With less than this many left, addresses that were retired are given back. */
+const RESERVE = 512;
+/** But for so many, which are the newest. */
+const KEPT_RETIRED = 64;
 
 const DEFAULT_LIMIT = 65530;
 const DEFAULT_COUNT = 1024;
@@ -108,5 +114,7 @@ export function spareMappings(): number {
   const most = limit ?? DEFAULT_LIMIT;
   const spare = () => most - keptBack(most) - counted - (used - usedThen);
   if (spare() < most * SCARCE && performance.now() >= nextCount) count();
+  // Before guest memory has to do without, what was only kept from being used goes.
+  while (spare() < RESERVE && giveBackOldest(KEPT_RETIRED)) count();
   return Math.max(0, spare());
 }

@@ -11,9 +11,11 @@
 
 import { DisposedError } from "../../src/core/errors.ts";
 import { gaps, normalize, type Span } from "../../src/core/span.ts";
-import { releaseAddresses, reserveAddresses, retireAddresses } from "../os/address_space.ts";
+import { releaseAddresses, reserveAddresses } from "../os/address_space.ts";
+import { Errno, OsError } from "../os/os_error.ts";
 import { measureBudget, noteUse } from "./mapping_budget.ts";
 import { forgetLocks } from "./page_locks.ts";
+import { giveBackOldest, retire } from "./retired_addresses.ts";
 
 const live = new Set<Reservation>();
 
@@ -37,7 +39,7 @@ export class Reservation {
    */
   constructor(length: number, alignment: number) {
     measureBudget();
-    this.base = reserveAddresses(length, alignment);
+    this.base = reserved(length, alignment);
     this.length = length;
     this.#alignment = alignment;
     noteUse(this.#mappings);
@@ -82,9 +84,9 @@ export class Reservation {
   release(): void {
     if (--this.#holders > 0) return;
     live.delete(this);
-    noteUse(this.#kept.length - this.#mappings);
+    noteUse(-this.#mappings);
     forgetLocks(this.base, this.length);
-    for (const { start, end } of this.#kept) retireAddresses(this.base + start, end - start);
+    for (const { start, end } of this.#kept) retire(this.base + start, end - start);
     for (const { start, end } of gaps(0, this.length, this.#kept)) releaseAddresses(this.base + start, end - start);
   }
 }
@@ -95,4 +97,15 @@ export function reservationAt(address: number, length: number): Reservation | un
     if (address < reservation.base + reservation.length && reservation.base < address + length) return reservation;
   }
   return undefined;
+}
+
+/** Reserves addresses, those that were retired long ago if there are no others. */
+function reserved(length: number, alignment: number): number {
+  while (true) {
+    try {
+      return reserveAddresses(length, alignment);
+    } catch (error) {
+      if (!(error instanceof OsError) || error.errno !== Errno.ENOMEM || !giveBackOldest(1)) throw error;
+    }
+  }
 }

@@ -26,8 +26,8 @@ export interface LockHold {
  *
  * Input and output that the bytes were given to (`await file.read(lock.bytes)`) and that is under way when the lock goes
  * cannot be called back. It ends where guest memory is at those addresses by then, as late DMA of a device would; or,
- * once the manager is gone, in an error (EFAULT), since host addresses that were locked are never given to anything
- * else. So dispose a lock when its input and output is done.
+ * once the manager is gone, in an error (EFAULT): host addresses that were locked stay reserved and inaccessible, for as
+ * long as the process has other addresses left. So dispose a lock when its input and output is done.
  *
  * A lock that is dropped without being disposed is released some time after the garbage collector has found its bytes;
  * the manager's logger gets a warning.
