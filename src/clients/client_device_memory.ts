@@ -85,7 +85,10 @@ export class ClientDeviceMemory implements AsyncDisposable {
   /** As `DeviceMemory.map`. The mappable may be disposed at once. */
   async map(mapping: DeviceMapping): Promise<void> {
     this.#check();
-    const { range, mappable, fileOffset, writable } = checkDeviceMapping(mapping, this);
+    const { range, mappable, fileOffset, writable, copyOnWrite } = checkDeviceMapping(mapping, this);
+    if (copyOnWrite) {
+      throw new TypeError("Clients cannot have device memory that is copy-on-write, make it at the owner");
+    }
     const backing = new FileBacking(mappable);
     const own: Mapping = {
       ...{ kind: "shared", backing, own: null },

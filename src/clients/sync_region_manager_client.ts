@@ -200,6 +200,7 @@ export class SyncRegionManagerClient implements Disposable {
   newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
     const isDisposed = () => this.disposed;
     const host: DeviceMemoryHost = {
+      copies: null,
       get disposed() {
         return isDisposed();
       },

@@ -7,8 +7,8 @@
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
-import { checkFile, checkPages } from "../regions/mapping_options.ts";
-import { checkPriority } from "../targets/checks.ts";
+import { checkCopyOnWrite, checkFile, checkPages } from "../regions/mapping_options.ts";
+import { checkBoolean, checkPriority } from "../targets/checks.ts";
 import type { DeviceMapping, DeviceMemoryOptions } from "./device_options.ts";
 
 /** The priority of device memory unless it is said: RAM hides it. */
@@ -73,15 +73,18 @@ export function checkDeviceMapping(
   readonly mappable: Mappable;
   readonly fileOffset: number;
   readonly writable: boolean;
+  readonly copyOnWrite: boolean;
 } {
-  const { offset, mappable, fileOffset = 0, writable = true } = mapping;
+  const { offset, mappable, fileOffset = 0, writable = true, copyOnWrite = false } = mapping;
   if (!(mappable instanceof Mappable)) throw new TypeError(`Device memory "${device.name}" needs a Mappable`);
   const file = fileOf(mappable);
   const { length = Math.max(0, Math.ceil(file.size / PAGE_SIZE) * PAGE_SIZE - fileOffset) } = mapping;
   const range = rangeInDevice(offset, length, device);
   checkAligned(fileOffset, "File offset");
   if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
-  checkFile(file, fileOffset, range.start, range.end, writable);
+  checkBoolean(copyOnWrite, "copyOnWrite");
+  checkFile(file, fileOffset, range.start, range.end, writable && !copyOnWrite);
+  if (copyOnWrite) checkCopyOnWrite(file, range.start, range.end);
   checkPages(file, fileOffset, range, { Offset: offset });
-  return { range, mappable, fileOffset, writable };
+  return { range, mappable, fileOffset, writable, copyOnWrite };
 }

@@ -1,3 +1,4 @@
+import { regionOf } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import type { DeviceMemoryHost } from "./device_memory.ts";
 
@@ -11,5 +12,10 @@ export function deviceHost(regions: RegionManager): DeviceMemoryHost {
     newRegion: (options, age) => internalsOf(regions).newRegion(options, age),
     batch: (requests) => regions.batch(requests),
     whenDecided: (outcome) => internalsOf(regions).whenDecided(outcome),
+    copies: {
+      addMapping: (region, mapping, own) => internalsOf(regions).service.addMapping(regionOf(region), mapping, own),
+      removeKeeping: (region) => internalsOf(regions).service.removeKeeping(regionOf(region)),
+      forget: (ranges) => internalsOf(regions).service.forget(ranges),
+    },
   };
 }

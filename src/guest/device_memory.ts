@@ -1,11 +1,12 @@
-import { DisposedError } from "../core/errors.ts";
+import { DisposedError, MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, MemoryRange } from "../core/memory_range.ts";
 import { RangeMap } from "../core/range_map.ts";
-import { touchedIn } from "../core/map/edits.ts";
+import { type OwnRange, touchedIn } from "../core/map/edits.ts";
+import type { HostMemory } from "../core/targets.ts";
 import type { Mapping } from "../core/map/region.ts";
 import { closeFile, FileBacking, labelOf, mappableOf, releaseFiles } from "../memory/file_backing.ts";
-import type { RegionHandle } from "../regions/region_handle.ts";
+import type { MappingOptions, RegionHandle } from "../regions/region_handle.ts";
 import type { RegionOptions } from "../regions/options.ts";
 import { checkDeviceMapping, checkDeviceMemory, rangeInDevice } from "./device_checks.ts";
 import type { DeviceMapping, DeviceMemoryOptions } from "./device_options.ts";
@@ -22,6 +23,15 @@ export interface DeviceMemoryHost {
   batch<T>(requests: () => T, name?: string): T;
   /** Calls back once it is known whether the batch under way came true: at once where there is none. */
   whenDecided(outcome: (committed: boolean) => void): void;
+  /** What copy-on-write memory takes, whose written pages move with it; `null` where there can be none. */
+  readonly copies: {
+    /** Adds a mapping that shows `own` again. */
+    addMapping(region: RegionHandle, mapping: MappingOptions, own: HostMemory | null): void;
+    /** Removes a region whose memory is to show elsewhere, now or later. */
+    removeKeeping(region: RegionHandle): void;
+    /** Gives such memory up. */
+    forget(ranges: readonly OwnRange[]): void;
+  } | null;
 }
 
 /** Device memory as it was when inspected. */
@@ -128,18 +138,29 @@ export class DeviceMemory implements Disposable {
    */
   map(mapping: DeviceMapping): void {
     this.#check();
-    const { range, mappable, fileOffset, writable } = checkDeviceMapping(mapping, this);
+    const { range, mappable, fileOffset, writable, copyOnWrite } = checkDeviceMapping(mapping, this);
+    if (copyOnWrite && this.#regions.copies === null) {
+      throw new TypeError("Clients cannot have device memory that is copy-on-write, make it at the owner");
+    }
+    if (this.#ownIn(range).length > 0) {
+      throw new MappingError(
+        `Device memory "${this.name}" has copy-on-write memory there, whose written pages would be lost, unmap it first`,
+        range,
+      );
+    }
     const backing = new FileBacking(mappable);
     const delta = fileOffset - range.start;
-    const own: Mapping = { kind: "shared", backing, own: null, delta, writable, policy: undefined };
+    const noted: Mapping = copyOnWrite
+      ? { ...{ kind: "copy-on-write", backing, delta, writable, policy: undefined }, own: ownOf(fileOffset, range) }
+      : { kind: "shared", backing, own: null, delta, writable, policy: undefined };
     // One request that is all or nothing by itself; noting it down cannot fail.
     try {
-      this.#region?.addMapping({ rangeInRegion: range, mappable, fileOffset, writable });
+      if (this.#region !== null) this.#addTo(this.#region, range, noted);
     } catch (error) {
-      closeFile(own);
+      closeFile(noted);
       throw error;
     }
-    this.#edit(range, own);
+    this.#edit(range, noted);
   }
 
   /**
@@ -156,7 +177,8 @@ export class DeviceMemory implements Disposable {
   unmap(offset: number, length: number): void {
     this.#check();
     const range = rangeInDevice(offset, length, this);
-    this.#region?.removeMappings(range);
+    if (this.#region !== null) this.#region.removeMappings(range);
+    else this.#regions.copies?.forget(this.#ownIn(range));
     this.#edit(range, null);
   }
 
@@ -181,7 +203,7 @@ export class DeviceMemory implements Disposable {
     if (old?.range.start === gpa) return old.map({ writable });
     const range = MemoryRange.of(gpa, this.length);
     this.#regions.batch(() => {
-      old?.[Symbol.dispose]();
+      if (old !== null) this.#leave(old);
       const region = this.#regions.newRegion({
         name: this.name,
         range,
@@ -189,12 +211,7 @@ export class DeviceMemory implements Disposable {
         type: "device",
         holes: this.#holes,
       }, this.#age);
-      for (const { start, end, value: mapping } of this.#mappings) {
-        const mappable = mappableOf(mapping);
-        if (mappable === null) continue;
-        const rangeInRegion = new MemoryRange(start, end);
-        region.addMapping({ rangeInRegion, mappable, fileOffset: start + mapping.delta, writable: mapping.writable });
-      }
+      for (const { start, end, value } of this.#mappings) this.#addTo(region, new MemoryRange(start, end), value);
       region.map({ writable });
       this.#place(region);
     }, "mapToGuest");
@@ -210,7 +227,7 @@ export class DeviceMemory implements Disposable {
   unmapFromGuest(): void {
     this.#check();
     this.#regions.batch(() => {
-      this.#region?.[Symbol.dispose]();
+      if (this.#region !== null) this.#leave(this.#region);
       this.#place(null);
     }, "unmapFromGuest");
   }
@@ -251,7 +268,8 @@ export class DeviceMemory implements Disposable {
       return close();
     }
     this.#regions.batch(() => {
-      this.#region?.[Symbol.dispose]();
+      if (this.#region !== null) this.#region[Symbol.dispose]();
+      else this.#regions.copies?.forget(this.#ownIn(new MemoryRange(0, this.length)));
       this.#place(null);
       close();
     }, "dispose");
@@ -259,6 +277,28 @@ export class DeviceMemory implements Disposable {
 
   #check(): void {
     if (this.#disposed) throw new DisposedError(`Device memory "${this.name}"`);
+  }
+
+  /** Has a region show what is noted for `range`. */
+  #addTo(region: RegionHandle, range: MemoryRange, { delta, writable, own, ...rest }: Mapping): void {
+    const mappable = mappableOf({ delta, writable, own, ...rest });
+    if (mappable === null) return;
+    const mapping = { rangeInRegion: range, mappable, fileOffset: range.start + delta, writable };
+    if (own === null || this.#regions.copies === null) return region.addMapping(mapping);
+    this.#regions.copies.addMapping(region, { ...mapping, copyOnWrite: true }, own);
+  }
+
+  /** Takes a region away; what has been written to copy-on-write memory stays, for the next place. */
+  #leave(region: RegionHandle): void {
+    if (this.#regions.copies === null) region[Symbol.dispose]();
+    else this.#regions.copies.removeKeeping(region);
+  }
+
+  /** The memory in no file that is mapped in `range`. */
+  #ownIn({ start, end }: MemoryRange): OwnRange[] {
+    return this.#mappings.overlapping(start, end).flatMap(({ start: from, end: to, value: { own, delta } }) =>
+      own === null ? [] : [{ memory: own, start: Math.max(from, start) + delta, end: Math.min(to, end) + delta }]
+    );
   }
 
   /** Notes where the memory is, for as long as the request under way does not fail. */
@@ -281,4 +321,9 @@ export class DeviceMemory implements Disposable {
       if (mapping !== null) closeFile(mapping);
     });
   }
+}
+
+/** Memory of its own for a part of a file. */
+function ownOf(fileOffset: number, { length }: MemoryRange): HostMemory {
+  return { start: fileOffset, end: fileOffset + length };
 }

@@ -27,4 +27,10 @@ export interface DeviceMapping {
   readonly length?: number;
   /** Whether it may be written where `mapToGuest` allows it too; `true` by default. */
   readonly writable?: boolean;
+  /**
+   * Whether the file is shown as it is until it is written: written pages are the device memory's own, wherever it moves,
+   * and the file stays as it is and may be read-only. Needs a file of ordinary pages that nobody can truncate. `false` by
+   * default; clients cannot have it.
+   */
+  readonly copyOnWrite?: boolean;
 }

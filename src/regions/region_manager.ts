@@ -31,7 +31,7 @@ import { mappingOf } from "./mapping_options.ts";
 import { RegionService } from "./region_service.ts";
 import { MemoryMap } from "../requests/memory_map.ts";
 import type { Watcher } from "../requests/onlookers.ts";
-import { type MappingOptions, RegionHandle, regionOf, type RegionRequests } from "./region_handle.ts";
+import { type MappingOptions, RegionHandle, regionOf } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import { discardRam } from "../requests/give_back.ts";
@@ -60,6 +60,8 @@ export interface RegionInternals {
   nextAge(): number;
   /** Adds a region that is as old as `age` says. */
   newRegion(options: RegionOptions, age: number): RegionHandle;
+  /** What its handles ask for, and what goes beyond that. */
+  readonly service: RegionService;
   /** What a region has, visible or not, in order. */
   mappings(handle: RegionHandle): readonly Entry<Mapping>[];
   /** The memory map as it is now: the empty one once the manager has been disposed. */
@@ -136,7 +138,7 @@ export class RegionManager implements Disposable {
   readonly #map: MemoryMap;
   readonly #locks: LockKeeper;
   readonly #tracking: Tracking;
-  readonly #requests: RegionRequests;
+  readonly #requests: RegionService;
   #clients: ClientServer | undefined;
   #nextId = 1;
   readonly #internals: RegionInternals;
@@ -182,6 +184,7 @@ export class RegionManager implements Disposable {
     });
     this.#memory = new GuestMemory(this.#locks);
     const map = this.#map;
+    const service = () => this.#requests;
     this.#internals = {
       get state() {
         return map.committed;
@@ -203,6 +206,9 @@ export class RegionManager implements Disposable {
       check: () => this.#map.check(),
       discard: (range) => discardRam(this.#map, this.#locks, va, range),
       nextAge: () => this.#nextId++,
+      get service() {
+        return service();
+      },
       newRegion: (options, age) => this.#newRegion(options, age),
       mappings: (handle) => {
         this.#map.check();

@@ -1,11 +1,11 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { mapRegion, removeRegion, setMapping, unmapRegion } from "../core/map/edits.ts";
+import { mapRegion, type OwnRange, removeRegion, setMapping, unmapRegion } from "../core/map/edits.ts";
 import { fragments } from "../core/map/overlap.ts";
 import { type MapParams, type Mapping, paramsOf, type Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { DisposedError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
-import type { VaTarget } from "../core/targets.ts";
+import type { HostMemory, VaTarget } from "../core/targets.ts";
 import { closeFile } from "../memory/file_backing.ts";
 import type { LockKeeper } from "../memory/lock_keeper.ts";
 import type { MemoryMap } from "../requests/memory_map.ts";
@@ -42,9 +42,11 @@ export class RegionService implements RegionRequests {
     this.#map.request("unmap", region, unmapRegion(this.#stateWith(region), region));
   }
 
-  addMapping(region: Region, options: MappingOptions): void {
+  /** `own` is memory in no file that the mapping is to show again, where it is not to be new. */
+  addMapping(region: Region, options: MappingOptions, own: HostMemory | null = null): void {
     const { start, end } = rangeIn(region, options.rangeInRegion);
-    const mapping = mappingOf(options, start, end, this.#va);
+    const made = mappingOf(options, start, end, this.#va);
+    const mapping = own === null ? made : { ...made, own };
     try {
       this.#watchFile(mapping);
       const change = setMapping(this.#stateWith(region), region, start, end, mapping);
@@ -65,6 +67,18 @@ export class RegionService implements RegionRequests {
     this.#map.check();
     const state = this.#map.current;
     if (state.regions.get(region) !== undefined) this.#map.request("remove", region, removeRegion(state, region));
+  }
+
+  /** Removes a region whose memory in no file is to show elsewhere, now or later: it stays parked meanwhile. */
+  removeKeeping(region: Region): void {
+    this.#map.request("remove", region, { ...removeRegion(this.#stateWith(region), region), removed: [] });
+  }
+
+  /** Gives up such memory. */
+  forget(removed: readonly OwnRange[]): void {
+    this.#map.check();
+    if (removed.length === 0) return;
+    this.#map.request("give up", null, { state: this.#map.current, changed: [], gone: [], split: [], removed });
   }
 
   async teardown(region: Region, signal: AbortSignal | undefined): Promise<void> {

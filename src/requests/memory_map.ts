@@ -264,7 +264,7 @@ export class MemoryMap {
     const began = this.onlookers.wantReports ? performance.now() : 0;
     let planned: Plan | null = null;
     let failure: unknown = null;
-    let committed = change.state === old && change.changed.length === 0 && deed === null;
+    let committed = change.state === old && change.changed.length + change.removed.length === 0 && deed === null;
     try {
       if (committed) return;
       this.#busy = true;
