@@ -144,7 +144,12 @@ export function bootFloppy(): Uint8Array<ArrayBuffer> {
       code.atRegister(EBP).load().expect(WORD).atRegister(EDI).load(REGISTER.identity).expect(IDENTITY);
     });
   refused("a BAR over RAM stays where it was", memory, () => code.set(EAX, 0x10_0000));
-  refused("a BAR over another stays where it was", memory, () => code.copyFrom(EDI));
+  code.check("a BAR over another gives way to the older one", () => {
+    code.readConfig(CARD_SLOT, memory).copyFrom(EDI).writeConfig();
+    code.atRegister(EBP).load().expect(ONES).atRegister(EDI).load(REGISTER.identity).expect(IDENTITY);
+    code.readConfig(CARD_SLOT, memory).copyFrom(EBP).writeConfig().readConfig(CARD_SLOT, memory).expectSameAs(EBP);
+    code.atRegister(EBP).load().expect(WORD);
+  });
   refused("a BAR over the ROM stays where it was", memory, () => code.set(EAX, 0xffe0_0000));
   refused("a BAR over the local APIC stays where it was", registers, () => code.set(EAX, 0xfee0_0000));
   code.check("a BAR that moves takes its memory along", () => {
