@@ -31,12 +31,62 @@ function stackLimit(): number {
   return low;
 }
 
+/** Calls `act` so many frames further down. */
+function further(frames: number, act: () => void): void {
+  if (frames > 0) further(frames - 1, act);
+  else act();
+}
+
+/**
+ * How far down targets go before they do something: further once a slot has been given, and further still after that. So
+ * the stack ends late in a request, or while it is undone, with most of it done.
+ */
+class Stairs {
+  frames = 0;
+
+  down(act: () => void, isLate: boolean): undefined {
+    if (isLate) this.frames += 25;
+    further(this.frames, act);
+  }
+}
+
+/** A partition that takes more of the stack the later it is called. */
+class DeepPartition extends RecordingPartition {
+  readonly stairs = new Stairs();
+
+  override mapRange(...args: Parameters<RecordingPartition["mapRange"]>): void {
+    this.stairs.down(() => super.mapRange(...args), true);
+  }
+
+  override unmapRange(...args: Parameters<RecordingPartition["unmapRange"]>): void {
+    this.stairs.down(() => super.unmapRange(...args), false);
+  }
+}
+
+/** A DMA target that does so on the same stairs. */
+class DeepDmaTarget extends RecordingDmaTarget<Mappable> {
+  readonly stairs: Stairs;
+
+  constructor(stairs: Stairs, ...options: ConstructorParameters<typeof RecordingDmaTarget<Mappable>>) {
+    super(...options);
+    this.stairs = stairs;
+  }
+
+  override mapDma(...args: Parameters<RecordingDmaTarget<Mappable>["mapDma"]>): undefined {
+    return this.stairs.down(() => super.mapDma(...args), true);
+  }
+
+  override unmapDma(...args: Parameters<RecordingDmaTarget<Mappable>["unmapDma"]>): undefined {
+    return this.stairs.down(() => super.unmapDma(...args), false);
+  }
+}
+
 /** Real host memory with files, private and copy-on-write memory, a partition and a DMA target. */
 class Scene implements Disposable {
   readonly #stack = new DisposableStack();
   readonly faults = new Faults();
-  readonly vm = new RecordingPartition({ faults: this.faults });
-  readonly iommu = new RecordingDmaTarget<Mappable>({ faults: this.faults });
+  readonly vm = new DeepPartition({ faults: this.faults });
+  readonly iommu = new DeepDmaTarget(this.vm.stairs, { faults: this.faults });
   readonly manager: RegionManager;
   readonly file: Mappable;
   readonly own: RegionHandle;
@@ -147,12 +197,14 @@ for (const [name, prepare] of Object.entries(REQUESTS)) {
         // The last call of the request fails, so that all of it is undone.
         if (undo) scene.faults.failAfter(0, { on: ({ method }) => method === "mapDma" || method === "mapRange" });
         let error: unknown = null;
+        scene.vm.stairs.frames = 0;
         try {
           near(stackLimit(), depth, request);
         } catch (thrown) {
           error = thrown;
         }
         scene.faults.reset();
+        scene.vm.stairs.frames = 0;
         if (error instanceof RangeError) interrupted++;
         const now = scene.look();
         if (error === null) {
