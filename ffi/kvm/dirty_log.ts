@@ -20,7 +20,7 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
-import { eachRun, firstWordSet, popcount } from "../../src/core/page_runs.ts";
+import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCap } from "./constants.ts";
 import type { DirtySource, Mark } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
@@ -109,15 +109,17 @@ export class DirtyBitmap implements DirtySource {
     const words = this.#read(vm, slot, pages);
     const end32 = (to + 31) >>> 5;
     keepBits(words, from, to);
-    const tell = (first: number, last: number) => mark(start + first * PAGE_SIZE, start + last * PAGE_SIZE);
     // The words that have been told and not cleared yet, and how many bits they have.
     let told = -1;
     let bits = 0;
+    const tell = (first: number, last: number) => {
+      bits += last - first;
+      mark(start + first * PAGE_SIZE, start + last * PAGE_SIZE);
+    };
     for (let at = firstWordSet(words, from >>> 5, end32); at < end32;) {
       const stop = Math.min(end32, at + CHUNK / 32);
       eachRun(words, 32 * at, Math.min(to, 32 * stop), 0, tell);
       if (told < 0) told = at;
-      for (let i = at; i < stop; i++) bits += popcount(words[i]!);
       at = firstWordSet(words, stop, end32);
       if (!clear || (bits < CHUNK && at < end32)) continue;
       const firstPage = 32 * told - 32 * told % GRAIN;
