@@ -44,7 +44,7 @@ export XDG_CACHE_HOME="$(cat /command/cache)"
 started=$(sed 's/.*nested.started=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 elapsed=$(($(cat /sys/class/rtc/rtc0/since_epoch) - started))
 if [ "$(cut -d. -f1 /proc/uptime)" -gt $((2 * elapsed + 5)) ]; then
-  echo "${BAD_CLOCK}" >/dev/ttyS2
+  echo "${BAD_CLOCK} $(cat /proc/uptime) s after $elapsed s; $(dmesg | grep -o 'tsc: Detected.*')" >/dev/ttyS2
   poweroff -f
 fi
 cd "$(cat /command/folder)"

@@ -23,6 +23,12 @@ export type MachineEnd =
   | { readonly kind: "timed-out" }
   | { readonly kind: "no-result"; readonly why: string };
 
+/** It was not worth going on. */
+interface BadClock {
+  readonly kind: "bad-clock";
+  readonly how: string;
+}
+
 /** What of a run can be chosen. */
 export interface MachineOptions {
   /** How long it may take, in seconds, without what it takes to download and pack. */
@@ -51,7 +57,7 @@ const KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable c
  * How often it is tried. Linux measures the speed of its clock when it starts, by comparing two clocks, and where the host
  * lets QEMU wait between the two, the clock runs many times too fast from then on.
  */
-const ATTEMPTS = 3;
+const ATTEMPTS = 5;
 
 /** Runs `command` in a copy of the working directory; what it prints goes to standard output as it comes. */
 export async function runInMachine(command: string, options: MachineOptions): Promise<MachineEnd> {
@@ -64,8 +70,10 @@ export async function runInMachine(command: string, options: MachineOptions): Pr
     pack(initrd, (cpio) => addCommand(cpio, Deno.cwd(), command, options.with), { append: true });
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
       const end = await boot(packages, folder, initrd, options.seconds);
-      if (end !== BAD_CLOCK) return end;
-      console.error("nested: The machine's clock runs too fast, as it may where the host is busy: once more");
+      if (end.kind !== "bad-clock") return end;
+      console.error(
+        `nested: The machine's clock runs too fast, as it may where the host is busy: once more (${end.how})`,
+      );
     }
     return {
       kind: "no-result",
@@ -100,7 +108,7 @@ async function boot(
   folder: string,
   initrd: string,
   seconds: number,
-): Promise<MachineEnd | typeof BAD_CLOCK> {
+): Promise<MachineEnd | BadClock> {
   const files = { console: `${folder}/console`, status: `${folder}/status` };
   const libraries = `${packages}/usr/lib/x86_64-linux-gnu`;
   const qemu = new Deno.Command(`${packages}/usr/bin/qemu-system-x86_64`, {
@@ -132,7 +140,7 @@ async function boot(
     const { success, stderr } = await qemu.output();
     if (timedOut) return { kind: "timed-out" };
     const said = readIfThere(files.status);
-    if (said.startsWith(BAD_CLOCK)) return BAD_CLOCK;
+    if (said.startsWith(BAD_CLOCK)) return { kind: "bad-clock", how: said.slice(BAD_CLOCK.length).trim() };
     const status = said.match(/^\d+/)?.[0];
     if (status !== undefined) return { kind: "ended", status: Number(status) };
     const complaint = new TextDecoder().decode(stderr).trim();
