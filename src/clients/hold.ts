@@ -29,6 +29,8 @@ export class Hold {
   invalidate: () => void = () => {};
 
   constructor(line: SharedWords, isOwnerAlive: () => boolean, isOwnThread: boolean) {
+    // What another thread has sent: with fewer words, looking at one would throw where nobody expects it.
+    if (!(line.words.length >= LINE.words)) throw new TypeError("The words that the owner has sent are too few");
     this.#line = line;
     this.#words = line.words;
     this.#isOwnerAlive = isOwnerAlive;

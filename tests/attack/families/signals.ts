@@ -24,7 +24,7 @@ const family: Family = {
     const before = await baseline();
     {
       using machine = new FaultyMachine(random);
-      for (const until = performance.now() + 1500; performance.now() < until;) {
+      for (const until = performance.now() + 1500; performance.now() < until || Atomics.load(count, 0) < 500;) {
         machine.request(random, notes);
         notes.try("create", () => {
           const ram = [{ ranges: [MemoryRange.of(0, 2 ** 21)] }];
@@ -41,7 +41,6 @@ const family: Family = {
       }
     }
     Atomics.store(count, 1, 1);
-    notes.claim(Atomics.load(count, 0) > 500, "hardly any signals came");
     notes.claim((notes.report.outcomes["OsError"] ?? 0) === 0, "calls failed because of signals");
     for (const left of await leakedAtLast(before)) notes.broken(left);
   },
