@@ -68,7 +68,7 @@ export type { RequestRecord } from "./src/regions/request_record.ts";
 export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
 export { GuestMemoryManager, Template } from "./src/guest/guest_memory_manager.ts";
 export type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./src/guest/options.ts";
-export type { SaveOptions } from "./src/guest/save.ts";
+export type { SaveOptions } from "./src/guest/save_options.ts";
 export { Snapshot, type SnapshotOpenOptions } from "./src/snapshots/snapshot.ts";
 export { SnapshotError, type SnapshotErrorKind } from "./src/core/snapshot_error.ts";
 export type { RamBacking } from "./src/guest/ram_backing.ts";

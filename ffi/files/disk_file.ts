@@ -7,9 +7,10 @@
  * @module
  */
 
+import { PAGE_SIZE } from "../../src/core/memory_range.ts";
 import type { Span } from "../../src/core/span.ts";
 import { cString, libc } from "../os/libc.ts";
-import { O_CLOEXEC, O_RDONLY, O_RDWR } from "../os/mman.ts";
+import { F_DUPFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
 import { STATX } from "./open_file.ts";
 
@@ -30,19 +31,27 @@ export class DiskFile implements Disposable {
   readonly #fd: number;
   #closed = false;
 
-  private constructor(path: string, flags: number) {
+  private constructor(path: string, fd: number) {
     this.path = path;
-    this.#fd = open(path, flags, 0o600);
+    this.#fd = fd;
   }
 
   /** Makes a new file, to be written and read. */
   static create(path: string): DiskFile {
-    return new DiskFile(path, O_RDWR | O_CREAT | O_EXCL);
+    return new DiskFile(path, open(path, O_RDWR | O_CREAT | O_EXCL, 0o600));
   }
 
   /** Opens a file that is there, to be read. */
   static open(path: string): DiskFile {
-    return new DiskFile(path, O_RDONLY);
+    // Whatever is there instead of a file, such as a pipe, is not waited for.
+    return new DiskFile(path, open(path, O_RDONLY | O_NONBLOCK, 0));
+  }
+
+  /** The same file once more, to be closed on its own. */
+  clone(): DiskFile {
+    const { sys, errno } = libc();
+    const fd = unwrap(sys.fcntl(this.#fd, F_DUPFD_CLOEXEC, 0), errno[0], "fcntl", () => this.path);
+    return new DiskFile(this.path, fd);
   }
 
   /** Its descriptor. */
@@ -133,8 +142,8 @@ export class DiskFile implements Disposable {
 }
 
 /**
- * The next part of `[start, end)` of a file that may hold anything but zeros, `null` where there is none. To a file
- * system that knows no holes all is data.
+ * The next part of `[start, end)` of a file, whole pages, that may hold anything but zeros, `null` where there is none. To
+ * a file system that knows no holes all is data.
  */
 export function dataIn(fd: number, start: number, end: number): Span | null {
   const { sys } = libc();
@@ -143,7 +152,9 @@ export function dataIn(fd: number, start: number, end: number): Span | null {
   // With an open file and an offset in it, nothing but holes from there on is the one reason to fail.
   if (from === -1 || from >= end) return null;
   const to = Number(sys.lseek(fd, BigInt(from), SEEK_HOLE));
-  return { start: from, end: to <= from || to > end ? end : to };
+  // A file system may have smaller blocks than pages, and a file may end within one.
+  const last = Math.ceil(to / PAGE_SIZE) * PAGE_SIZE;
+  return { start: Math.max(start, from - from % PAGE_SIZE), end: to <= from || last > end ? end : last };
 }
 
 /** Makes a directory. */

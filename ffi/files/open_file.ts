@@ -328,6 +328,12 @@ export class OpenFile {
     }
   }
 
+  /** Throws if the file ends before the page that `offset + length` ends, as when someone has made it shorter. */
+  checkReaches(offset: number, length: number): void {
+    const { size } = this;
+    if (size + PAGE_SIZE - 1 < offset + length) throw this.shortTransfer(size);
+  }
+
   /** An error for a transfer that ended before it was whole, as when someone shortens the file meanwhile. */
   shortTransfer(offset: number): MembackingError {
     return new MembackingError(`${this.label} ended at offset ${hex(offset)} while it was being accessed`);

@@ -104,10 +104,11 @@ export function memoryOffsets(backings: readonly (readonly Span[])[]): number[][
 
 /** How long the memory file is, in bytes. */
 export function memoryLength({ backings }: SavedLayout): number {
-  return Math.max(
-    0,
-    ...backings.flatMap(({ ranges }) => ranges.map(({ start, end, offset }) => offset + end - start)),
-  );
+  let length = 0;
+  for (const { ranges } of backings) {
+    for (const { start, end, offset } of ranges) length = Math.max(length, offset + end - start);
+  }
+  return length;
 }
 
 /** How much RAM there is, in bytes. */

@@ -45,6 +45,8 @@ interface BasePart extends Span {
 /** The moment to go back to. */
 interface Base {
   readonly frozen: FrozenFiles;
+  /** Whether it is there for the time of a save only, which nobody goes back to. */
+  readonly isOfSave: boolean;
   readonly hold: Disposable;
   readonly parts: readonly BasePart[];
   /** Writes once more what was copied rather than mapped at that moment, and returns where. */
@@ -88,32 +90,58 @@ export class Copies implements Disposable {
 
   /** Says that RAM has been made of frozen files, so that they are what it can go back to. */
   adopt(frozen: FrozenFiles, patch: () => readonly MemoryRange[] = NO_PATCH): void {
-    this.#become(frozen, patch);
+    this.#become(frozen, patch, false);
   }
 
-  /** Makes the present moment one that others can be made of; `isHeld` says that vCPUs are held already. */
-  freeze(isHeld: boolean = false): FrozenRam {
+  /** Makes the present moment one that others can be made of. */
+  freeze(): FrozenRam {
+    return this.#freeze(false);
+  }
+
+  /** Makes memory copy-on-write until `endSave`, vCPUs being held already. */
+  freezeForSave(): void {
+    this.#freeze(true);
+  }
+
+  /**
+   * Thaws what was frozen for the time of saves alone, unless another save still needs it, which thaws it then.
+   *
+   * @throws {MemoryLockedError} If another thread has a lock.
+   */
+  endSave(isHeld: boolean): void {
+    const base = this.#base;
+    if (base === null || !base.isOfSave || base.frozen.holders > 1) return;
+    this.#thaw(base, isHeld);
+  }
+
+  #freeze(isForSave: boolean): FrozenRam {
     const { blocks } = this.#ram;
     checkFreezable(this.#internals, blocks, this.#isPinned());
     using images = new DisposableStack();
     const made = blocks.map((block) => images.use(imageOf(this.#internals, block, this.#isExclusive(block))));
     // Own pages that have to be moved away are gone for a moment, which another thread could see.
     if (made.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
-    this.#renew("freeze", blocks, made, true, isHeld);
+    this.#renew("freeze", blocks, made, true, isForSave);
     const frozen = new FrozenFiles(made.map(({ file }) => file));
-    this.#become(frozen, NO_PATCH);
+    this.#become(frozen, NO_PATCH, isForSave);
     return { frozen, blocks };
   }
 
   /** Makes memory shared again. */
-  thaw(isHeld: boolean = false): void {
+  thaw(): void {
     const base = this.#base;
     if (base === null) return;
     if (base.frozen.holders > 1) {
       throw new MembackingError(
-        "Memory cannot be thawed while a template or a clone of it is there, dispose them first",
+        base.isOfSave
+          ? "Memory cannot be thawed while it is being saved, which thaws it when it ends"
+          : "Memory cannot be thawed while a template or a clone of it is there, or it is being saved: dispose them first",
       );
     }
+    this.#thaw(base, false);
+  }
+
+  #thaw(base: Base, isHeld: boolean): void {
     this.#checkForeignLocks();
     const { blocks } = this.#ram;
     const frozen = blocks.filter((block) => this.#ownsCopies(block));
@@ -134,7 +162,7 @@ export class Copies implements Disposable {
   /** Goes back to the latest moment. Returns the pages that are other ones now. */
   rollback(): PageSet {
     const base = this.#base;
-    if (base === null) {
+    if (base === null || base.isOfSave) {
       throw new MembackingError(
         "There is nothing to roll back to, since memory was neither frozen, cloned nor restored",
       );
@@ -186,7 +214,7 @@ export class Copies implements Disposable {
     this.#base = null;
   }
 
-  #become(frozen: FrozenFiles, patch: Base["patch"]): void {
+  #become(frozen: FrozenFiles, patch: Base["patch"], isOfSave: boolean): void {
     this.#isSpoiled = false;
     using hold = new DisposableStack();
     hold.use(frozen.hold());
@@ -213,7 +241,7 @@ export class Copies implements Disposable {
       })
     );
     this.#base?.hold[Symbol.dispose]();
-    this.#base = { frozen, hold: hold.move(), parts, patch };
+    this.#base = { frozen, isOfSave, hold: hold.move(), parts, patch };
   }
 
   #newMapping(

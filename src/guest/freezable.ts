@@ -1,9 +1,9 @@
 import { fileOf } from "../../ffi/files/mappable.ts";
-import { MappingError } from "../core/errors.ts";
+import { MappingError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { FileBacking } from "../memory/file_backing.ts";
-import type { RegionInternals } from "../regions/region_manager.ts";
+import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
 import type { RamBlock } from "./ram.ts";
 
 /**
@@ -11,14 +11,19 @@ import type { RamBlock } from "./ram.ts";
  * one could change what is to stay as it is.
  *
  * @throws {MappingError} Naming the RAM, what is in the way, and what can be done about it.
+ * @throws {MembackingError} If there is no host memory behind it.
  */
 export function checkFreezable(internals: RegionInternals, blocks: readonly RamBlock[], isPinned: boolean): void {
+  checkMemory(internals);
   if (blocks.length === 0) throw new MappingError("There is no RAM to freeze", MemoryRange.EMPTY);
   for (const { backing: { name, backing }, pieces } of blocks) {
     const range = pieces[0]?.region.range ?? MemoryRange.EMPTY;
     const refuse = (why: string): never => {
       throw new MappingError(`RAM "${name}" cannot be frozen: ${why}`, range);
     };
+    if (internals.state.dmaTargets.some(({ pins }) => pins)) {
+      refuse("a DMA target pins it, and would go on with the pages that the file has: detach it first");
+    }
     if (isPinned) refuse("it is pinned, and copies of pinned pages would have to be made beforehand");
     if (backing === "private") refuse('it is anonymous memory, use the backing "shared"');
     const handles = new Set<object>();
@@ -40,4 +45,20 @@ export function checkFreezable(internals: RegionInternals, blocks: readonly RamB
       if (file.references > known) refuse(`there are other handles of ${file.label}, dispose them first`);
     }
   }
+}
+
+/**
+ * Throws where host memory is only recorded: there is nothing to freeze, to save, or to clone into.
+ *
+ * @throws {MembackingError} Saying so.
+ */
+export function checkReal(regions: RegionManager): void {
+  checkMemory(internalsOf(regions));
+}
+
+function checkMemory({ isReal }: RegionInternals): void {
+  if (isReal) return;
+  throw new MembackingError(
+    "Host memory that is only recorded has no pages: it can be neither frozen nor saved, cloned into nor restored into",
+  );
 }

@@ -8,14 +8,16 @@ import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import { internalsOf, RegionManager } from "../regions/region_manager.ts";
 import { checkPriority } from "../targets/checks.ts";
-import { reportTo } from "../targets/report.ts";
+import { type Report, reportTo } from "../targets/report.ts";
 import { deviceHost } from "./device_host.ts";
 import { DeviceMemory } from "./device_memory.ts";
 import type { DeviceMemoryOptions } from "./device_options.ts";
 import { Copies } from "./copies.ts";
 import { FrozenMemory, type FrozenMoment } from "./frozen_memory.ts";
+import { checkReal } from "./freezable.ts";
 import { restoreSnapshot } from "./restore.ts";
-import { saveMemory, type SaveOptions } from "./save.ts";
+import { saveMemory } from "./save.ts";
+import type { SaveOptions } from "./save_options.ts";
 import type { Snapshot } from "../snapshots/snapshot.ts";
 import type { PageSet } from "../core/page_set.ts";
 import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
@@ -63,6 +65,7 @@ export class GuestMemoryManager implements Disposable {
   readonly #pageSize: number;
   readonly #shareable: ShareableRegions;
   readonly #copies: Copies;
+  readonly #report: Report;
   readonly #layout: { readonly maxAddress: number; readonly x86Legacy: boolean; readonly ramPriority: number };
   readonly #devices = new Set<DeviceMemory>();
   /** The two halves of partitions that were attached with an alias, so that attaching one twice is found out. */
@@ -72,7 +75,7 @@ export class GuestMemoryManager implements Disposable {
     const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce, va } = options;
     const { ramPriority = RAM_PRIORITY } = options;
     checkPriority(ramPriority, "ramPriority");
-    const report = reportTo(logger);
+    const report = this.#report = reportTo(logger);
     checkAligned(maxAddress, "maxAddress");
     if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
     if (!Array.isArray(ram)) throw new TypeError("ram must be an array of RAM backings");
@@ -384,7 +387,7 @@ export class GuestMemoryManager implements Disposable {
    * Makes memory shared again that was frozen: vCPUs are held while what was written since goes to the file. Does nothing
    * if it is not frozen.
    *
-   * @throws {MembackingError} If a template or a clone is there.
+   * @throws {MembackingError} If a template of the latest freeze or a clone of it is there, or memory is being saved.
    * @throws {MemoryLockedError} If another thread has a lock.
    */
   thaw(): void {
@@ -430,6 +433,8 @@ export class GuestMemoryManager implements Disposable {
    * @throws {SnapshotError} If there is something at `directory`, or `base` is of another layout.
    * @throws {MappingError} If `live` is asked for and memory cannot be frozen.
    * @throws {OsError} If the disk is full or fails. Nothing is left of the snapshot.
+   * @throws {MembackingError} If host memory is only recorded.
+   * @throws {TypeError} If an option is not what it should be, or inside a batch.
    * @throws The signal's reason, if it aborts first.
    */
   save(directory: string, options: SaveOptions = {}): Promise<Snapshot> {
@@ -437,6 +442,7 @@ export class GuestMemoryManager implements Disposable {
       regions: this.regions,
       ram: this.#ram,
       copies: this.#copies,
+      report: this.#report,
       ...this.#layout,
     });
   }
@@ -456,6 +462,7 @@ export class GuestMemoryManager implements Disposable {
   #clone({ backings, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
     const guest = GuestMemoryManager.create({ ...this.#layout, ...options, ram: backings });
     try {
+      checkReal(guest.regions);
       guest.regions.batch(() => {
         for (const { range, to } of visibility) if (to !== "read-write") guest.setRamVisibility(range, to);
       });

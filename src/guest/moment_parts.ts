@@ -1,5 +1,5 @@
+import { copyData } from "../../ffi/files/file_parts.ts";
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
-import { PAGE_SIZE } from "../core/memory_range.ts";
 import type { SavedLayout } from "../core/snapshot_index.ts";
 import { gaps } from "../core/span.ts";
 import { mappableOf } from "../memory/file_backing.ts";
@@ -11,14 +11,25 @@ import type { SourcePart } from "./saving.ts";
 
 /**
  * Where all RAM of this moment is, in the order of the memory file: in its files, and what is in none in `aside`, to which
- * it is copied at the places of the memory file; without `aside`, where it is now.
+ * it is copied at the places of the memory file; without `aside`, where it is now. The files stay open until `handles` are
+ * disposed, whatever becomes of the mappings.
+ *
+ * @throws {OsError} If a file cannot be read.
+ * @throws {MembackingError} If one is shorter than its mapping.
  */
 export function momentParts(
   internals: RegionInternals,
   blocks: readonly RamBlock[],
   layout: SavedLayout,
   aside: Mappable | null,
+  handles: DisposableStack,
 ): SourcePart[] {
+  const kept = new Map<object, Mappable>();
+  const keep = (file: Mappable): Mappable => {
+    const own = kept.get(fileOf(file)) ?? handles.use(file.clone());
+    kept.set(fileOf(file), own);
+    return own;
+  };
   const parts: SourcePart[] = [];
   for (const { pieces } of blocks) {
     for (const { region } of pieces) {
@@ -36,16 +47,24 @@ export function momentParts(
       for (const { start, end, value: mapping } of internals.mappings(region)) {
         const file = mapping.kind === "private" ? null : mappableOf(mapping);
         if (file === null) continue;
-        // Huge pages are mapped whole: where they show, they are mapped already.
-        const isMapped = file.pageSize > PAGE_SIZE;
         for (const gap of gaps(start, end, own)) {
-          const from = isMapped
-            ? { address: internals.base + gap.start }
-            : { file, fileOffset: gap.start + mapping.delta };
-          parts.push({ ...gap, offset: gap.start + delta, from });
+          const fileOffset = gap.start + mapping.delta;
+          const offset = gap.start + delta;
+          // RAM that came after the freeze is shared, and goes on changing.
+          const isCopied = aside !== null && mapping.kind === "shared";
+          if (isCopied) copyShared(file, fileOffset, aside, offset, gap.end - gap.start);
+          const from = isCopied ? { file: aside, fileOffset: offset } : { file: keep(file), fileOffset };
+          parts.push({ ...gap, offset, from });
         }
       }
     }
   }
   return parts.sort((a, b) => a.offset - b.offset);
+}
+
+function copyShared(from: Mappable, fileOffset: number, to: Mappable, offset: number, length: number): void {
+  const file = fileOf(from);
+  copyData(file.fd, fileOffset, fileOf(to).fd, offset, length);
+  // What is beyond the end reads like a hole.
+  if (file.truncatable) file.checkReaches(fileOffset, length);
 }

@@ -12,6 +12,7 @@ import { internalsOf, type RegionInternals, type RegionManager } from "../region
 import { chainOfSnapshot, type Snapshot } from "../snapshots/snapshot.ts";
 import type { SnapshotLayer } from "../snapshots/snapshot_chain.ts";
 import type { Copies } from "./copies.ts";
+import { checkReal } from "./freezable.ts";
 import { FrozenFiles } from "./frozen_files.ts";
 import type { GuestMemoryOptions, RestoreOptions } from "./options.ts";
 import { ownPlaces } from "./own_pages.ts";
@@ -57,6 +58,7 @@ export function restoreSnapshot<Guest extends Disposable>(
     })),
   });
   try {
+    checkReal(made.regions);
     const places = placesIn(made, layout);
     if (full === undefined) fill(made, chain, places);
     else layOver(made, chain, opened, places, layout.backings.map(() => full));

@@ -7,7 +7,9 @@
  *
  * What is written is what the frozen files have: whoever writes guest memory meanwhile writes to pages of its own. A guest
  * that is frozen already stays so: its file is that of an earlier moment, and the pages written since are copied aside
- * while vCPUs are held. What cannot be frozen is written in one go while they are.
+ * while vCPUs are held, as is RAM that came since. What cannot be frozen is written in one go while they are.
+ *
+ * A freeze for the time of a save is nobody's moment to go back to. Saves may overlap: the last one thaws.
  *
  * @module
  */
@@ -19,29 +21,16 @@ import { PageSet } from "../core/page_set.ts";
 import { isSameLayout, memoryLength, type SavedLayout } from "../core/snapshot_index.ts";
 import { SnapshotError } from "../core/snapshot_error.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
-import { chainOfSnapshot, Snapshot } from "../snapshots/snapshot.ts";
+import { openSnapshotOver, retainChain, type Snapshot } from "../snapshots/snapshot.ts";
 import { SnapshotWriter } from "../snapshots/snapshot_writer.ts";
 import type { Copies } from "./copies.ts";
 import { momentParts } from "./moment_parts.ts";
 import type { Ram } from "./ram.ts";
+import type { Report } from "../targets/report.ts";
+import { checkSaveOptions } from "./save_options.ts";
+import type { SaveOptions } from "./save_options.ts";
 import { saveableLayout } from "./saved_layout.ts";
 import { Saving } from "./saving.ts";
-
-/** How memory is saved. */
-export interface SaveOptions {
-  /** Stores only what differs from this snapshot, which has to be of the same layout. */
-  readonly base?: Snapshot;
-  /** The pages that may differ from `base`, such as a `DirtyTracker` says. Without it all memory is compared. */
-  readonly pages?: PageSet;
-  /** Whatever belongs to the moment besides memory, such as the state of vCPUs and devices, by name. */
-  readonly state?: Readonly<Record<string, Uint8Array>>;
-  /** Whether vCPUs go on as soon as memory is frozen, rather than when it is written; `false` by default. */
-  readonly live?: boolean;
-  /** Gives up; memory goes on as before, and nothing is left on the disk. */
-  readonly signal?: AbortSignal;
-  /** Is told how far it is, in bytes of RAM, the last time with `done === total`. */
-  onProgress?(done: number, total: number): void;
-}
 
 /** What saving has to do with. */
 export interface SavedGuest {
@@ -50,16 +39,20 @@ export interface SavedGuest {
   readonly copies: Copies;
   readonly maxAddress: number;
   readonly x86Legacy: boolean;
+  readonly report: Report;
 }
 
 /** Saves memory as `GuestMemoryManager.save` says. */
 export async function saveMemory(directory: string, options: SaveOptions, guest: SavedGuest): Promise<Snapshot> {
-  if (typeof directory !== "string") throw new TypeError("Memory is saved to the path of a new directory");
+  checkSaveOptions(directory, options);
   const { base, live = false, signal } = options;
   const { ram, copies } = guest;
+  const internals = internalsOf(guest.regions);
+  internals.check();
   const state = new Map(Object.entries(options.state ?? {}).map(([name, bytes]) => [name, new Uint8Array(bytes)]));
   const layout = saveableLayout(ram.blocks, guest);
-  const parents = base === undefined ? [] : chainOfSnapshot(base);
+  using retained = new DisposableStack();
+  const parents = base === undefined ? [] : retainChain(base, retained);
   if (base !== undefined && !isSameLayout(parents[0]!.index.layout, layout)) {
     throw new SnapshotError(
       "layout",
@@ -69,7 +62,6 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   }
   const pages = options.pages === undefined ? null : inMemoryFile(options.pages, layout);
   signal?.throwIfAborted();
-  const internals = internalsOf(guest.regions);
   const visibility = ram.visibility.flatMap(({ range: { start, end }, to }) =>
     to === "read-write" ? [] : [{ start, end, visibility: to }]
   );
@@ -77,54 +69,61 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   using saving = new Saving(writer, layout, { ...options, pages, chain: parents });
   using held = new DisposableStack();
   held.use(internals.quiesce(ram.regions.map(({ range }) => range)));
-  const freezes = copies.isFrozen ? "is frozen" : freeze(copies, live);
+  const isFrozen = copies.isFrozen || freeze(copies, live);
   try {
     using aside = Mappable.memfd("written since", Math.max(memoryLength(layout), 4096));
-    const parts = momentParts(internals, ram.blocks, layout, freezes === "cannot be" ? null : aside);
+    using handles = new DisposableStack();
+    const parts = momentParts(internals, ram.blocks, layout, isFrozen ? aside : null, handles);
     using _files = copies.holdFiles();
     if (live) held.dispose();
-    if (freezes === "cannot be") saving.writeAtOnce(parts);
-    else await saving.write(parts);
+    if (isFrozen) await saving.write(parts);
+    else saving.writeAtOnce(parts);
     writer.publish();
   } finally {
-    if (freezes === "now" && !guest.regions.disposed) await thaw(guest, !live);
+    thaw(guest, !live && !held.disposed);
   }
-  return await Snapshot.open(directory, { parents: parents.map((layer) => layer.directory) });
+  return openSnapshotOver(directory, parents);
 }
 
-/** Whether memory has been frozen, or cannot be, which is an error where vCPUs are to go on meanwhile. */
-function freeze(copies: Copies, live: boolean): "now" | "cannot be" {
+/** Whether memory has been frozen; that it cannot be is an error where vCPUs are to go on meanwhile. */
+function freeze(copies: Copies, live: boolean): boolean {
   try {
-    copies.freeze(true);
-    return "now";
+    copies.freezeForSave();
+    return true;
   } catch (error) {
     if (live || !(error instanceof MappingError)) throw error;
-    return "cannot be";
+    return false;
   }
 }
 
-/** Thaws as soon as no lock is in the way: now, or at the release of one, without anybody waiting for it. */
-async function thaw({ copies, regions }: SavedGuest, isHeld: boolean): Promise<void> {
+/**
+ * Thaws as soon as no lock is in the way: now, or at the release of one, without anybody waiting for it. The snapshot is
+ * there or not by now, which nothing here changes.
+ */
+function thaw({ copies, regions, report }: SavedGuest, isHeld: boolean): void {
   const attempt = (held: boolean): boolean => {
     try {
-      copies.thaw(held);
+      if (!regions.disposed) copies.endSave(held);
       return true;
     } catch (error) {
       if (error instanceof MemoryLockedError) return false;
-      throw error;
+      report(
+        "error",
+        "Memory stays copy-on-write after a save, until the next one or thaw(): it cannot be thawed",
+        error,
+      );
+      return true;
     }
   };
-  if (attempt(isHeld)) return;
   const later = async () => {
-    do await internalsOf(regions).nextRelease(undefined); while (!regions.disposed && !attempt(false));
+    do await internalsOf(regions).nextRelease(undefined); while (!attempt(false));
   };
-  await Promise.resolve();
-  later().catch(() => {});
+  // That the manager is disposed ends the waiting.
+  if (!attempt(isHeld)) later().catch(() => {});
 }
 
 /** Pages by their places in the memory file instead of their GPAs. */
 function inMemoryFile(pages: PageSet, layout: SavedLayout): PageSet {
-  if (!(pages instanceof PageSet)) throw new TypeError("pages must be a PageSet");
   return PageSet.of(
     layout.backings.flatMap(({ ranges }) =>
       ranges.flatMap(({ start, end, offset }) =>

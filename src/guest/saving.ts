@@ -1,7 +1,8 @@
 import { dataIn } from "../../ffi/files/disk_file.ts";
+import { readFilePart } from "../../ffi/files/file_parts.ts";
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { FileMapping } from "../../ffi/os/address_space.ts";
-import { PROT_READ } from "../../ffi/os/mman.ts";
+import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { PageSet } from "../core/page_set.ts";
@@ -64,17 +65,23 @@ export class Saving implements Disposable {
   /** Writes `parts`, in the order of their places in the memory file. */
   async write(parts: readonly SourcePart[]): Promise<void> {
     for (const part of parts) {
-      for (const slice of this.#slices(part)) {
+      for (const slice of slicesOf(part)) {
         this.#options.signal?.throwIfAborted();
         this.#store(slice);
+        this.#done += slice.end - slice.start;
+        this.#options.onProgress?.(this.#done, this.#total);
         await pause();
       }
     }
   }
 
-  /** The same without letting anything else have its turn. */
+  /**
+   * The same without letting anything else have its turn: whoever is told of progress could take away what is being
+   * read, and is told when all is done.
+   */
   writeAtOnce(parts: readonly SourcePart[]): void {
-    for (const part of parts) for (const slice of this.#slices(part)) this.#store(slice);
+    for (const part of parts) for (const slice of slicesOf(part)) this.#store(slice);
+    this.#options.onProgress?.(this.#total, this.#total);
   }
 
   /** Takes away what it has mapped. */
@@ -82,28 +89,45 @@ export class Saving implements Disposable {
     this.#stack.dispose();
   }
 
-  *#slices(part: SourcePart): Generator<SourcePart> {
-    for (let at = part.start; at < part.end; at += SLICE) {
-      const end = Math.min(at + SLICE, part.end);
-      yield partOf(part, at, end);
-      this.#done += end - at;
-      this.#options.onProgress?.(this.#done, this.#total);
-    }
-  }
-
   #store(slice: SourcePart): void {
     const { from, offset, start, end } = slice;
     if ("address" in from) return this.#storeFrom(from.address, offset, end - start);
-    // Holes are neither looked at nor stored; in a difference they are zeros, whatever the base has there.
-    const { fd } = fileOf(from.file);
+    const file = fileOf(from.file);
+    const delta = offset - from.fileOffset;
     const last = from.fileOffset + end - start;
-    if (this.#difference !== null) {
-      using mapping = new FileMapping(fd, from.fileOffset, end - start, PROT_READ);
-      return this.#storeFrom(mapping.address, offset, end - start);
+    let at = from.fileOffset;
+    for (let data = dataIn(file.fd, at, last); data !== null; data = dataIn(file.fd, at, last)) {
+      this.#storeHole(at + delta, data.start + delta);
+      at = data.end;
+      // Files that may become shorter, and huge pages, are for the kernel to read.
+      if (file.truncatable || file.hugetlb) this.#storeRead(file.fd, data, delta);
+      else {
+        using mapping = new FileMapping(file.fd, data.start, data.end - data.start, PROT_READ);
+        this.#storeFrom(mapping.address, data.start + delta, mapping.length);
+      }
     }
-    for (let data = dataIn(fd, from.fileOffset, last); data !== null; data = dataIn(fd, data.end, last)) {
-      using mapping = new FileMapping(fd, data.start, data.end - data.start, PROT_READ);
-      this.#storeFrom(mapping.address, offset + data.start - from.fileOffset, mapping.length);
+    this.#storeHole(at + delta, last + delta);
+    // What is beyond the end reads like a hole.
+    if (file.truncatable) file.checkReaches(from.fileOffset, end - start);
+  }
+
+  #storeRead(fd: number, { start, end }: Span, delta: number): void {
+    using memory = Mappable.memfd("read", CHUNK);
+    using room = new FileMapping(fileOf(memory).fd, 0, CHUNK, PROT_READ | PROT_WRITE);
+    for (let at = start; at < end; at += CHUNK) {
+      const length = Math.min(CHUNK, end - at);
+      readFilePart(fd, at, room.address, length);
+      this.#storeFrom(room.address, at + delta, length);
+    }
+  }
+
+  /** Holes are neither looked at nor stored: a difference says only where the base has something else than zeros. */
+  #storeHole(start: number, end: number): void {
+    if (this.#difference === null || start >= end) return;
+    const { base, pages } = this.#difference;
+    for (const span of base.stored(start, end)) {
+      if (pages === null) this.#writer.zero(span.start, span.end);
+      else for (const run of pages.within(new MemoryRange(span.start, span.end))) this.#writer.zero(run.start, run.end);
     }
   }
 
@@ -130,6 +154,10 @@ export class Saving implements Disposable {
 
 /** How much is done between two looks at the signal, in bytes. */
 const SLICE = 2 ** 24;
+
+function* slicesOf(part: SourcePart): Generator<SourcePart> {
+  for (let at = part.start; at < part.end; at += SLICE) yield partOf(part, at, Math.min(at + SLICE, part.end));
+}
 
 function partOf(part: SourcePart, start: number, end: number): SourcePart {
   const skip = start - part.start;

@@ -37,7 +37,7 @@ import type { DmaTarget } from "../targets/targets.ts";
 import { discardRam } from "../requests/give_back.ts";
 import { HandOuts } from "./hand_outs.ts";
 import { Tracking } from "./tracking.ts";
-import type { Deed } from "../requests/transaction.ts";
+import { type Deed, holdOff } from "../requests/transaction.ts";
 import type { Span } from "../core/span.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
@@ -228,7 +228,7 @@ export class RegionManager implements Disposable {
         return this.#locks.conflict(start, end, foreign);
       },
       nextRelease: (signal) => this.#locks.nextRelease(signal),
-      quiesce: (ranges) => quiesce?.({ ranges }) ?? { [Symbol.dispose]() {} },
+      quiesce: (ranges) => holdOff(quiesce, ranges, this.#map.onlookers.logger),
       drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
     };
     this.#requests = new RegionService(this.#map, this.#locks, va, (mapping) => this.#handOuts.watch(mapping));

@@ -12,7 +12,7 @@ import type { Step } from "../core/plan/steps.ts";
 import type { State } from "../core/map/state.ts";
 import { isThenable } from "../targets/sync.ts";
 import { carryOut, clear, type StepContext } from "./carry_out.ts";
-import type { Quiesce } from "../targets/targets.ts";
+import type { Logger, Quiesce } from "../targets/targets.ts";
 import { announceDma } from "./announce.ts";
 import { type TransactionFailure, undo, undoInterrupted } from "./undo.ts";
 
@@ -60,10 +60,9 @@ export class Transaction {
     const ranges = this.#deed === null ? this.plan.exposed : this.#deed.hold;
     if (ranges.length === 0 || quiesce === undefined) return;
     const hold = this.#hold = quiesce({ ranges });
-    if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
-    if (typeof hold?.[Symbol.dispose] === "function") return;
+    if (isHold(hold)) return;
     this.#hold = undefined;
-    throw new TypeError("The quiesce hook must return a Disposable, and synchronously");
+    throw new TypeError(NO_HOLD);
   }
 
   /** Whether vCPUs are held. */
@@ -121,15 +120,39 @@ export class Transaction {
   release({ logger }: TransactionContext): void {
     const hold = this.#hold;
     if (hold === undefined) return;
-    try {
-      const result: unknown = hold[Symbol.dispose]();
-      if (isThenable(result)) Promise.resolve(result).catch(() => {});
-    } catch (error) {
-      // It may not have got to its first line: then it can be tried again.
-      if (isStackOverflow(error)) throw error;
-      logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
-    }
+    letGo(hold, logger);
     this.#hold = undefined;
+  }
+}
+
+const NO_HOLD = "The quiesce hook must return a Disposable, and synchronously";
+
+/**
+ * Holds vCPUs off `ranges` beyond one request, if there is a hook, until the result is disposed. A hold that cannot be
+ * released is logged.
+ *
+ * @throws Whatever the quiesce hook throws.
+ */
+export function holdOff(quiesce: Quiesce | undefined, ranges: readonly MemoryRange[], logger: Logger): Disposable {
+  const hold = ranges.length === 0 ? undefined : quiesce?.({ ranges });
+  if (quiesce !== undefined && ranges.length > 0 && !isHold(hold)) throw new TypeError(NO_HOLD);
+  return { [Symbol.dispose]: () => void (hold !== undefined && letGo(hold, logger)) };
+}
+
+/** Whether a quiesce hook has returned what it should. */
+function isHold(hold: Disposable | undefined): boolean {
+  if (isThenable(hold)) Promise.resolve(hold).catch(() => {});
+  return typeof hold?.[Symbol.dispose] === "function";
+}
+
+function letGo(hold: Disposable, logger: Logger): void {
+  try {
+    const result: unknown = hold[Symbol.dispose]();
+    if (isThenable(result)) Promise.resolve(result).catch(() => {});
+  } catch (error) {
+    // It may not have got to its first line: then it can be tried again.
+    if (isStackOverflow(error)) throw error;
+    logger.error("The quiesce hook's hold could not be released, vCPUs may stay held", error);
   }
 }
 

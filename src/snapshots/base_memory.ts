@@ -44,6 +44,13 @@ export class BaseMemory implements Disposable {
     return runs;
   }
 
+  /** The parts of `[start, end)` of the memory file that the snapshot has bytes for, in order: the rest is zeros. */
+  *stored(start: number, end: number): Generator<Span> {
+    for (const part of this.#layers.overlapping(start, end)) {
+      yield { start: Math.max(start, part.start), end: Math.min(end, part.end) };
+    }
+  }
+
   /** Takes the mappings away. */
   [Symbol.dispose](): void {
     this.#stack.dispose();

@@ -12,3 +12,6 @@ export function checksum(bytes: Uint8Array): number {
 
 /** How many bytes one checksum covers at most, and how many are moved in one go. */
 export const CHUNK: number = 2 ** 20;
+
+/** How long an index may be, in bytes, what is put beside memory included. */
+export const INDEX_LIMIT: number = 2 ** 30;

@@ -20,18 +20,28 @@ export interface SnapshotOpenOptions {
 
 /** What `GuestMemoryManager` needs of a snapshot, beyond what users see. */
 let chainIn: (snapshot: Snapshot) => readonly SnapshotLayer[];
+let openOver: (directory: string, parents: readonly SnapshotLayer[]) => Snapshot;
 
 /**
  * A snapshot of a guest's RAM in a directory: full, or the difference to another one. Made by
  * `GuestMemoryManager.save`, brought back by `GuestMemoryManager.restore`.
  *
- * Its files are open until it is disposed, so that removing the directory does no harm to what is restored from it.
+ * Its files are open until it is disposed, so that removing the directory does no harm to what is restored from it. They are
+ * mapped in place: whoever truncates one meanwhile has its readers killed by SIGBUS.
  */
 export class Snapshot implements Disposable {
   static {
     chainIn = (snapshot) => {
       snapshot.#check();
       return snapshot.#chain;
+    };
+    openOver = (directory, parents) => {
+      using undo = new DisposableStack();
+      const layer = openLayer(directory);
+      undo.use(layer.memory);
+      const chain = [...parents.map((parent) => retained(parent, undo)), layer];
+      undo.move();
+      return new Snapshot(chain, layer.index);
     };
   }
 
@@ -55,6 +65,7 @@ export class Snapshot implements Disposable {
   static async open(directory: string, options: SnapshotOpenOptions = {}): Promise<Snapshot> {
     const { verify = false, parents = [] } = options;
     if (typeof directory !== "string") throw new TypeError("A snapshot is opened by the path of its directory");
+    if (typeof verify !== "boolean") throw new TypeError(`verify must be true or false, got ${verify}`);
     if (!Array.isArray(parents) || !parents.every((path) => typeof path === "string")) {
       throw new TypeError("parents must be an array of the paths of directories");
     }
@@ -157,6 +168,21 @@ export class Snapshot implements Disposable {
   #check(): void {
     if (this.#disposed) throw new DisposedError("The snapshot");
   }
+}
+
+/** A layer with its file open once more, until `stack` is disposed. */
+function retained(layer: SnapshotLayer, stack: DisposableStack): SnapshotLayer {
+  return { ...layer, memory: stack.use(layer.memory.clone()) };
+}
+
+/** The chain of a snapshot, which stays open until `stack` is disposed, whatever becomes of the snapshot. */
+export function retainChain(snapshot: Snapshot, stack: DisposableStack): readonly SnapshotLayer[] {
+  return chainIn(snapshot).map((layer) => retained(layer, stack));
+}
+
+/** Opens a snapshot that is the difference to the last of `parents`, or full where there are none. */
+export function openSnapshotOver(directory: string, parents: readonly SnapshotLayer[]): Snapshot {
+  return openOver(directory, parents);
 }
 
 /** The chain of a snapshot, the full one first and itself last. */

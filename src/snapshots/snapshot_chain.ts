@@ -3,7 +3,7 @@ import { Errno, OsError } from "../../ffi/os/os_error.ts";
 import { hex } from "../core/hex.ts";
 import { SnapshotError } from "../core/snapshot_error.ts";
 import { decodeIndex, IndexFault, isSameLayout, memoryLength, type SnapshotIndex } from "../core/snapshot_index.ts";
-import { checksum, INDEX_FILE, MEMORY_FILE } from "./format.ts";
+import { checksum, INDEX_FILE, INDEX_LIMIT, MEMORY_FILE } from "./format.ts";
 
 /** One snapshot of a chain, with its memory open. */
 export interface SnapshotLayer {
@@ -38,7 +38,11 @@ export function openLayer(directory: string): SnapshotLayer {
 function readIndex(directory: string, path: string): SnapshotIndex {
   using file = openFile(path, directory);
   try {
-    return decodeIndex(file.read(file.size, 0), checksum);
+    const { size } = file;
+    if (size > INDEX_LIMIT) {
+      throw new IndexFault("corrupt", `it has ${hex(size)} bytes, and no index has more than ${hex(INDEX_LIMIT)}`);
+    }
+    return decodeIndex(file.read(size, 0), checksum);
   } catch (cause) {
     if (!(cause instanceof IndexFault)) throw cause;
     throw new SnapshotError(cause.kind, path, `${path} is not the index of a snapshot: ${cause.message}`, { cause });

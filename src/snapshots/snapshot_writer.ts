@@ -1,9 +1,10 @@
 import { DiskFile, exists, makeDirectory, publishDirectory, removeDirectory } from "../../ffi/files/disk_file.ts";
 import { Errno, OsError } from "../../ffi/os/os_error.ts";
+import { LimitError } from "../core/errors.ts";
 import { SnapshotError } from "../core/snapshot_error.ts";
 import { encodeIndex, memoryLength, type SnapshotIndex, type StoredSpan } from "../core/snapshot_index.ts";
 import type { Span } from "../core/span.ts";
-import { checksum, CHUNK, INDEX_FILE, MEMORY_FILE } from "./format.ts";
+import { checksum, CHUNK, INDEX_FILE, INDEX_LIMIT, MEMORY_FILE } from "./format.ts";
 import { runsOf } from "./pages.ts";
 
 /** What the caller knows of a snapshot before its memory is written. */
@@ -95,6 +96,14 @@ export class SnapshotWriter implements Disposable {
       { ...this.#head, id: this.#id, stored: this.#stored, zeros: this.#zeros },
       checksum,
     );
+    if (bytes.length > INDEX_LIMIT) {
+      throw new LimitError(
+        "bytes of an index",
+        INDEX_LIMIT,
+        bytes.length,
+        "put less state beside memory",
+      );
+    }
     this.#memory.sync();
     {
       using index = DiskFile.create(`${this.#aside}/${INDEX_FILE}`);

@@ -17,8 +17,10 @@ class Model {
   now: Pages = new Map(LOW.map((page) => [page, 0]));
   /** The pages of the moment to go back to. */
   base: Pages | null = null;
-  readonly templates: { readonly template: Template; readonly pages: Pages }[] = [];
-  readonly clones: { readonly guest: GuestMemoryManager; readonly pages: Pages }[] = [];
+  /** Which freeze that was; templates and clones are of the freeze with their number. */
+  moment = 0;
+  readonly templates: { readonly template: Template; readonly pages: Pages; readonly of: number }[] = [];
+  readonly clones: { readonly guest: GuestMemoryManager; readonly pages: Pages; readonly of: number }[] = [];
 }
 
 interface Real {
@@ -62,7 +64,7 @@ const acts: fc.Arbitrary<[string, Act]> = fc.oneof(
     arbitrary: fc.constant<[string, Act]>(["freeze", (model, { guest }) => {
       const template = guest.freeze();
       model.base = new Map(model.now);
-      model.templates.push({ template, pages: new Map(model.now) });
+      model.templates.push({ template, pages: new Map(model.now), of: ++model.moment });
     }]),
   },
   {
@@ -77,8 +79,8 @@ const acts: fc.Arbitrary<[string, Act]> = fc.oneof(
   {
     weight: 2,
     arbitrary: fc.constant<[string, Act]>(["thaw", (model, { guest }) => {
-      const others = model.templates.length + model.clones.length;
-      if (model.base !== null && others > 0) return void assertThrows(() => guest.thaw(), MembackingError);
+      const isNeeded = [...model.templates, ...model.clones].some(({ of }) => of === model.moment);
+      if (model.base !== null && isNeeded) return void assertThrows(() => guest.thaw(), MembackingError);
       guest.thaw();
       model.base = null;
     }]),
@@ -88,7 +90,7 @@ const acts: fc.Arbitrary<[string, Act]> = fc.oneof(
     arbitrary: fc.nat(5).map((which): [string, Act] => [`clone ${which}`, (model) => {
       const from = model.templates[which % (model.templates.length || 1)];
       if (from === undefined || model.clones.length > 3) return;
-      model.clones.push({ guest: from.template.clone(), pages: new Map(from.pages) });
+      model.clones.push({ guest: from.template.clone(), pages: new Map(from.pages), of: from.of });
     }]),
   },
   {

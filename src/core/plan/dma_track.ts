@@ -22,12 +22,20 @@ export class DmaTrack extends BookTrack<Piece> {
     this.isNew = isNew;
   }
 
-  /** @throws {MappingError} If the target needs a file where there is none. */
+  /** @throws {MappingError} If the target needs a file where there is none, or pins what would be copied. */
   override segment(start: number, end: number, before: Sight, after: Sight): void {
     const { mapping } = after;
     if (mapping !== null && mapping.own !== null && this.dma.needsFd) {
       throw new MappingError(
         `A DMA target needs file descriptors and the memory at ${hex(start)} is ${mapping.kind}, back it by a memfd`,
+        new MemoryRange(start, end),
+      );
+    }
+    if (mapping?.kind === "copy-on-write" && this.dma.pins) {
+      throw new MappingError(
+        `A DMA target that pins memory cannot have the copy-on-write memory at ${
+          hex(start)
+        }: all of its file would be copied`,
         new MemoryRange(start, end),
       );
     }
