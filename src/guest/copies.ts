@@ -49,8 +49,10 @@ interface Base {
   readonly isOfSave: boolean;
   readonly hold: Disposable;
   readonly parts: readonly BasePart[];
-  /** Writes once more what was copied rather than mapped at that moment, and returns where. */
-  readonly patch: () => readonly MemoryRange[];
+  /** Writes once more what was copied rather than mapped at that moment. */
+  readonly patch: () => void;
+  /** Where that is. */
+  readonly copied: readonly Span[];
 }
 
 /** RAM that others can be made of: the files, and the blocks they belong to. */
@@ -59,7 +61,7 @@ export interface FrozenRam {
   readonly blocks: readonly RamBlock[];
 }
 
-const NO_PATCH = () => [];
+const NO_PATCH = () => {};
 
 /** The moments of one guest. */
 export class Copies implements Disposable {
@@ -89,8 +91,8 @@ export class Copies implements Disposable {
   }
 
   /** Says that RAM has been made of frozen files, so that they are what it can go back to. */
-  adopt(frozen: FrozenFiles, patch: () => readonly MemoryRange[] = NO_PATCH): void {
-    this.#become(frozen, patch, false);
+  adopt(frozen: FrozenFiles, patch: Base["patch"] = NO_PATCH, copied: readonly Span[] = []): void {
+    this.#become(frozen, { patch, copied }, false);
   }
 
   /** Makes the present moment one that others can be made of. */
@@ -123,7 +125,7 @@ export class Copies implements Disposable {
     if (made.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
     this.#renew("freeze", blocks, made, true, isForSave);
     const frozen = new FrozenFiles(made.map(({ file }) => file));
-    this.#become(frozen, NO_PATCH, isForSave);
+    this.#become(frozen, { patch: NO_PATCH, copied: [] }, isForSave);
     return { frozen, blocks };
   }
 
@@ -196,16 +198,21 @@ export class Copies implements Disposable {
         renewals.every((renewal) => renewal.start >= end || renewal.end <= start) && mapping.own !== null
       );
     const act = () => {
-      for (const place of places) for (const run of dropOwnPages(place)) if (place.shows) changed.push(run);
+      for (const place of places) dropOwnPages(place, (run) => void (place.shows && changed.push(run)));
     };
-    this.#internals.perform("roll back", renewals, added, {
-      hold: parts.map(({ start, end }) => new MemoryRange(start, end)),
-      keepsBytes: false,
-      act,
-    });
-    const pages = PageSet.of([...changed.map(({ start, end }) => new MemoryRange(start, end)), ...base.patch()]);
-    for (const range of pages) this.#internals.markWritten(range);
-    return pages;
+    const ranges = parts.map(({ start, end }) => new MemoryRange(start, end));
+    // What is copied comes after the request, and vCPUs see none of it half done.
+    using _held = base.patch === NO_PATCH ? null : this.#internals.quiesce(ranges);
+    try {
+      const hold = base.patch === NO_PATCH ? ranges : [];
+      this.#internals.perform("roll back", renewals, added, { hold, keepsBytes: false, act });
+      changed.push(...base.copied);
+      base.patch();
+    } finally {
+      // A rollback that fails on its way has given pages up all the same.
+      for (const { start, end } of changed) this.#internals.markWritten(new MemoryRange(start, end));
+    }
+    return PageSet.of(changed.map(({ start, end }) => new MemoryRange(start, end)));
   }
 
   /** Lets go of the moment. Memory stays as it is. */
@@ -214,7 +221,7 @@ export class Copies implements Disposable {
     this.#base = null;
   }
 
-  #become(frozen: FrozenFiles, patch: Base["patch"], isOfSave: boolean): void {
+  #become(frozen: FrozenFiles, copied: Pick<Base, "patch" | "copied">, isOfSave: boolean): void {
     this.#isSpoiled = false;
     using hold = new DisposableStack();
     hold.use(frozen.hold());
@@ -241,7 +248,7 @@ export class Copies implements Disposable {
       })
     );
     this.#base?.hold[Symbol.dispose]();
-    this.#base = { frozen, isOfSave, hold: hold.move(), parts, patch };
+    this.#base = { frozen, isOfSave, hold: hold.move(), parts, ...copied };
   }
 
   #newMapping(
@@ -281,6 +288,8 @@ export class Copies implements Disposable {
       hold: isHeld ? [] : renewals.map(({ region }) => region.range),
       keepsBytes: true,
       act: () => {
+        // Now that clients are kept off, no lock can come any more.
+        if (!copyOnWrite || images.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
         for (const image of images) {
           this.#isSpoiled ||= image.writesOver === true;
           image.complete();

@@ -53,10 +53,10 @@ export function copyOwnPages(place: OwnPlace, fd: number, delta: number): void {
   for (const { start, end, address } of ownPages(place)) writeBack(address, end - start, fd, start + delta);
 }
 
-/** Gives up the own pages of a place, which then shows its file again, or zeros. Returns their GPAs. */
-export function dropOwnPages(place: OwnPlace): Span[] {
-  return ownPages(place).map(({ start, end, address }) => {
+/** Gives up the own pages of a place, which then shows its file again, or zeros. `onDrop` is told of each run beforehand. */
+export function dropOwnPages(place: OwnPlace, onDrop: (run: Span) => void): void {
+  for (const { start, end, address } of ownPages(place)) {
+    onDrop({ start, end });
     dropPages(address, end - start);
-    return { start, end };
-  });
+  }
 }

@@ -135,7 +135,7 @@ function layOver(
   const runs = [...inRegions(copied, places)].sort((a, b) => a.start - b.start);
   const patch = () => copyRuns(internals, runs, chain);
   patch();
-  copies.adopt(new FrozenFiles(backings), patch);
+  copies.adopt(new FrozenFiles(backings), runs.length === 0 ? undefined : patch, runs);
 }
 
 /** Copies runs, which are in order, into the pages of guest memory's own, wherever they are. */
@@ -143,7 +143,7 @@ function copyRuns(
   internals: RegionInternals,
   runs: readonly (Entry<number | null> & Placed)[],
   chain: readonly SnapshotLayer[],
-): readonly MemoryRange[] {
+): void {
   const places = [...new Set(runs.map(({ region }) => region))]
     .flatMap((region) => ownPlaces(internals, region))
     .sort((a, b) => a.start - b.start);
@@ -159,5 +159,4 @@ function copyRuns(
       else chain[value]!.memory.readTo(address, length, first + delta);
     }
   }
-  return runs.map(({ start, end }) => new MemoryRange(start, end));
 }
