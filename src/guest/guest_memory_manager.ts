@@ -378,7 +378,7 @@ export class GuestMemoryManager implements Disposable {
    */
   freeze(): Template {
     const { backings, visibility, ram } = this.#moment();
-    return new Template(
+    return templateOf(
       new FrozenMemory({ backings, visibility, ram }, (moment, options) => this.#clone(moment, options)),
     );
   }
@@ -542,6 +542,9 @@ export class GuestMemoryManager implements Disposable {
   }
 }
 
+/** Only a manager makes one. */
+let templateOf: (frozen: FrozenMemory<GuestMemoryManager, CloneOptions>) => Template;
+
 /**
  * RAM of one moment, made by `GuestMemoryManager.freeze`: any number of guests can be made of it. It holds the memory
  * until it is disposed, and its clones until they are, in any order.
@@ -549,8 +552,11 @@ export class GuestMemoryManager implements Disposable {
 export class Template implements Disposable {
   readonly #frozen: FrozenMemory<GuestMemoryManager, CloneOptions>;
 
-  /** @internal `GuestMemoryManager.freeze` makes it. */
-  constructor(frozen: FrozenMemory<GuestMemoryManager, CloneOptions>) {
+  static {
+    templateOf = (frozen) => new Template(frozen);
+  }
+
+  private constructor(frozen: FrozenMemory<GuestMemoryManager, CloneOptions>) {
     this.#frozen = frozen;
   }
 
