@@ -13,8 +13,10 @@ export interface CloneFigures {
   readonly clones: readonly number[];
   /** Until it had answered. */
   readonly answers: readonly number[];
-  /** The bytes of memory that some of them had of their own. */
+  /** The bytes of memory that each of them had of its own when all had answered. */
   readonly bytes: readonly number[];
+  /** Milliseconds for all of them, one after the other. */
+  readonly total: number;
 }
 
 /** How going back did. */
@@ -42,29 +44,49 @@ function milliseconds(value: number): string {
 }
 
 function bar(share: number): string {
-  const full = Math.max(1, Math.round(share * BAR));
+  const full = Math.min(BAR, Math.max(1, Math.round(share * BAR)));
   return "█".repeat(full) + "·".repeat(BAR - full);
 }
 
 /** Prints a table and bars about one guest and its clones. */
 export function printSubject({ title, warmUp, ram }: Subject, clones: CloneFigures, rollback: RollbackFigures): void {
-  const fresh = warmUp;
   const clone = median(clones.clones);
   const answer = median(clones.answers);
+  // The question takes as long to answer for whoever has just got warm.
+  const fresh = warmUp + answer - clone;
   const back = median(rollback.times);
-  const kib = median(clones.bytes) / 1024;
+  const bytes = median(clones.bytes);
+  const all = clones.bytes.reduce((sum, each) => sum + each, 0);
+  const again = rollback.total / rollback.count;
   console.log(`\n${title}: ${ram / 2 ** 20} MiB of RAM, ${clones.count} clones, each answer right\n`);
-  const rows: [string, string, number][] = [
-    ["starting afresh", milliseconds(fresh), 1],
-    ["a clone and its virtual machine", milliseconds(clone), clone / fresh],
-    ["  until its first answer", milliseconds(answer), answer / fresh],
-    [`rolling one back (${rollback.count} times)`, milliseconds(back), back / fresh],
-  ];
-  for (const [what, time, share] of rows) console.log(`  ${what.padEnd(34)} ${time.padStart(8)}  ${bar(share)}`);
+  const line = (what: string, value: string, share: number, note = "") =>
+    console.log(`  ${what.padEnd(42)} ${value.padStart(9)}  ${bar(share)}${note === "" ? "" : `  ${note}`}`);
+  const time = (what: string, value: number) =>
+    line(what, milliseconds(value), value / fresh, value === fresh ? "" : times(fresh / value));
+  console.log("  to the first answer");
+  time("  starting afresh", fresh);
+  time("  a clone and its virtual machine", answer);
+  time("  one that is rolled back and asked again", again);
+  console.log("  of that");
+  time("  to make the clone and its machine", clone);
+  time("  to roll back", back);
+  console.log("  memory");
+  line("  the RAM of a guest of its own", mebibytes(ram), 1);
+  line("  a clone, by smaps' Anonymous", mebibytes(bytes), bytes / ram, times(ram / bytes));
+  line(`  all ${clones.count} clones together`, mebibytes(all), all / (ram * clones.count));
+  console.log();
+  console.log(`  ${clones.count} clones were there, and had answered, after ${milliseconds(clones.total)}`);
   console.log(
-    `  ${"memory of a clone's own".padEnd(34)} ${`${kib.toFixed(0)} KiB`.padStart(8)}  ${bar(kib * 1024 / ram)}`,
+    `  ${rollback.count} rollbacks of ${rollback.pages.toFixed(1)} pages each: ${
+      (1000 / again).toFixed(0)
+    } questions a second, with rollback`,
   );
-  console.log(`  ${"pages given up by a rollback".padEnd(34)} ${rollback.pages.toFixed(1).padStart(8)}`);
-  const perSecond = rollback.count / (rollback.total / 1000);
-  console.log(`  ${"questions a second, with rollback".padEnd(34)} ${perSecond.toFixed(0).padStart(8)}`);
+}
+
+function times(value: number): string {
+  return value >= 1.05 ? `${Number(value.toPrecision(2)).toLocaleString("en")} times less` : "";
+}
+
+function mebibytes(bytes: number): string {
+  return bytes < 2 ** 20 ? `${(bytes / 1024).toFixed(0)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }

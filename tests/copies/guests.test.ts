@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { GuestMemoryManager } from "membacking";
+import { GuestMemoryManager, PageSet } from "membacking";
 import { Kvm } from "membacking/kvm";
 import { crc32 } from "node:zlib";
 import { nativeSubject } from "../../examples/clones/native.ts";
@@ -10,6 +10,7 @@ import { kvmTest } from "../support/require.ts";
 import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
+const TABLES = PageSet.of([range(0x1_0000, 0x2_0000)]);
 const SMALL = { ram: 8 * MIB, pages: 16, rounds: 2, written: 3 };
 
 kvmTest("a guest that is rolled back ten thousand times with its vCPU is each time where it was", () => {
@@ -21,7 +22,8 @@ kvmTest("a guest that is rolled back ten thousand times with its vCPU is each ti
   const before = checksum();
   for (let i = 1; i <= 10_000; i++) {
     assertEquals(machine.ask(i), subject.answer(i));
-    assertEquals(guest.rollback().count, SMALL.written);
+    // Some processors note in the guest's page tables what it has used.
+    assertEquals(guest.rollback().difference(TABLES).count, SMALL.written);
     machine.rewind();
     assertEquals(checksum(), before);
   }
@@ -40,7 +42,13 @@ kvmTest("a hundred clones of a warm guest answer each its own question, and leav
     for (const [i, clone] of clones.entries()) assertEquals(clone.ask(i + 1), subject.answer(i + 1));
   }
   assertEquals(openFds(), before.fds);
-  assert(mappings().length < before.maps + 20);
+  const left = mappings().length - before.maps;
+  assert(
+    left < 20,
+    `${left} ${
+      Deno.inspect(mappings().map(({ file, start, end }) => `${file} ${end - start}`), { iterableLimit: 500 })
+    }`,
+  );
 });
 
 kvmTest("a template of a running guest is one moment of it, and the guest goes on without an exit", async () => {
@@ -100,5 +108,5 @@ kvmTest("the clones example shows both guests and every answer is right", async 
   const printed = new TextDecoder().decode(stdout);
   assert(success, printed + new TextDecoder().decode(stderr));
   assert(printed.includes("a native guest with a warm table: 64 MiB of RAM, 3 clones, each answer right"), printed);
-  assert(/questions a second, with rollback +\d+/.test(printed), printed);
+  assert(/\d+ questions a second, with rollback/.test(printed), printed);
 });
