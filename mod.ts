@@ -67,6 +67,7 @@ export { RegionManager } from "./src/regions/region_manager.ts";
 export type { RequestRecord } from "./src/regions/request_record.ts";
 export type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./src/regions/options.ts";
 export { GuestMemoryManager, Template } from "./src/guest/guest_memory_manager.ts";
+export type { GuestRam } from "./src/guest/guest_ram.ts";
 export type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./src/guest/options.ts";
 export type { SaveOptions } from "./src/guest/save_options.ts";
 export { Snapshot, type SnapshotOpenOptions } from "./src/snapshots/snapshot.ts";

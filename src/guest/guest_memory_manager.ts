@@ -1,14 +1,8 @@
-import { hostOf, VaMapper } from "../../ffi/host/va_mapper.ts";
 import { DisposedError } from "../core/errors.ts";
-import { checkAligned, checkNumber, type MemoryRange, ownFilledRange } from "../core/memory_range.ts";
-import { checkAlias, layOutRam, RAM_ALIGNMENT, RAM_PRIORITY } from "../core/ram_layout.ts";
-import type { Partition, VaTarget } from "../core/targets.ts";
-import type { Mappable } from "../../ffi/files/mappable.ts";
+import { checkNumber, type MemoryRange } from "../core/memory_range.ts";
+import { checkAlias } from "../core/ram_layout.ts";
+import type { Partition } from "../core/targets.ts";
 import type { DirtyTracker } from "../memory/dirty_tracker.ts";
-import type { GuestMemory } from "../memory/guest_memory.ts";
-import { internalsOf, RegionManager } from "../regions/region_manager.ts";
-import { checkPriority } from "../targets/checks.ts";
-import { type Report, reportTo } from "../targets/report.ts";
 import { deviceHost } from "./device_host.ts";
 import { DeviceMemory } from "./device_memory.ts";
 import type { DeviceMemoryOptions } from "./device_options.ts";
@@ -22,13 +16,9 @@ import type { Snapshot } from "../snapshots/snapshot.ts";
 import type { PageSet } from "../core/page_set.ts";
 import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
 import { PartitionHalf } from "./partition_half.ts";
-import { prefault, type PrefaultOptions } from "./prefault.ts";
-import { Ram } from "./ram.ts";
 import type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./options.ts";
-import { ownBacking, type RamBacking, ramRequest } from "./ram_backing.ts";
-import { RamHandle } from "./ram_handle.ts";
-import type { RamVisibility } from "./ram_visibility.ts";
-import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from "./shareable_regions.ts";
+import { type GuestParts, guestParts } from "./guest_parts.ts";
+import { GuestRam } from "./guest_ram.ts";
 
 /**
  * The memory of one guest: RAM, device memory, and everything that has to follow them.
@@ -54,59 +44,18 @@ import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from 
  * console.assert(vm.accessAt(0x9ffff) !== null && vm.accessAt(0xa0000) === null);
  * ```
  */
-export class GuestMemoryManager implements Disposable {
-  /** The regions of guest memory, for everything that is not covered here. */
-  readonly regions: RegionManager;
-  readonly #va: VaTarget<Mappable>;
-  /** The reservation, if it is this manager's own. */
-  readonly #reserved: VaMapper | null;
-  readonly #ram: Ram;
-  readonly #pin: boolean;
-  readonly #pageSize: number;
-  readonly #shareable: ShareableRegions;
+export class GuestMemoryManager extends GuestRam implements Disposable {
+  readonly #parts: GuestParts;
   readonly #copies: Copies;
-  readonly #report: Report;
-  readonly #layout: { readonly maxAddress: number; readonly x86Legacy: boolean; readonly ramPriority: number };
   readonly #devices = new Set<DeviceMemory>();
   /** The two halves of partitions that were attached with an alias, so that attaching one twice is found out. */
   readonly #halves = new WeakMap<Partition, readonly [PartitionHalf, PartitionHalf]>();
 
   private constructor(options: GuestMemoryOptions, stack: DisposableStack) {
-    const { maxAddress, ram, x86Legacy = false, pin = false, overlap, logger, quiesce, va } = options;
-    const { ramPriority = RAM_PRIORITY } = options;
-    checkPriority(ramPriority, "ramPriority");
-    const report = this.#report = reportTo(logger);
-    checkAligned(maxAddress, "maxAddress");
-    if (maxAddress === 0) throw new RangeError("maxAddress must not be 0");
-    if (!Array.isArray(ram)) throw new TypeError("ram must be an array of RAM backings");
-    const backings = Array.from(ram, ownBacking);
-    const layouts = layOutRam(backings.map(ramRequest), { maxAddress, x86Legacy });
-    this.#pageSize = Math.max(RAM_ALIGNMENT, ...layouts.map(({ pageSize }) => pageSize));
-    this.#reserved = va === undefined ? stack.use(VaMapper.reserve(maxAddress, { alignment: this.#pageSize })) : null;
-    const given = va ?? this.#reserved;
-    if (given === null) throw new TypeError("va must not be null");
-    if (!(given.length >= maxAddress)) {
-      throw new RangeError(`va has ${given.length} bytes, and maxAddress of ${maxAddress} needs as many`);
-    }
-    this.#va = hostOf(given);
-    this.regions = stack.use(
-      new RegionManager(given, {
-        ...(logger !== undefined && { logger }),
-        ...(overlap !== undefined && { overlap }),
-        ...(quiesce !== undefined && { quiesce }),
-      }),
-    );
-    this.#pin = pin;
-    this.#ram = new Ram(this.regions, {
-      maxAddress,
-      priority: ramPriority,
-      hasMemory: this.#va.view !== undefined,
-      report,
-    });
-    this.#shareable = new ShareableRegions(this.regions, () => this.#ram.regions, report);
-    this.#ram.add(backings, layouts);
-    this.#copies = new Copies(this.regions, this.#ram, () => pin);
-    this.#layout = { maxAddress, x86Legacy, ramPriority };
+    const parts = guestParts(options, stack);
+    super(parts);
+    this.#parts = parts;
+    this.#copies = new Copies(parts.regions, parts.ram, () => parts.pin);
   }
 
   /**
@@ -165,18 +114,8 @@ export class GuestMemoryManager implements Disposable {
   static restore(snapshot: Snapshot, options: RestoreOptions = {}): GuestMemoryManager {
     return restoreSnapshot(snapshot, options, (made) => {
       const guest = GuestMemoryManager.create(made);
-      return { guest, regions: guest.regions, ram: guest.#ram, copies: guest.#copies };
+      return { guest, regions: guest.regions, ram: guest.#parts.ram, copies: guest.#copies };
     });
-  }
-
-  /** Guest memory as it is visible now, to read and write. */
-  get memory(): GuestMemory {
-    return this.regions.memory;
-  }
-
-  /** The ranges of RAM that `setRamVisibility` switches, lowest first. */
-  get ramRanges(): readonly MemoryRange[] {
-    return this.#ram.ranges;
   }
 
   /**
@@ -207,14 +146,14 @@ export class GuestMemoryManager implements Disposable {
   attachPartition(partition: Partition, options: AttachOptions = {}): Disposable {
     const { regions } = this;
     const { aliasOffset } = options;
-    if (aliasOffset === undefined) return regions.addPartition(partition, { pin: this.#pin });
+    if (aliasOffset === undefined) return regions.addPartition(partition, { pin: this.#parts.pin });
     checkNumber(aliasOffset, "Alias offset");
-    checkAlias(aliasOffset, this.#va.length, this.#pageSize);
+    checkAlias(aliasOffset, this.#parts.va.length, this.#parts.pageSize);
     const known = this.#halves.get(partition);
     const [main, alias] = known ?? [new PartitionHalf(partition, false), new PartitionHalf(partition, true)] as const;
     if (known === undefined) this.#halves.set(partition, [main, alias]);
     const [first, second] = regions.batch(() => [
-      regions.addPartition(main, { pin: this.#pin }),
+      regions.addPartition(main, { pin: this.#parts.pin }),
       regions.addPartition(alias, { offset: aliasOffset }),
     ]);
     return {
@@ -235,101 +174,6 @@ export class GuestMemoryManager implements Disposable {
    */
   trackDirty(): DirtyTracker {
     return this.regions.trackDirty();
-  }
-
-  /**
-   * Brings all RAM that is visible into host memory ahead of use, after transparent huge pages and NUMA nodes were asked
-   * for. Works in slices of a few milliseconds, between which everything else goes on. RAM that is unmapped at its turn
-   * is left out; read-only RAM is brought in for reading.
-   *
-   * @example Usage
-   * ```ts
-   * import { GuestMemoryManager, MemoryRange } from "membacking";
-   *
-   * using guest = GuestMemoryManager.create({
-   *   maxAddress: 0x100_0000,
-   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
-   * });
-   * await guest.prefault({
-   *   signal: AbortSignal.timeout(60_000),
-   *   onProgress: (done, total) => console.log(`${(100 * done / total).toFixed()} %`),
-   * });
-   * ```
-   *
-   * @throws {OsError} ENOMEM if the host runs out of memory, EFAULT if a file has been truncated.
-   * @throws {DisposedError} If the manager is disposed meanwhile.
-   * @throws The signal's reason, if it aborts first.
-   */
-  prefault(options: PrefaultOptions = {}): Promise<void> {
-    const populate = (start: number, end: number) => {
-      for (const piece of internalsOf(this.regions).pieces(start, end)) {
-        const { region, mapping, writable } = piece.value;
-        // To write to copy-on-write memory would copy all of its file.
-        const writes = writable && mapping.kind !== "copy-on-write";
-        if (region.type === "ram") this.#va.populate?.(piece.start, piece.end, writes);
-      }
-    };
-    return prefault(this.ramRanges, populate, options);
-  }
-
-  /**
-   * Switches a range of RAM: to ordinary RAM, to RAM the guest can only read (its writes are MMIO exits), or off, so that
-   * device memory below it shows. The contents stay.
-   *
-   * @example A chipset makes the firmware's shadow RAM read-only
-   * ```ts
-   * import { GuestMemoryManager, MemoryRange } from "membacking";
-   *
-   * using guest = GuestMemoryManager.create({
-   *   maxAddress: 0x100_0000,
-   *   ram: [{ ranges: [new MemoryRange(0, 0x80_0000)] }],
-   *   x86Legacy: true,
-   * });
-   * guest.setRamVisibility(new MemoryRange(0xf0000, 0x10_0000), "read-only");
-   * console.assert(guest.memory.readUint8(0xf0000) === 0);
-   * ```
-   *
-   * @param range Exactly one of `ramRanges`; use `regions.batch` to switch several in one request.
-   * @throws {RamLayoutError} If it is not; the message names the nearest ones.
-   * @throws {MappingError} If a target failed.
-   * @throws {MemoryLockedError} If the range is locked.
-   */
-  setRamVisibility(range: MemoryRange, to: RamVisibility): void {
-    this.#ram.setVisibility(range, to);
-  }
-
-  /**
-   * Adds RAM, mapped and writable, which is like RAM that was there from the beginning: for partitions and DMA targets
-   * that are attached, `ramRanges`, `setRamVisibility`, `shareableRegions`, and `inspect`. Disposing the handle takes it
-   * away again; so does disposing the manager.
-   *
-   * @throws {RamLayoutError} If its ranges do not fit its page size.
-   * @throws {RegionOverlapError} If it overlaps RAM, or other regions in a way the overlap rule forbids.
-   * @throws {RangeError} If a number is out of its range, or a range is empty or ends beyond `maxAddress`.
-   * @throws {MappingError} If a file that exists is too short or read-only, or a target failed.
-   * @throws {LimitError} If memory slots or host mappings would run out.
-   * @throws {OsError} If the host is out of memory.
-   */
-  addRam(backing: RamBacking): RamHandle {
-    return new RamHandle(this.#ram, this.#ram.addOne(ownBacking(backing)));
-  }
-
-  /**
-   * Gives the pages of RAM back to the host, as a balloon does: the range reads as zeros afterwards, to the guest as well,
-   * and takes memory again when it is written. Inside a batch it happens once the batch has, and what then fails is
-   * logged.
-   *
-   * Whatever the kind of RAM: of shared RAM the pages are punched out of the file, the caller's own too, so that other
-   * processes read zeros as well; copy-on-write RAM does not show its file again. DMA targets are told of the range anew.
-   * It cannot be undone.
-   *
-   * @param range Any part of RAM that the guest has, visible throughout.
-   * @throws {MappingError} If a part is no RAM or switched off, cuts a huge page, or is pinned.
-   * @throws {MemoryLockedError} If a part is locked.
-   * @throws {OsError} If the file system cannot punch holes.
-   */
-  discard(range: MemoryRange): void {
-    internalsOf(this.regions).discard(ownFilledRange(range, "discard"));
   }
 
   /**
@@ -440,15 +284,15 @@ export class GuestMemoryManager implements Disposable {
   save(directory: string, options: SaveOptions = {}): Promise<Snapshot> {
     return saveMemory(directory, options, {
       regions: this.regions,
-      ram: this.#ram,
+      ram: this.#parts.ram,
       copies: this.#copies,
-      report: this.#report,
-      ...this.#layout,
+      report: this.#parts.report,
+      ...this.#parts.layout,
     });
   }
 
   #moment(): FrozenMoment {
-    const { visibility } = this.#ram;
+    const { visibility } = this.#parts.ram;
     const ram = this.#copies.freeze();
     const backings = ram.blocks.map(({ backing }, i) => ({
       ...backing,
@@ -460,7 +304,7 @@ export class GuestMemoryManager implements Disposable {
   }
 
   #clone({ backings, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
-    const guest = GuestMemoryManager.create({ ...this.#layout, ...options, ram: backings });
+    const guest = GuestMemoryManager.create({ ...this.#parts.layout, ...options, ram: backings });
     try {
       checkReal(guest.regions);
       guest.regions.batch(() => {
@@ -472,38 +316,6 @@ export class GuestMemoryManager implements Disposable {
       guest[Symbol.dispose]();
       throw error;
     }
-  }
-
-  /**
-   * The RAM that another process can map, lowest address first, whatever is visible of it: what has a file and is not
-   * copy-on-write. Parts that continue each other in guest and file are one. So a table that is made of it need not
-   * change when a chipset switches ranges on and off; `readOnly` says what the guest cannot write for now, which a
-   * vhost-user back end cannot be told.
-   */
-  shareableRegions(): SharedRegion[] {
-    return this.#shareable.list();
-  }
-
-  /**
-   * Calls `listener` with the new list after each request that changed `shareableRegions()`, until the result is
-   * disposed. The request is over then, so the listener may make requests of its own; what it throws is logged and
-   * otherwise ignored. Disposing the manager is not announced.
-   *
-   * @example Usage
-   * ```ts
-   * import { GuestMemoryManager, MemoryRange } from "membacking";
-   *
-   * const low = new MemoryRange(0, 0x20_0000);
-   * using guest = GuestMemoryManager.create({ maxAddress: 0x100_0000, ram: [{ ranges: [low] }] });
-   * let table = guest.shareableRegions();
-   * using _watching = guest.watchShareableRegions((regions) => table = regions);
-   *
-   * guest.addRam({ ranges: [MemoryRange.of(0x40_0000, 0x20_0000)] });
-   * console.assert(table.length === 2);
-   * ```
-   */
-  watchShareableRegions(listener: SharedRegionsListener): Disposable {
-    return this.#shareable.watch(listener);
   }
 
   /** The device memory that has not been disposed, oldest first, whether the guest has it or not. */
@@ -518,7 +330,7 @@ export class GuestMemoryManager implements Disposable {
    * not.
    */
   inspect(): InspectGuestMemory {
-    return inspectGuest(this.regions.inspect(), this.#ram.inspect(), this.#devices);
+    return inspectGuest(this.regions.inspect(), this.#parts.ram.inspect(), this.#devices);
   }
 
   /**
@@ -529,7 +341,7 @@ export class GuestMemoryManager implements Disposable {
    */
   [Symbol.dispose](): void {
     // Nobody else uses the addresses: with this said, the manager unmaps them as a whole and need not empty them first.
-    this.#reserved?.[Symbol.dispose]();
+    this.#parts.reserved?.[Symbol.dispose]();
     try {
       this.regions[Symbol.dispose]();
     } finally {
