@@ -43,6 +43,10 @@ export class LockKeeper implements AccessMap {
   /** The regions being torn down, and by how many callers. */
   readonly #closing = new Map<Region, number>();
   readonly #waiting = new Set<() => void>();
+  /** How many wait for a release, whatever of. */
+  #awaiting = 0;
+  /** Is told when somebody begins or ceases to wait for a release: what other threads have released until then is not known. */
+  onAwaiting: (() => void) | null = null;
   /** Is told when a region begins or ceases to be torn down. */
   onClosing: ((region: Region) => void) | null = null;
   /** Where writes are marked, `null` while nobody tracks them. */
@@ -223,7 +227,7 @@ export class LockKeeper implements AccessMap {
 
   /** Whether something waits for locks to be released. */
   get isDraining(): boolean {
-    return this.#closing.size > 0;
+    return this.#closing.size > 0 || this.#awaiting > 0;
   }
 
   /** Counts a lock that another thread holds. */
@@ -249,9 +253,17 @@ export class LockKeeper implements AccessMap {
     return (foreign ? this.#foreign : this.#table).conflict(start, end);
   }
 
-  /** Waits until some lock is released. */
-  nextRelease(signal: AbortSignal | undefined): Promise<void> {
-    return this.#nextRelease(signal);
+  /** Waits until some lock is released, other threads' included. */
+  async nextRelease(signal: AbortSignal | undefined): Promise<void> {
+    const released = this.#nextRelease(signal);
+    this.#awaiting++;
+    try {
+      this.onAwaiting?.();
+      await released;
+    } finally {
+      this.#awaiting--;
+      this.onAwaiting?.();
+    }
   }
 
   /** A client was cut off in the middle of an access, and may write anywhere for as long as `isAtIt`. */

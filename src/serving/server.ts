@@ -85,6 +85,12 @@ export class ClientServer implements MapGate, SessionHost {
     this.#processes = new ProcessClients(memory, locks, this.#map);
     this.#gate.onOverdue = (reader) => this.#overdue(reader);
     locks.onClosing = (region) => this.#closingChanged(region);
+    locks.onAwaiting = () => {
+      if (this.#closed) return;
+      this.#tellDraining();
+      // Whoever released one before it saw that has not said so.
+      if (locks.isDraining) this.updateLocks();
+    };
     void this.#bell.listen(() => this.#serveMail());
   }
 
@@ -309,15 +315,21 @@ export class ClientServer implements MapGate, SessionHost {
 
   /** A region begins or ceases to be torn down: locks on what it shows are refused, or possible again. */
   #closingChanged(region: Region): void {
-    const { locks, state } = this.#options;
+    const { state } = this.#options;
     if (this.#closed) return;
-    for (const { reader } of this.#sessions) {
-      if (reader !== null) Atomics.store(reader.line.words, LINE.draining, locks.isDraining ? 1 : 0);
-    }
+    this.#tellDraining();
     const isOutermost = !this.#gate.isShut;
     this.shut();
     this.#publish(fragments(state().visible, region));
     if (isOutermost) this.#gate.open();
+  }
+
+  /** Has clients say so when they release a lock, while somebody waits for that. */
+  #tellDraining(): void {
+    const draining = this.#options.locks.isDraining ? 1 : 0;
+    for (const { reader } of this.#sessions) {
+      if (reader !== null) Atomics.store(reader.line.words, LINE.draining, draining);
+    }
   }
 
   #publish(spans: readonly Span[]): void {
