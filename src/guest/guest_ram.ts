@@ -22,8 +22,8 @@ export class GuestRam {
   readonly #ram: Ram;
   readonly #shareable: ShareableRegions;
 
-  /** @internal `GuestMemoryManager.create` makes it. */
-  constructor({ regions, va, ram, report }: GuestParts) {
+  /** Made as a part of a `GuestMemoryManager`. */
+  protected constructor({ regions, va, ram, report }: GuestParts) {
     this.regions = regions;
     this.#va = va;
     this.#ram = ram;
