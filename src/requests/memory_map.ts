@@ -220,7 +220,8 @@ export class MemoryMap {
         const report = { name: "discard", region: null, parts: [], changed: [span], plan: null, error: null };
         return this.onlookers.tell({ ...report, microseconds, state: old });
       }
-      this.#replaceState(after.state);
+      this.#state = after.state;
+      this.#forget(old);
       this.#commit("discard", null, after.change, null, null, null);
     } finally {
       this.#busy = false;
@@ -318,9 +319,12 @@ export class MemoryMap {
       this.#unfinished = null;
       throw error;
     }
+    const old = this.#state;
     const failure = transaction.run(this.#context);
-    this.#replaceState(failure === null ? transaction.plan.state : failure.state);
+    // Without a call in between, so that no exception can come between the one and the other.
+    this.#state = failure === null ? transaction.plan.state : failure.state;
     transaction.committed = failure === null;
+    this.#forget(old);
     this.#written.afterSteps(transaction);
     // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
     transaction.release(this.#context);
@@ -339,8 +343,10 @@ export class MemoryMap {
     try {
       this.#invalidate();
       if (transaction.committed === null) {
-        this.#replaceState(transaction.recover(this.#context));
+        const old = this.#state;
+        this.#state = transaction.recover(this.#context);
         transaction.committed = false;
+        this.#forget(old);
       }
       this.#written.afterSteps(transaction);
       transaction.release(this.#context);
@@ -378,11 +384,11 @@ export class MemoryMap {
     this.onlookers.changed(old, () => this.#state, changed);
   }
 
-  #replaceState(state: State): void {
-    const old = this.#state;
-    this.#state = state;
-    if (state.regions !== old.regions && !this.onlookers.keepsStates) old.regions.retire();
-    if (state.hostMappings !== old.hostMappings) this.#va.noteMappings?.(state.hostMappings);
+  /** Nobody asks a state any more that has been replaced. */
+  #forget({ regions, hostMappings }: State): void {
+    const state = this.#state;
+    if (state.regions !== regions && !this.onlookers.keepsStates) regions.retire();
+    if (state.hostMappings !== hostMappings) this.#va.noteMappings?.(state.hostMappings);
   }
 
   /** Calls `call`, in which nobody can make requests. */
