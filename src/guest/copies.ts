@@ -27,6 +27,7 @@ import { PageSet } from "../core/page_set.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
 import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
 import { FrozenFiles } from "./frozen_files.ts";
+import { Leftovers } from "./leftovers.ts";
 import { imageOf, type NewImage } from "./image.ts";
 import { dropOwnPages, ownPlaces } from "./own_pages.ts";
 import type { Ram, RamBlock } from "./ram.ts";
@@ -72,6 +73,7 @@ export class Copies implements Disposable {
   #base: Base | null = null;
   /** Whether a freeze or thaw that failed has written to the file already what was to be gone back to. */
   #isSpoiled = false;
+  readonly #leftovers = new Leftovers();
 
   constructor(regions: RegionManager, ram: Ram, isPinned: () => boolean) {
     this.#regions = regions;
@@ -117,10 +119,11 @@ export class Copies implements Disposable {
   }
 
   #freeze(isForSave: boolean): FrozenRam {
+    this.#settle();
     const { blocks } = this.#ram;
     checkFreezable(this.#internals, blocks, this.#isPinned());
     using images = new DisposableStack();
-    const made = blocks.map((block) => images.use(imageOf(this.#internals, block, this.#isExclusive(block))));
+    const made = blocks.map((block) => this.#image(block, images));
     // Own pages that have to be moved away are gone for a moment, which another thread could see.
     if (made.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
     this.#renew("freeze", blocks, made, true, isForSave);
@@ -144,11 +147,12 @@ export class Copies implements Disposable {
   }
 
   #thaw(base: Base, isHeld: boolean): void {
+    this.#settle();
     this.#checkForeignLocks();
     const { blocks } = this.#ram;
     const frozen = blocks.filter((block) => this.#ownsCopies(block));
     using images = new DisposableStack();
-    const made = frozen.map((block) => images.use(imageOf(this.#internals, block, this.#isExclusive(block))));
+    const made = frozen.map((block) => this.#image(block, images));
     base.frozen.thaw();
     try {
       this.#renew("thaw", frozen, made, false, isHeld);
@@ -174,6 +178,7 @@ export class Copies implements Disposable {
         "A freeze or thaw that failed has written over what was to be rolled back to, freeze again",
       );
     }
+    this.#settle();
     const regions = this.#ram.regions;
     const parts = base.parts.filter(({ region }) => regions.includes(region));
     for (const { start, end } of parts) {
@@ -188,6 +193,7 @@ export class Copies implements Disposable {
         if (start >= end || showsAgain(entry.value, part)) return [];
         const mapping = this.#newMapping(start, end, part);
         added.push(mapping);
+        this.#leftovers.mapping(mapping);
         return [{ region: part.region, start, end, mapping }];
       })
     );
@@ -217,6 +223,7 @@ export class Copies implements Disposable {
 
   /** Lets go of the moment. Memory stays as it is. */
   [Symbol.dispose](): void {
+    this.#leftovers.close(() => false);
     this.#base?.hold[Symbol.dispose]();
     this.#base = null;
   }
@@ -251,6 +258,23 @@ export class Copies implements Disposable {
     this.#base = { frozen, isOfSave, hold: hold.move(), parts, ...copied };
   }
 
+  /** Closes what a request has left behind that was interrupted. */
+  #settle(): void {
+    if (this.#leftovers.isEmpty) return;
+    this.#internals.check();
+    const kept = new Set(
+      this.#ram.regions.flatMap((region) => this.#internals.mappings(region)).map(({ value }) => value),
+    );
+    this.#leftovers.close((mapping) => kept.has(mapping));
+  }
+
+  /** An image that goes with `images`, or, where even that is interrupted, with the next request. */
+  #image(block: RamBlock, images: DisposableStack): NewImage {
+    const image = images.use(imageOf(this.#internals, block, this.#isExclusive(block)));
+    this.#leftovers.handle(image);
+    return image;
+  }
+
   #newMapping(
     start: number,
     end: number,
@@ -281,6 +305,7 @@ export class Copies implements Disposable {
           policy,
         });
         added.push(mapping);
+        this.#leftovers.mapping(mapping);
         return { region, start, end, mapping };
       })
     );

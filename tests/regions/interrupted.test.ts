@@ -4,32 +4,8 @@ import { assert, assertEquals, assertGreater, assertStrictEquals } from "@std/as
 import { Mappable, type MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { Faults, RecordingDmaTarget, RecordingPartition } from "membacking/testing";
 import { openFds } from "../support/proc.ts";
+import { near, stackLimit } from "../support/stack.ts";
 import { PAGE, range } from "../support/units.ts";
-
-/** Calls `act` with `depth` frames less than the stack has room for. */
-function near(limit: number, depth: number, act: () => void): void {
-  const down = (left: number): void => left > 0 ? down(left - 1) : act();
-  down(limit - depth);
-}
-
-/** How many frames of `near` there is room for here and now: compiled code has smaller ones. */
-function stackLimit(): number {
-  const fits = (frames: number) => {
-    try {
-      near(frames, 0, () => {});
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  let [low, high] = [0, 1 << 20];
-  while (high - low > 1) {
-    const middle = (low + high) >>> 1;
-    if (fits(middle)) low = middle;
-    else high = middle;
-  }
-  return low;
-}
 
 /** Calls `act` so many frames further down. */
 function further(frames: number, act: () => void): void {
