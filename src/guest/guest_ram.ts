@@ -16,18 +16,22 @@ import { ShareableRegions, type SharedRegion, type SharedRegionsListener } from 
  * `GuestMemoryManager` is.
  */
 export class GuestRam {
-  /** The regions of guest memory, for everything that is not covered here. */
-  readonly regions: RegionManager;
+  readonly #regions: RegionManager;
   readonly #va: VaTarget<Mappable>;
   readonly #ram: Ram;
   readonly #shareable: ShareableRegions;
 
   /** Made as a part of a `GuestMemoryManager`. */
   protected constructor({ regions, va, ram, report }: GuestParts) {
-    this.regions = regions;
+    this.#regions = regions;
     this.#va = va;
     this.#ram = ram;
     this.#shareable = new ShareableRegions(regions, () => ram.regions, report);
+  }
+
+  /** The regions of guest memory, for everything that is not covered here. */
+  get regions(): RegionManager {
+    return this.#regions;
   }
 
   /** Guest memory as it is visible now, to read and write. */

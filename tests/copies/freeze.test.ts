@@ -288,3 +288,16 @@ Deno.test("a freeze that fails when it has written to the file leaves nothing to
     "",
   ], ""]);
 });
+
+Deno.test("a frozen guest gives all back though somebody tried to put something in place of its regions", () => {
+  const before = openFds();
+  {
+    using guest = newGuest();
+    using other = newGuest();
+    const { regions } = guest;
+    using template = guest.freeze();
+    for (const instead of [template, other.regions]) assert(!Reflect.set(guest, "regions", instead));
+    assert(guest.regions === regions);
+  }
+  assertEquals(openFds(), before);
+});
