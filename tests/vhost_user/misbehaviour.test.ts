@@ -209,7 +209,14 @@ Deno.test("nonsense between two requests ends the connection, at the next reques
   await using rig = await Rig.make();
   await rig.backend.bytes("front", new Uint8Array(16).fill(0xff));
   using region = rig.region();
-  region.map();
-  assertEquals(await rig.backend.state().then(({ regions }) => regions.length) <= 1, true);
+  try {
+    region.map();
+    assertEquals(await rig.backend.state().then(({ regions }) => regions.length) <= 1, true);
+  } catch (error) {
+    // Read while an answer was due: the request fails as with any wrong answer, and the next one has no back end.
+    if (!(error instanceof MappingError && error.cause instanceof VhostUserError)) throw error;
+    assertEquals([error.outOfStep, error.cause.kind, rig.frontend.state], [[], "protocol", "disconnected"]);
+    region.map();
+  }
   assertEquals(rig.guest.memory.readUint8(ADDED_AT), 0);
 });
