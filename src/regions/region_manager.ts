@@ -424,7 +424,8 @@ export class RegionManager implements Disposable {
 
   /**
    * Serves what clients have asked for by now, without a turn of the event loop: for a thread that does not come back to
-   * it for long, such as one that runs a vCPU, to call between two exits.
+   * it for long, such as one that runs a vCPU, to call between two exits. What the event loop has begun to take from a
+   * client's port when the thread leaves it waits for the next turn, and so does what this client asks for afterwards.
    *
    * @example Between two exits
    * ```ts ignore

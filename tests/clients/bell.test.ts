@@ -105,16 +105,18 @@ Deno.test("RegionManager.poll serves clients of all kinds while the owner does n
   await using sync = await Remote.start(rig.regions, { sync: true, timeout: 60_000 });
   await using async = await Remote.start(rig.regions);
   await using process = await RemoteProcess.start(rig.regions);
+  // Connected and at work: what the event loop has begun to take from a port when it stops is not there to be polled.
+  for (const [index, remote] of [sync, async, process].entries()) {
+    await remote.run(NEW_REGION, { at: 0x1_0000 * (index + 1) });
+  }
   const done = Promise.all([sync, async, process].map((remote, index) =>
     remote.run(
-      `${NEW_REGION}
-      for (let i = 0; i < 300; i++) { await kept.region.unmap(); await kept.region.map(); }
+      `for (let i = 0; i < 300; i++) { await kept.region.unmap(); await kept.region.map(); }
       client.memory.writeUint32(at, at);
       await client.inspect();`,
       { at: 0x1_0000 * (index + 1) },
     )
   ));
-  await new Promise((resolve) => setTimeout(resolve, 20));
   const end = performance.now() + 20_000;
   const nap = new Int32Array(new SharedArrayBuffer(4));
   let served = 0;
@@ -128,7 +130,8 @@ Deno.test("RegionManager.poll serves clients of all kinds while the owner does n
   await done;
   assertEquals(rig.regions.inspect().regions.length, 3);
   assertThrows(() => rig.regions.batch(() => rig.regions.poll()), TypeError, "batch");
-  assertEquals(rig.regions.poll(), 0);
+  // A process may still say that it has let go of what changed; then there is silence.
+  for (let polls = 0; rig.regions.poll() > 0; polls++) assert(polls < 100, "something goes on arriving");
 });
 
 Deno.test("a lane hands on its messages and those that went by another way in one order", () => {
