@@ -12,6 +12,8 @@ import type { Span } from "../../src/core/span.ts";
 import { cString, libc } from "../os/libc.ts";
 import { F_DUPFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
+import { outcome, uninterrupted } from "../os/uninterrupted.ts";
+import { transferWhole } from "../os/whole_transfer.ts";
 import { STATX } from "./open_file.ts";
 
 const O_CREAT = 0o100;
@@ -77,42 +79,43 @@ export class DiskFile implements Disposable {
   /** Writes `length` bytes of memory from `address` on, which the caller has mapped for reading. */
   writeFrom(address: number, length: number, offset: number): void {
     const { sys, errno } = libc();
-    // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
-    const call = (done: number) =>
-      [
-        sys.pwriteAt(this.#fd, BigInt(address + done), BigInt(length - done), BigInt(offset + done)),
-        errno[0],
-      ] as const;
-    this.#whole("pwrite", length, call);
+    this.#whole("pwrite", length, (done, size) => {
+      // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
+      const count = sys.pwriteAt(this.#fd, BigInt(address + done), BigInt(size), BigInt(offset + done));
+      return outcome(count, errno[0]);
+    });
   }
 
   /** Reads `length` bytes into memory from `address` on, which the caller has mapped for writing. */
   readTo(address: number, length: number, offset: number): void {
     const { sys, errno } = libc();
-    // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
-    const call = (done: number) =>
-      [sys.preadAt(this.#fd, BigInt(address + done), BigInt(length - done), BigInt(offset + done)), errno[0]] as const;
-    this.#whole("pread", length, call);
+    this.#whole("pread", length, (done, size) => {
+      // SAFETY: the caller vouches for the memory; the kernel answers EFAULT where it is not there.
+      const count = sys.preadAt(this.#fd, BigInt(address + done), BigInt(size), BigInt(offset + done));
+      return outcome(count, errno[0]);
+    });
   }
 
   /** Writes bytes. */
   write(bytes: Uint8Array<ArrayBuffer>, offset: number): void {
     const { sys, errno } = libc();
-    const call = (done: number) =>
-      [
-        sys.pwrite(this.#fd, bytes.subarray(done), BigInt(bytes.length - done), BigInt(offset + done)),
-        errno[0],
-      ] as const;
-    this.#whole("pwrite", bytes.length, call);
+    this.#whole(
+      "pwrite",
+      bytes.length,
+      (done, size) =>
+        outcome(sys.pwrite(this.#fd, bytes.subarray(done), BigInt(size), BigInt(offset + done)), errno[0]),
+    );
   }
 
   /** Reads `length` bytes. */
   read(length: number, offset: number): Uint8Array<ArrayBuffer> {
     const { sys, errno } = libc();
     const bytes = new Uint8Array(length);
-    const call = (done: number) =>
-      [sys.pread(this.#fd, bytes.subarray(done), BigInt(length - done), BigInt(offset + done)), errno[0]] as const;
-    this.#whole("pread", length, call);
+    this.#whole(
+      "pread",
+      length,
+      (done, size) => outcome(sys.pread(this.#fd, bytes.subarray(done), BigInt(size), BigInt(offset + done)), errno[0]),
+    );
     return bytes;
   }
 
@@ -129,15 +132,11 @@ export class DiskFile implements Disposable {
     libc().sys.close(this.#fd);
   }
 
-  #whole(syscall: string, length: number, call: (done: number) => readonly [number, number | undefined]): void {
-    let done = 0;
-    while (done < length) {
-      const [moved, errno] = call(done);
-      if (moved === -1 && errno === Errno.EINTR) continue;
-      unwrap(moved, errno, syscall, () => this.path);
-      if (moved === 0) throw new OsError(syscall, Errno.EIO, `${this.path} ended after ${done} of ${length} bytes`);
-      done += moved;
-    }
+  #whole(syscall: string, length: number, call: (done: number, size: number) => number): void {
+    transferWhole(syscall, length, call, {
+      detail: () => this.path,
+      ended: (done) => new OsError(syscall, Errno.EIO, `${this.path} ended after ${done} of ${length} bytes`),
+    });
   }
 }
 
@@ -212,19 +211,10 @@ function parentOf(path: string): string {
 function open(path: string, flags: number, mode: number): number {
   const { sys, errno } = libc();
   const text = cString(path);
-  while (true) {
-    const fd = sys.open(text, flags | O_CLOEXEC, mode);
-    if (fd === -1 && errno[0] === Errno.EINTR) continue;
-    return unwrap(fd, errno[0], "open", () => path);
-  }
+  return uninterrupted("open", () => outcome(sys.open(text, flags | O_CLOEXEC, mode), errno[0]), () => path);
 }
 
 function sync(fd: number, path: string): void {
   const { sys, errno } = libc();
-  while (true) {
-    const result = sys.fsync(fd);
-    if (result === -1 && errno[0] === Errno.EINTR) continue;
-    unwrap(result, errno[0], "fsync", () => path);
-    return;
-  }
+  uninterrupted("fsync", () => outcome(sys.fsync(fd), errno[0]), () => path);
 }

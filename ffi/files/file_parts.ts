@@ -14,6 +14,7 @@ import { libc } from "../os/libc.ts";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, PROT_READ } from "../os/mman.ts";
 import { Errno, OsError } from "../os/os_error.ts";
 import { outcome, uninterrupted } from "../os/uninterrupted.ts";
+import { transferWhole } from "../os/whole_transfer.ts";
 import { hostView, revokeView } from "../os/view.ts";
 import { dataIn } from "./disk_file.ts";
 
@@ -35,12 +36,11 @@ export function copyFilePart(from: number, offset: number, to: number, toOffset:
   ) {
     for (let at = data.start; at < data.end; at += CHUNK) {
       using mapping = new FileMapping(from, at, Math.min(CHUNK, data.end - at), PROT_READ);
-      for (let done = 0; done < mapping.length;) {
-        const [address, size] = [BigInt(mapping.address + done), BigInt(mapping.length - done)];
+      transferWhole("pwrite", mapping.length, (done, size) => {
         const target = BigInt(toOffset + at - offset + done);
         // SAFETY: the kernel reads the mapping, which is that long; it answers EFAULT where the file has become shorter.
-        done += uninterrupted("pwrite", () => outcome(sys.pwriteAt(to, address, size, target), errno[0]));
-      }
+        return outcome(sys.pwriteAt(to, BigInt(mapping.address + done), BigInt(size), target), errno[0]);
+      });
     }
   }
 }
@@ -65,11 +65,10 @@ export function copyData(from: number, offset: number, to: number, toOffset: num
         if (data.end - at < PAGE_SIZE) break;
         throw new OsError("pread", Errno.EIO, `the file ended at ${hex(at)} while it was being read`);
       }
-      for (let done = 0; done < count;) {
-        const part = wanted.subarray(done, count);
+      transferWhole("pwrite", count, (done, size) => {
         const target = BigInt(toOffset + at - offset + done);
-        done += uninterrupted("pwrite", () => outcome(sys.pwrite(to, part, BigInt(part.length), target), errno[0]));
-      }
+        return outcome(sys.pwrite(to, wanted.subarray(done), BigInt(size), target), errno[0]);
+      });
       at += count;
     }
   }

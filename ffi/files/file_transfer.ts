@@ -13,13 +13,11 @@ import { FileMapping } from "../os/address_space.ts";
 import { libc } from "../os/libc.ts";
 import { PROT_READ, PROT_WRITE } from "../os/mman.ts";
 import { copyProcessMemory } from "../os/process_memory.ts";
-import { outcome, uninterrupted } from "../os/uninterrupted.ts";
+import { outcome } from "../os/uninterrupted.ts";
+import { type TransferNotes, transferWhole } from "../os/whole_transfer.ts";
 import { word64 } from "../os/word64.ts";
 import { fileOf, type Mappable } from "./mappable.ts";
 import type { OpenFile } from "./open_file.ts";
-
-/** The most that is asked of one call, so that its result fits 32 bits. */
-const CHUNK = 2 ** 30;
 
 /** How far a transfer got. */
 export interface Progress {
@@ -43,19 +41,11 @@ export function readToMemory(
 ): void {
   const file = fileOf(mappable);
   const { sys, errno } = libc();
-  for (let done = 0; done < length;) {
-    const size = word64(Math.min(length - done, CHUNK));
-    const [at, from] = [word64(address + done), word64(offset + done)];
-    const count = uninterrupted(
-      "pread",
-      // SAFETY: the caller owns the memory; the kernel checks that it is there.
-      () => outcome(sys.preadAt(file.fd, at, size, from), errno[0]),
-      () => where(file, offset + done),
-    );
-    if (count === 0) throw file.shortTransfer(offset + done);
-    done += count;
-    progress.done += count;
-  }
+  transferWhole("pread", length, (done, size) => {
+    // SAFETY: the caller owns the memory; the kernel checks that it is there.
+    const count = sys.preadAt(file.fd, word64(address + done), word64(size), word64(offset + done));
+    return outcome(count, errno[0]);
+  }, notesOf(file, offset, progress));
 }
 
 /**
@@ -74,19 +64,11 @@ export function writeFromMemory(
   const file = fileOf(mappable);
   if (file.hugetlb) return copyToMapping(file, offset, address, length, progress);
   const { sys, errno } = libc();
-  for (let done = 0; done < length;) {
-    const size = word64(Math.min(length - done, CHUNK));
-    const [at, to] = [word64(address + done), word64(offset + done)];
-    const count = uninterrupted(
-      "pwrite",
-      // SAFETY: the kernel reads what the caller may read, and checks that it is there.
-      () => outcome(sys.pwriteAt(file.fd, at, size, to), errno[0]),
-      () => where(file, offset + done),
-    );
-    if (count === 0) throw file.shortTransfer(offset + done);
-    done += count;
-    progress.done += count;
-  }
+  transferWhole("pwrite", length, (done, size) => {
+    // SAFETY: the kernel reads what the caller may read, and checks that it is there.
+    const count = sys.pwriteAt(file.fd, word64(address + done), word64(size), word64(offset + done));
+    return outcome(count, errno[0]);
+  }, notesOf(file, offset, progress));
 }
 
 /** Hugetlb files know no pwrite: the kernel copies to a mapping instead. */
@@ -98,6 +80,10 @@ function copyToMapping(file: OpenFile, offset: number, address: number, length: 
   copyProcessMemory(mapping.address + offset - start, address, length, (count) => progress.done += count);
 }
 
-function where(file: OpenFile, offset: number): string {
-  return `${file.label} at offset ${hex(offset)}`;
+function notesOf(file: OpenFile, offset: number, progress: Progress): TransferNotes {
+  return {
+    detail: (done) => `${file.label} at offset ${hex(offset + done)}`,
+    ended: (done) => file.shortTransfer(offset + done),
+    moved: (count) => void (progress.done += count),
+  };
 }

@@ -15,7 +15,8 @@ import { cString, libc } from "../os/libc.ts";
 import { MADV_DONTNEED, O_CLOEXEC, O_RDONLY } from "../os/mman.ts";
 import { Errno, OsError, unwrap } from "../os/os_error.ts";
 import { hostView, revokeView } from "../os/view.ts";
-import { outcome, uninterrupted } from "../os/uninterrupted.ts";
+import { outcome } from "../os/uninterrupted.ts";
+import { transferWhole } from "../os/whole_transfer.ts";
 
 /** `_IOWR('f', 16, struct pm_scan_arg)` of <linux/fs.h>, since Linux 6.7. */
 const PAGEMAP_SCAN = 0xc060_6610;
@@ -132,11 +133,10 @@ export function dropPages(address: number, length: number): void {
  */
 export function writeBack(address: number, length: number, fd: number, offset: number): void {
   const { sys, errno } = libc();
-  for (let done = 0; done < length;) {
-    const [at, size, to] = [BigInt(address + done), BigInt(length - done), BigInt(offset + done)];
+  transferWhole("pwrite", length, (done, size) => {
     // SAFETY: the caller's own memory, which the kernel only reads; it answers EFAULT where it is not there.
-    done += uninterrupted("pwrite", () => outcome(sys.pwriteAt(fd, at, size, to), errno[0]));
-  }
+    return outcome(sys.pwriteAt(fd, BigInt(address + done), BigInt(size), BigInt(offset + done)), errno[0]);
+  });
 }
 
 /** Fills `length` bytes of memory from `address` on, which the caller has mapped for writing, with zeros. */
