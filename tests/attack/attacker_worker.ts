@@ -13,6 +13,7 @@ import {
   SyncRegionManagerClient,
   VaMapper,
 } from "membacking";
+import { clientRound } from "./client_round.ts";
 import { Random } from "./random.ts";
 
 /** What such a Worker is to be. */
@@ -37,17 +38,7 @@ async function beClient(random: Random, port: MessagePort): Promise<void> {
   scope.postMessage("connected");
   using file = Mappable.memfd("client", 16 * PAGE);
   while (true) {
-    const start = (32 + random.below(16)) * PAGE;
-    const region = await client.newRegion({ name: "client", range: MemoryRange.of(start, 4 * PAGE), priority: 200 });
-    await region.addMapping({ rangeInRegion: MemoryRange.of(0, 4 * PAGE), mappable: file });
-    await region.map();
-    client.memory.fill(start, 4 * PAGE, 7);
-    const lock = client.memory.lock(MemoryRange.of(start, PAGE), { write: true });
-    lock.bytes[0] = 1;
-    if (random.oneIn(2)) lock[Symbol.dispose]();
-    else setTimeout(() => lock[Symbol.dispose](), 1);
-    client.memory.read(0, PAGE);
-    await region.remove().catch(() => {}); // refused while the lock is held
+    await clientRound(client, "client", file, random);
     if (random.oneIn(4)) await turn();
   }
 }

@@ -22,17 +22,10 @@ import { CLOSED, JOURNAL_LENGTH, LINE, MAIL } from "../../src/serving/shared_wor
 import type { Welcome } from "../../src/serving/protocol.ts";
 import { openFds } from "../support/proc.ts";
 import { Remote } from "./remote.ts";
+import { until } from "./runner.ts";
 
 const LENGTH = 0x10_0000;
 const RAM = new MemoryRange(0, 0x8000);
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`Waited too long until ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}
 
 /** A manager with some memory, a client that behaves, and what the manager warned of. */
 class Rig implements Disposable {

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   Mappable,
   MappingError,
@@ -11,8 +11,9 @@ import {
 import { fileOf } from "../../ffi/files/mappable.ts";
 import { openFds } from "../support/proc.ts";
 import { HUGE_PAGE, hugePageTest } from "../support/require.ts";
-import { RemoteError, type RemoteErrorData } from "./remote.ts";
 import { RemoteProcess } from "./remote_process.ts";
+import { remoteError } from "./remote_error.ts";
+import { until } from "./runner.ts";
 
 const LENGTH = 0x10_0000;
 
@@ -44,18 +45,6 @@ class Rig implements Disposable {
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
-}
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`Waited too long until ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
-
-async function remoteError(promise: Promise<unknown>): Promise<RemoteErrorData> {
-  return (await assertRejects(() => promise, RemoteError)).data;
 }
 
 const NEW_REGION = `

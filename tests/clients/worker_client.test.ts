@@ -1,5 +1,5 @@
 import { internalsOf } from "../../src/regions/region_manager.ts";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import {
   Mappable,
   MemoryLockedError,
@@ -12,7 +12,9 @@ import {
 } from "membacking";
 import { isAlive } from "../../ffi/os/thread.ts";
 import { openFds } from "../support/proc.ts";
-import { Remote, RemoteError } from "./remote.ts";
+import { Remote } from "./remote.ts";
+import { remoteError } from "./remote_error.ts";
+import { until } from "./runner.ts";
 
 const LENGTH = 0x10_0000;
 
@@ -39,18 +41,6 @@ class Rig implements Disposable {
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
-}
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const end = performance.now() + 10_000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`Waited too long until ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
-
-async function remoteError(promise: Promise<unknown>): Promise<RemoteError["data"]> {
-  return (await assertRejects(() => promise, RemoteError)).data;
 }
 
 const NEW_REGION = `
