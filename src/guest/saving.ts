@@ -45,6 +45,8 @@ export class Saving implements Disposable {
   readonly #total: number;
   readonly #difference: Difference | null;
   readonly #stack: DisposableStack;
+  /** Where what cannot be mapped is read to, once there is such a thing. */
+  #room: FileMapping | undefined;
   #done = 0;
 
   constructor(writer: SnapshotWriter, layout: SavedLayout, options: SavingOptions) {
@@ -112,13 +114,17 @@ export class Saving implements Disposable {
   }
 
   #storeRead(fd: number, { start, end }: Span, delta: number): void {
-    using memory = Mappable.memfd("read", CHUNK);
-    using room = new FileMapping(fileOf(memory).fd, 0, CHUNK, PROT_READ | PROT_WRITE);
+    const room = this.#room ??= this.#newRoom();
     for (let at = start; at < end; at += CHUNK) {
       const length = Math.min(CHUNK, end - at);
       readFilePart(fd, at, room.address, length);
       this.#storeFrom(room.address, at + delta, length);
     }
+  }
+
+  #newRoom(): FileMapping {
+    using memory = Mappable.memfd("read", CHUNK);
+    return this.#stack.use(new FileMapping(fileOf(memory).fd, 0, CHUNK, PROT_READ | PROT_WRITE));
   }
 
   /** Holes are neither looked at nor stored: a difference says only where the base has something else than zeros. */
