@@ -16,6 +16,7 @@ import { hostView, revokeView } from "../ffi/os/view.ts";
 import { attempt, buildLimit, Child } from "./child.ts";
 import { contest, here, there } from "./contest.ts";
 import { MIB, PAGE, PORT_LOOP } from "./layout.ts";
+import { onOneCpu } from "./one_cpu.ts";
 import { figure, ratio } from "./stats.ts";
 
 /** One line: what, in which unit, ours, the other, and the one over the other. */
@@ -72,6 +73,7 @@ async function cloneRow(rounds: number): Promise<CopyRow> {
       if (vcpu.run().kind !== "io") throw new Error("Unexpected exit");
     }
   };
+  using _cpu = onOneCpu();
   await using child = new Child(limit.path);
   const times = await contest([["ours", here({ run, [Symbol.dispose]() {} })], ["C", there(child, "clone")]], {
     rounds,

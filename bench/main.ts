@@ -244,7 +244,8 @@ async function main(): Promise<void> {
   const started = !wants("startup") ? [] : kvm === null ? needsKvm : await startUp(limit, peers, OUT);
   const traced: Record<string, Traced | string> = {};
   if (strace && kvm !== null) {
-    for (const { row } of rows.filter(({ row }) => row.section !== "memory")) {
+    // Those of a whole VMM need more than a row by itself can be.
+    for (const { row } of rows.filter(({ row }) => row.section !== "memory" && !(row.name in IN_A_VMM))) {
       say(`System calls of ${row.name}`);
       traced[row.name] = await trace(row.name, limit, OUT);
     }

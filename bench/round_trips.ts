@@ -1,6 +1,7 @@
 /**
  * What a request from another thread or process costs, beside the least that one can cost: a bare round trip of
- * `Atomics.wait` and `Atomics.waitAsync`. All of it in one run, in turns, since only the ratios mean anything.
+ * `Atomics.wait` and `Atomics.waitAsync`, or of `Atomics.waitAsync` on both sides for a client that returns to its event
+ * loop. All of it in one run, in turns, since only the ratios mean anything.
  *
  * `deno run -A bench/round_trips.ts [--quick]`. The same file is the Worker and the process.
  *
@@ -27,8 +28,10 @@ export interface RoundTrip {
 
 /** What `measureRoundTrips` finds. */
 export interface RoundTrips {
-  /** The floor: a word, a thread that waits for it, and an event loop that does. */
+  /** The floor of a synchronous client: a word, a thread that waits for it, and an event loop that does. */
   readonly bare: RoundTrip;
+  /** The floor of a client that does not wait: two event loops, each of which waits for a word. */
+  readonly bareAsync: RoundTrip;
   /** `mapParams`, which changes nothing, by each kind of client. */
   readonly ask: { readonly sync: RoundTrip; readonly async: RoundTrip; readonly process: RoundTrip };
   /** Mapping and unmapping 4 KiB, two requests, by each kind of client; `owner` by the owner itself. */
@@ -122,13 +125,29 @@ async function inSyncWorker({ port, words: buffer, rounds }: Job): Promise<Times
   return times;
 }
 
-async function asyncTimes(client: RegionManagerClient | ProcessClient, rounds: number): Promise<Times> {
+async function asyncTimes(
+  client: RegionManagerClient | ProcessClient,
+  rounds: number,
+  buffer: SharedArrayBuffer | null,
+): Promise<Times> {
   const times = newTimes();
+  const words = buffer === null ? null : new Int32Array(buffer);
+  let asked = 0;
+  const bare = async () => {
+    if (words === null) return;
+    asked++;
+    // It waits before it asks, which is the quickest.
+    const wait = Atomics.waitAsync(words, WORDS.answered, asked - 1);
+    Atomics.store(words, WORDS.asked, asked);
+    Atomics.notify(words, WORDS.asked);
+    if (wait.async) await wait.value;
+  };
   const region = await client.newRegion({ name: "bench", range: REGION, priority: 0 });
   using file = await client.memfd("bench", REGION.length);
   await region.map();
   for (let round = 0; round < rounds + 1; round++) {
     const into = round === 0 ? newTimes() : times;
+    for (let i = 0; i < TURN; i++) await timedAsync(bare, into.bareHot);
     for (let i = 0; i < TURN; i++) await timedAsync(() => region.mapParams, into.askHot);
     for (let i = 0; i < TURN; i++) {
       await timedAsync(async () => {
@@ -138,9 +157,13 @@ async function asyncTimes(client: RegionManagerClient | ProcessClient, rounds: n
     }
     for (let i = 0; i < IDLE_TURN; i++) {
       Atomics.wait(nap, 0, 0, 1);
+      await timedAsync(bare, into.bareIdle);
+      Atomics.wait(nap, 0, 0, 1);
       await timedAsync(() => region.mapParams, into.askIdle);
     }
   }
+  if (words !== null) Atomics.store(words, WORDS.stop, 1);
+  await bare();
   return times;
 }
 
@@ -167,7 +190,7 @@ async function inWorker(regions: RegionManager, kind: "sync" | "async", rounds: 
       reject(new Error(event.message));
     };
     const words = new SharedArrayBuffer(4 * WORDS.count);
-    if (kind === "sync") void answerBare(new Int32Array(words));
+    void answerBare(new Int32Array(words));
     const job: Job = { kind, port: port2, words, rounds };
     thread.postMessage(job, [port2]);
     return await promise;
@@ -216,6 +239,7 @@ export async function measureRoundTrips(options: { quick?: boolean } = {}): Prom
   const ask = ({ askHot, askIdle }: Times): RoundTrip => ({ hot: median(askHot), idle: median(askIdle) });
   return {
     bare: { hot: median(sync.bareHot), idle: median(sync.bareIdle) },
+    bareAsync: { hot: median(async.bareHot), idle: median(async.bareIdle) },
     ask: { sync: ask(sync), async: ask(async), process: ask(process) },
     pair: {
       owner: median(owner),
@@ -228,26 +252,33 @@ export async function measureRoundTrips(options: { quick?: boolean } = {}): Prom
 
 /**
  * The rows of the table: what, then microseconds and times the floor, hot and after a pause. The floor is the bare round
- * trip, and for a pair of requests two of them and the owner's own time.
+ * trip of a client's kind, and for a pair of requests two of them and the owner's own time; for another process, that of
+ * a thread that waits.
  */
-export function roundTripRows({ bare, ask, pair }: RoundTrips): string[][] {
-  const trip = (title: string, { hot, idle }: RoundTrip) => [
+export function roundTripRows({ bare, bareAsync, ask, pair }: RoundTrips): string[][] {
+  const trip = (title: string, { hot, idle }: RoundTrip, floor = bare) => [
     title,
     hot.toFixed(1),
-    (hot / bare.hot).toFixed(2),
+    (hot / floor.hot).toFixed(2),
     idle.toFixed(1),
-    (idle / bare.idle).toFixed(2),
+    (idle / floor.idle).toFixed(2),
   ];
-  const floor = 2 * bare.hot + pair.owner;
-  const two = (title: string, time: number) => [title, time.toFixed(1), (time / floor).toFixed(2), "", ""];
+  const two = (title: string, time: number, floor = bare) => [
+    title,
+    time.toFixed(1),
+    (time / (2 * floor.hot + pair.owner)).toFixed(2),
+    "",
+    "",
+  ];
   return [
     trip("bare: Atomics.wait and Atomics.waitAsync", bare),
     trip("a request that changes nothing, SyncRegionManagerClient", ask.sync),
-    trip("a request that changes nothing, RegionManagerClient", ask.async),
+    trip("bare: Atomics.waitAsync on both sides", bareAsync, bareAsync),
+    trip("a request that changes nothing, RegionManagerClient", ask.async, bareAsync),
     trip("a request that changes nothing, ProcessClient", ask.process),
     ["map and unmap 4 KiB, by the owner", pair.owner.toFixed(1), "", "", ""],
     two("map and unmap 4 KiB, SyncRegionManagerClient", pair.sync),
-    two("map and unmap 4 KiB, RegionManagerClient", pair.async),
+    two("map and unmap 4 KiB, RegionManagerClient", pair.async, bareAsync),
     two("map and unmap 4 KiB, ProcessClient", pair.process),
   ];
 }
@@ -260,11 +291,11 @@ if ("WorkerGlobalScope" in globalThis) {
   scope.onmessage = async ({ data: job }) => {
     if (job.kind === "sync") return scope.postMessage(await inSyncWorker(job));
     using client = await RegionManagerClient.connect(job.port);
-    scope.postMessage(await asyncTimes(client, job.rounds));
+    scope.postMessage(await asyncTimes(client, job.rounds, job.words));
   };
 } else if (import.meta.main && Deno.args[0] === "process") {
   using client = await ProcessClient.connect(Number(Deno.args[1]));
-  console.log(JSON.stringify(await asyncTimes(client, Number(Deno.args[2]))));
+  console.log(JSON.stringify(await asyncTimes(client, Number(Deno.args[2]), null)));
 } else if (import.meta.main) {
   const rows = roundTripRows(await measureRoundTrips({ quick: Deno.args.includes("--quick") }));
   console.table(Object.fromEntries(rows.map(([title = "", hot, hotRatio, idle, idleRatio]) => [

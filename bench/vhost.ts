@@ -13,6 +13,7 @@ import { VhostUserFrontend, VhostUserMemory } from "membacking/vhost-user";
 import { makeImage, StorageDaemon, whyNoDaemon } from "../examples/vhost/storage_daemon.ts";
 import { attempt, Child } from "./child.ts";
 import { contest, type Effort, here, there } from "./contest.ts";
+import { onOneCpu } from "./one_cpu.ts";
 import type { Bench } from "./ours.ts";
 import { type Figure, figure, ratio, verdict } from "./stats.ts";
 
@@ -190,6 +191,8 @@ export async function measureVhost(effort: Effort): Promise<VhostRow[] | string>
     const [mine, others] = [daemons.start(count), daemons.start(count)];
     using vmm = await Vmm.start(mine);
     await Promise.all(others.map(listening));
+    // The front ends, that is: their daemons have both.
+    using _cpu = onOneCpu();
     await using c = new Child(program, others);
     using hot = vmm.hotAdd();
     const title = `add and remove 1 GiB, ${count} back end${count === 1 ? "" : "s"}`;

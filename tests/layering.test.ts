@@ -56,3 +56,17 @@ for (const [name, path] of Object.entries(config.exports)) {
     assert(success, new TextDecoder().decode(stderr));
   });
 }
+
+Deno.test("what is published is below 700 KiB to download", async () => {
+  const paths: string[] = ["deno.json"];
+  const list = (path: string) => {
+    if (!Deno.statSync(new URL(path, ROOT)).isDirectory) return void paths.push(path);
+    for (const { name } of Deno.readDirSync(new URL(`${path}/`, ROOT))) list(`${path}/${name}`);
+  };
+  for (const path of config.publish.include) list(path);
+  assert(paths.length > 200, `${paths.length} files`);
+  // What a registry makes of it is a tar, compressed; its headers are a few names each.
+  const all = new Blob(paths.sort().flatMap((path) => [`${path}\n`, Deno.readFileSync(new URL(path, ROOT))]));
+  const packed = await new Response(all.stream().pipeThrough(new CompressionStream("gzip"))).arrayBuffer();
+  assert(packed.byteLength < 700 * 1024, `${packed.byteLength} bytes, ${all.size} unpacked`);
+});

@@ -24,7 +24,7 @@ const ROOMS: readonly string[] = [
 ];
 
 /** What the runtime brings along, for files outside of src/core. */
-const BUILT_IN: readonly string[] = ["node:net", "node:zlib"];
+const BUILT_IN: readonly string[] = ["node:net", "node:timers", "node:zlib"];
 
 const ROOT = new URL("../", import.meta.url);
 

@@ -19,6 +19,7 @@ import { STATX } from "./open_file.ts";
 const O_CREAT = 0o100;
 const O_EXCL = 0o200;
 const O_DIRECTORY = 0o200000;
+const SYNC_FILE_RANGE_WRITE = 2;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const AT_FDCWD = -100;
@@ -124,6 +125,12 @@ export class DiskFile implements Disposable {
     sync(this.#fd, this.path);
   }
 
+  /** Has the disk begin with what was written in `[start, end)`, so that `sync` has less to wait for. */
+  beginSync(start: number, end: number): void {
+    // Where it cannot be done nothing is lost: `sync` does it all, and says what goes wrong.
+    libc().sys.sync_file_range(this.#fd, BigInt(start), BigInt(end - start), SYNC_FILE_RANGE_WRITE);
+  }
+
   /** Closes it. Does nothing the second time. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
@@ -141,19 +148,42 @@ export class DiskFile implements Disposable {
 }
 
 /**
+ * Where the next page of `[start, end)` of a file begins that is no hole; `end` where all of it is one. `start` is a multiple
+ * of the page size. Of a file that does not say, all is taken for data.
+ */
+export function nextData(fd: number, start: number, end: number): number {
+  const { sys, errno } = libc();
+  const from = Number(sys.lseek(fd, BigInt(start), SEEK_DATA));
+  if (from === -1) return errno[0] === Errno.ENXIO ? end : start; // ENXIO: nothing but holes from there on.
+  // A file system may have smaller blocks than pages, and some files always say that they are at their beginning.
+  return Math.min(end, Math.max(start, from - from % PAGE_SIZE));
+}
+
+/**
  * The next part of `[start, end)` of a file, whole pages, that may hold anything but zeros, `null` where there is none. To
  * a file system that knows no holes all is data.
  */
 export function dataIn(fd: number, start: number, end: number): Span | null {
-  const { sys } = libc();
   if (start >= end) return null;
-  const from = Number(sys.lseek(fd, BigInt(start), SEEK_DATA));
-  // With an open file and an offset in it, nothing but holes from there on is the one reason to fail.
-  if (from === -1 || from >= end) return null;
-  const to = Number(sys.lseek(fd, BigInt(from), SEEK_HOLE));
-  // A file system may have smaller blocks than pages, and a file may end within one.
+  const from = nextData(fd, start, end);
+  if (from >= end) return null;
+  const to = Number(libc().sys.lseek(fd, BigInt(from), SEEK_HOLE));
+  // A file may end within a block.
   const last = Math.ceil(to / PAGE_SIZE) * PAGE_SIZE;
-  return { start: Math.max(start, from - from % PAGE_SIZE), end: to <= from || last > end ? end : last };
+  return { start: Math.max(start, from), end: to <= from || last > end ? end : last };
+}
+
+const PATH_LENGTH = 4096;
+
+/** A path that goes on meaning the same, wherever the process changes its working directory to. */
+export function absolutePath(path: string): string {
+  if (path.startsWith("/")) return path;
+  const { sys, errno } = libc();
+  const target = new Uint8Array(PATH_LENGTH);
+  // SAFETY: the kernel writes at most the length of the buffer.
+  const count = sys.readlink(cString("/proc/self/cwd"), target, BigInt(PATH_LENGTH));
+  const length = unwrap(Number(count), errno[0], "readlink", () => "the working directory");
+  return `${new TextDecoder().decode(target.subarray(0, length))}/${path}`;
 }
 
 /** Makes a directory. */

@@ -71,7 +71,9 @@ function nameMemory(address: number, length: number, name: string): void {
   libc().sys.prctlName(PR_SET_VMA, PR_SET_VMA_ANON_NAME, BigInt(address), BigInt(length), cName);
 }
 
-/** Whether the host's kernel knows transparent huge pages, switched on or not. */
+let knowsHugepages: boolean | undefined;
+
+/** Whether the host's kernel knows transparent huge pages, switched on or not: it was built so, and is asked once. */
 export function hasTransparentHugepages(): boolean {
-  return readTextFile("/sys/kernel/mm/transparent_hugepage/enabled") !== undefined;
+  return knowsHugepages ??= readTextFile("/sys/kernel/mm/transparent_hugepage/enabled") !== undefined;
 }

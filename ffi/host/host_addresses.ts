@@ -36,7 +36,6 @@ import {
 } from "../os/mman.ts";
 import { OsError } from "../os/os_error.ts";
 import { lockPages, unlockPages } from "./page_locks.ts";
-import { Parking } from "./parking.ts";
 import { Reservation } from "./reservation.ts";
 import { hostView } from "../os/view.ts";
 import { word64 } from "../os/word64.ts";
@@ -60,7 +59,6 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
   /** The length of the reservation in bytes. */
   readonly length: number;
   #reservation: Reservation;
-  readonly #parking = new Parking();
   #disposed = false;
 
   private constructor(reservation: Reservation) {
@@ -213,7 +211,7 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
    */
   park(start: number, end: number, memory: HostMemory, offset: number): void {
     this.#check(start, end);
-    this.#parking.park(this.base + start, end - start, memory, offset);
+    this.#reservation.parking.park(this.base + start, end - start, memory, offset);
   }
 
   /**
@@ -226,7 +224,7 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
   restore(start: number, end: number, memory: HostMemory, offset: number, writable: boolean): void {
     this.#check(start, end);
     try {
-      this.#parking.restore(this.base + start, end - start, memory, offset);
+      this.#reservation.parking.restore(this.base + start, end - start, memory, offset);
     } catch (error) {
       plugHole(this.base, start, end, error);
       throw error;
@@ -240,7 +238,7 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
 
   /** The host address at which offset `offset` of `memory` is parked, `undefined` where it is not. */
   parkedAt(memory: HostMemory, offset: number): number | undefined {
-    return this.#parking.addressOf(memory, offset);
+    return this.#reservation.parking.addressOf(memory, offset);
   }
 
   /**
@@ -249,7 +247,7 @@ export class HostAddresses implements VaTarget<Mappable>, Disposable {
    * @throws {OsError} If the kernel refuses.
    */
   discard(memory: HostMemory, start: number, end: number): void {
-    this.#parking.discard(memory, start, end);
+    this.#reservation.parking.discard(memory, start, end);
   }
 
   /** How many more kernel mappings may be made in this process, by all reservations together. */

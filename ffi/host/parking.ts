@@ -59,7 +59,7 @@ export class Parking implements Disposable {
 
   /**
    * Brings back to the host address `to` what is parked of `length` bytes of `memory` from `offset` on. What is not parked
-   * is left alone.
+   * is left alone. The place goes with the last of it.
    *
    * @throws {OsError} If the kernel refuses. A part may have come back, and at others nothing be mapped.
    */
@@ -70,6 +70,14 @@ export class Parking implements Disposable {
       const start = Math.max(entry.start, offset);
       const end = Math.min(entry.end, offset + length);
       this.#move(place.base + start, to + start - offset, start, end, place, false);
+    }
+    if (!place.held.isEmpty) return;
+    try {
+      this.#giveUp(memory, place);
+    } catch (error) {
+      // Addresses that have become one kernel mapping with others cannot be cut out of it where no more mappings may be.
+      // All has come back, and the place is there for what is parked next, or given up with everything.
+      if (!(error instanceof OsError)) throw error;
     }
   }
 
@@ -88,12 +96,7 @@ export class Parking implements Disposable {
     const place = this.#places.get(memory);
     if (place === undefined) return;
     const held = place.held.delete(start, end);
-    if (held.isEmpty) {
-      releaseAddresses(place.address, place.length);
-      this.#places.delete(memory);
-      noteUse(-place.mappings);
-      return;
-    }
+    if (held.isEmpty) return this.#giveUp(memory, place);
     const { sys, errno } = libc();
     const flags = RESERVE_FLAGS | MAP_FIXED;
     // SAFETY: inside the place, whose addresses are known here alone.
@@ -105,11 +108,15 @@ export class Parking implements Disposable {
     count(place);
   }
 
-  /** Gives up everything. */
+  /** Gives up everything: places too that nothing is parked in any more. */
   [Symbol.dispose](): void {
-    for (const [memory, { held }] of this.#places) {
-      for (const { start, end } of held) this.discard(memory, start, end);
-    }
+    for (const [memory, place] of this.#places) this.#giveUp(memory, place);
+  }
+
+  #giveUp(memory: HostMemory, { address, length, mappings }: Place): void {
+    releaseAddresses(address, length);
+    this.#places.delete(memory);
+    noteUse(-mappings);
   }
 
   #placeFor(memory: HostMemory): Place {

@@ -15,6 +15,7 @@ import { releaseAddresses, reserveAddresses } from "../os/address_space.ts";
 import { Errno, OsError } from "../os/os_error.ts";
 import { measureBudget, noteUse } from "./mapping_budget.ts";
 import { forgetLocks } from "./page_locks.ts";
+import { Parking } from "./parking.ts";
 import { giveBackOldest, retire } from "./retired_addresses.ts";
 
 const live = new Set<Reservation>();
@@ -26,6 +27,8 @@ export class Reservation {
   /** The length in bytes. */
   readonly length: number;
   #holders = 1;
+  /** Where memory of it is that is in no file, and does not show. */
+  readonly parking: Parking = new Parking();
   // An empty reservation is one mapping.
   #mappings = 1;
   #kept: readonly Span[] = [];
@@ -88,6 +91,7 @@ export class Reservation {
     forgetLocks(this.base, this.length);
     for (const { start, end } of this.#kept) retire(this.base + start, end - start);
     for (const { start, end } of gaps(0, this.length, this.#kept)) releaseAddresses(this.base + start, end - start);
+    this.parking[Symbol.dispose]();
   }
 }
 

@@ -15,7 +15,7 @@
 import { LimitError } from "../../src/core/errors.ts";
 import { cString, libc } from "../os/libc.ts";
 import { eachLine } from "../os/proc_file.ts";
-import { currentThread, isAlive } from "../os/thread.ts";
+import { currentThread, isAlive, type ThreadIdentity } from "../os/thread.ts";
 
 const STATE = { free: 0, filling: 1, held: 2, closing: 3 } as const;
 /** What each entry consists of, in 32-bit words. */
@@ -97,6 +97,21 @@ export class Attachments {
     throw new LimitError("attachments to one vCPU", ENTRIES, ENTRIES + 1, "dispose those that are not used");
   }
 
+  /** The threads that are attached, as far as the table says: any of them may run the vCPU. */
+  get threads(): readonly ThreadIdentity[] {
+    const threads: ThreadIdentity[] = [];
+    for (let at = 0; at < this.#words.length; at += ENTRY.size) {
+      if (Atomics.load(this.#words, at + ENTRY.state) === STATE.held) threads.push(this.#threadAt(at));
+    }
+    return threads;
+  }
+
+  #threadAt(at: number): ThreadIdentity {
+    const word = (at: number) => (this.#words[at] ?? 0) >>> 0;
+    const ticks = word(at + ENTRY.startedLow) + word(at + ENTRY.startedHigh) * TWO_32;
+    return { tid: word(at + ENTRY.thread), started: ticks === 0 ? null : String(ticks) };
+  }
+
   /**
    * Closes and unmaps what threads that are gone have left of the files called `names` (see `fileName`): the vCPU, and
    * where it has a ring its VM. `own` is left alone.
@@ -106,9 +121,7 @@ export class Attachments {
     const word = (at: number) => (words[at] ?? 0) >>> 0;
     for (let at = 0; at < words.length; at += ENTRY.size) {
       if (Atomics.load(words, at + ENTRY.state) !== STATE.held) continue;
-      const ticks = word(at + ENTRY.startedLow) + word(at + ENTRY.startedHigh) * TWO_32;
-      const thread = { tid: word(at + ENTRY.thread), started: ticks === 0 ? null : String(ticks) };
-      if (isAlive(thread)) continue;
+      if (isAlive(this.#threadAt(at))) continue;
       const closing = Atomics.compareExchange(words, at + ENTRY.state, STATE.held, STATE.closing);
       if (closing !== STATE.held) continue; // another thread has come first
       const fd = word(at + ENTRY.fd);

@@ -20,7 +20,8 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
-import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
+import { firstWordSet, WordRuns } from "../../src/core/page_runs.ts";
+import { addressOf } from "../os/view.ts";
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCap } from "./constants.ts";
 import type { DirtySource, Mark } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
@@ -34,17 +35,21 @@ const CHUNK = 4096;
 /** KVM handles bits by the 64. */
 const GRAIN = 64;
 
+// One struct for each request, filled in where it is made: most machines are never asked, and arrays cost memory outside
+// of the heap.
+const getStruct = new Uint8Array(DIRTY_LOG.size);
+const getView = new DataView(getStruct.buffer);
+const clearStruct = new Uint8Array(CLEAR_DIRTY_LOG.size);
+const clearView = new DataView(clearStruct.buffer);
+
 /** The log of one virtual machine. */
 export class DirtyBitmap implements DirtySource {
   /** What slots that are gone had. */
   readonly #left = new PageMarks();
   #flags = 0;
-  #words: Uint32Array<ArrayBuffer> = new Uint32Array(new ArrayBuffer(CHUNK / 8));
-  #address = addressOf(this.#words);
-  readonly #get = new Uint8Array(DIRTY_LOG.size);
-  readonly #getView = new DataView(this.#get.buffer);
-  readonly #clear = new Uint8Array(CLEAR_DIRTY_LOG.size);
-  readonly #clearView = new DataView(this.#clear.buffer);
+  // Made when first used: most machines are never asked.
+  #words: Uint32Array<ArrayBuffer> = new Uint32Array(0);
+  #address = 0n;
 
   prepare(vm: number): void {
     if (this.#flags !== 0) return;
@@ -112,13 +117,14 @@ export class DirtyBitmap implements DirtySource {
     // The words that have been told and not cleared yet, and how many bits they have.
     let told = -1;
     let bits = 0;
-    const tell = (first: number, last: number) => {
-      bits += last - first;
-      mark(start + first * PAGE_SIZE, start + last * PAGE_SIZE);
-    };
+    const runs = new WordRuns(words);
     for (let at = firstWordSet(words, from >>> 5, end32); at < end32;) {
       const stop = Math.min(end32, at + CHUNK / 32);
-      eachRun(words, 32 * at, Math.min(to, 32 * stop), 0, tell);
+      runs.restart(32 * at, Math.min(to, 32 * stop));
+      while (runs.next()) {
+        bits += runs.end - runs.start;
+        mark(start + runs.start * PAGE_SIZE, start + runs.end * PAGE_SIZE);
+      }
       if (told < 0) told = at;
       at = firstWordSet(words, stop, end32);
       if (!clear || (bits < CHUNK && at < end32)) continue;
@@ -133,10 +139,9 @@ export class DirtyBitmap implements DirtySource {
   /** The bits of `slot`. */
   #read(vm: number, slot: Slot, pages: number): Uint32Array<ArrayBuffer> {
     this.#grow(pages);
-    const view = this.#getView;
-    view.setUint32(DIRTY_LOG.slot, slot.slot, true);
-    view.setBigUint64(DIRTY_LOG.dirty_bitmap, this.#address, true);
-    ioctl(vm, "KVM_GET_DIRTY_LOG", this.#get, () => `slot ${slot.slot}, ${slot.range}`);
+    getView.setUint32(DIRTY_LOG.slot, slot.slot, true);
+    getView.setBigUint64(DIRTY_LOG.dirty_bitmap, this.#address, true);
+    ioctl(vm, "KVM_GET_DIRTY_LOG", getStruct, () => `slot ${slot.slot}, ${slot.range}`);
     return this.#words;
   }
 
@@ -151,13 +156,12 @@ export class DirtyBitmap implements DirtySource {
   }
 
   #clearBits(vm: number, slot: Slot, firstPage: number, count: number, bitmap: bigint): void {
-    const view = this.#clearView;
-    view.setUint32(CLEAR_DIRTY_LOG.slot, slot.slot, true);
-    view.setUint32(CLEAR_DIRTY_LOG.num_pages, count, true);
-    view.setBigUint64(CLEAR_DIRTY_LOG.first_page, BigInt(firstPage), true);
-    view.setBigUint64(CLEAR_DIRTY_LOG.dirty_bitmap, bitmap, true);
+    clearView.setUint32(CLEAR_DIRTY_LOG.slot, slot.slot, true);
+    clearView.setUint32(CLEAR_DIRTY_LOG.num_pages, count, true);
+    clearView.setBigUint64(CLEAR_DIRTY_LOG.first_page, BigInt(firstPage), true);
+    clearView.setBigUint64(CLEAR_DIRTY_LOG.dirty_bitmap, bitmap, true);
     // SAFETY: KVM reads the bits of `count` pages, rounded up to 64, all of them inside `#words`.
-    ioctl(vm, "KVM_CLEAR_DIRTY_LOG", this.#clear, () => `slot ${slot.slot}, ${slot.range}`);
+    ioctl(vm, "KVM_CLEAR_DIRTY_LOG", clearStruct, () => `slot ${slot.slot}, ${slot.range}`);
   }
 
   /** Makes room for the bits of `pages` pages. */
@@ -165,7 +169,7 @@ export class DirtyBitmap implements DirtySource {
     const words = Math.ceil(pages / GRAIN) * 2;
     if (words <= this.#words.length) return;
     this.#words = new Uint32Array(new ArrayBuffer(4 * words));
-    this.#address = addressOf(this.#words);
+    this.#address = BigInt(addressOf(this.#words));
   }
 }
 
@@ -184,8 +188,4 @@ function keepBits(words: Uint32Array, from: number, to: number): void {
 
 function protectManually(vm: number, flags: number): void {
   enableCap(vm, KvmCap.MANUAL_DIRTY_LOG_PROTECT2, [BigInt(flags)]);
-}
-
-function addressOf(words: Uint32Array<ArrayBuffer>): bigint {
-  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(words));
 }

@@ -32,6 +32,18 @@ export interface HostFacts {
 /** The CPUID leaf that says how many bits an address has: EAX, bits 0 to 7. */
 const ADDRESS_SIZES = 0x8000_0008;
 const DEFAULT_ADDRESS_BITS = 36;
+/**
+ * Where CPUID numbers the processor that executes it: its APIC IDs, its core and its node. KVM hands on those of the
+ * processor that it was asked on, in some versions, so that they would differ from one question to the next.
+ */
+const NUMBERS = [
+  { function: 1, field: "ebx", mask: 0xff << 24 },
+  { function: 0xb, field: "edx", mask: -1 },
+  { function: 0x1f, field: "edx", mask: -1 },
+  { function: 0x8000_001e, field: "eax", mask: -1 },
+  { function: 0x8000_001e, field: "ebx", mask: 0xff },
+  { function: 0x8000_001e, field: "ecx", mask: 0xff },
+] as const;
 /** More MSRs than any KVM lists. */
 const MSR_ROOM = 4096;
 
@@ -64,11 +76,17 @@ export function knownFacts(): HostFacts {
   }
 }
 
-/** The CPUID leaves a guest can be given. */
+/** The CPUID leaves a guest can be given, with no processor's own numbers in them. */
 export function supportedCpuid(kvm: number): KvmCpuidEntry[] {
   const struct = emptyCpuid(MAX_ENTRIES.cpuid);
   ioctl(kvm, "KVM_GET_SUPPORTED_CPUID", struct);
-  return decodeCpuid(struct);
+  const leaves = decodeCpuid(struct);
+  for (const leaf of leaves) {
+    for (const { field, mask } of NUMBERS.filter((number) => number.function === leaf.function)) {
+      leaf[field] = (leaf[field] & ~mask) >>> 0;
+    }
+  }
+  return leaves;
 }
 
 function ask(kvm: number): HostFacts {

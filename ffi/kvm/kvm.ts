@@ -67,6 +67,7 @@ export interface CreateVmOptions {
  * ```
  */
 export class Kvm implements Disposable {
+  #facts: { readonly capacity: number; readonly quirks: number } | undefined;
   #fd: number;
   #disposed = false;
 
@@ -117,8 +118,11 @@ export class Kvm implements Disposable {
     }
     if (dirtyRingEntries !== undefined) checkRingEntries(dirtyRingEntries);
     const { addressBits } = hostFacts(this.#checked());
-    const capacity = this.checkExtension(KvmCap.NR_MEMSLOTS);
-    const quirks = this.checkExtension(KvmCap.DISABLE_QUIRKS2);
+    // What KVM can do does not change while it is open.
+    const { capacity, quirks } = this.#facts ??= {
+      capacity: this.checkExtension(KvmCap.NR_MEMSLOTS),
+      quirks: this.checkExtension(KvmCap.DISABLE_QUIRKS2),
+    };
     const fd = ioctlValue(this.#fd, "KVM_CREATE_VM", 0);
     let zapsAllOnSlotDelete = true;
     let dirty: DirtySource | undefined;
@@ -141,7 +145,10 @@ export class Kvm implements Disposable {
     });
   }
 
-  /** The CPUID leaves a guest can be given here, for `KvmVcpu.setCpuid2`. */
+  /**
+   * The CPUID leaves a guest can be given here, for `KvmVcpu.setCpuid2`. What numbers the processor (APIC ID, core and
+   * node) is 0 in them: with several vCPUs, each wants its own there.
+   */
   getSupportedCpuid(): KvmCpuidEntry[] {
     return supportedCpuid(this.#checked());
   }

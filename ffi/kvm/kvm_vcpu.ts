@@ -22,6 +22,7 @@ import { unsigned } from "./numbers.ts";
 import type { KvmFpu, KvmRegs, KvmSregs } from "./registers.ts";
 import { RingReader, type SharedRing } from "./ring_reader.ts";
 import { RING_FULL, RUN_AREA, RunPage } from "./run_page.ts";
+import type { ThreadIdentity } from "../os/thread.ts";
 import type { SharedVcpu, VcpuOwner } from "./shared_vcpu.ts";
 import { checkVcpuState, cr8Of, type RestoreReport, UnfinishedExitError, type VcpuState } from "./state.ts";
 import * as requests from "./vcpu_requests.ts";
@@ -35,6 +36,12 @@ const MAX_EXITS = 100;
  * package.
  */
 export let ownVcpu: (fd: number, owner: VcpuOwner, ring: () => SharedRing | undefined) => KvmVcpu;
+
+/** Whether a vCPU has been disposed. */
+export let isDisposed: (vcpu: KvmVcpu) => boolean;
+
+/** The threads that have attached to a vCPU, by what they have noted themselves. */
+export let attachedThreads: (vcpu: KvmVcpu) => readonly ThreadIdentity[];
 
 /**
  * A virtual processor of a `KvmVm`.
@@ -83,6 +90,8 @@ export class KvmVcpu implements Disposable {
   // What a class declares as a pair of accessors, `deno doc` does not show.
   static {
     ownVcpu = (fd, owner, ring) => new KvmVcpu(fd, owner, ring);
+    isDisposed = (vcpu) => vcpu.#disposed;
+    attachedThreads = (vcpu) => vcpu.#attachments?.threads ?? [];
     Object.defineProperties(this.prototype, {
       immediateExit: {
         get(this: KvmVcpu): boolean {

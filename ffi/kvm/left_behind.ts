@@ -8,14 +8,14 @@
 
 import type { MemoryRange } from "../../src/core/memory_range.ts";
 import type { PageMarks } from "../../src/core/page_marks.ts";
-import { eachSpan } from "../../src/core/page_set.ts";
+import { eachSpan, PageSet } from "../../src/core/page_set.ts";
 import type { Mark } from "./dirty_source.ts";
 
-/** Tells what `marks` has in `range`, and keeps the rest. */
+/** Tells what `marks` has in `range`, and keeps the rest; all of it where `mark` throws. */
 export function handOut(marks: PageMarks, range: MemoryRange, mark: Mark): void {
   if (marks.isEmpty) return;
-  const all = marks.take();
+  const all = marks.toSet();
   const asked = all.within(range);
-  if (asked.count < all.count) marks.addSet(all.difference(asked));
   eachSpan(asked, mark);
+  marks.keep(asked.count === all.count ? PageSet.EMPTY : all.difference(asked));
 }

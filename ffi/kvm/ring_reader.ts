@@ -72,6 +72,8 @@ export class RingReader implements Disposable {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #spill: Float64Array<SharedArrayBuffer>;
   readonly #vm: number;
+  /** Where the next entry was at the end of the last spill. */
+  #left: number | undefined;
   #disposed = false;
 
   /**
@@ -106,20 +108,23 @@ export class RingReader implements Disposable {
   /**
    * Empties the ring into the spill and gives it back to KVM, so that the vCPU can go on.
    *
-   * @returns Whether there was anything in it.
+   * @returns Whether there was anything in it since the last time: the owner may have emptied it just now.
    */
   spill(): boolean {
     const words = this.#words;
-    let found = 0;
+    let isFresh = false;
     this.#locked(() => {
-      found = this.#walk((slot, page) => {
+      this.#walk((slot, page) => {
         if (this.#spilled >= SPILL) this.#compact();
         const at = this.#spilled;
         this.#spill[at] = slot * SLOT_UNIT + page;
         words[STATE.spilled] = at + 1;
       });
+      const next = words[STATE.next]!;
+      isFresh = next !== this.#left;
+      this.#left = next;
     });
-    return this.reset() > 0 || found > 0;
+    return this.reset() > 0 || isFresh;
   }
 
   /**

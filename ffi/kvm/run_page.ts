@@ -38,7 +38,7 @@ export class RunPage implements Disposable {
   #io = new IoExit();
   #mmio = new MmioExit();
   #fault: Mutable<KvmFaultExit> = { kind: "fault", gpa: undefined };
-  #mmioData: Uint8Array<ArrayBuffer>[];
+  #mmioData: Uint8Array<ArrayBuffer>[] = [];
   #ioData = new Map<number, Uint8Array<ArrayBuffer>>();
   #ioDataAt = -1;
 
@@ -53,7 +53,6 @@ export class RunPage implements Disposable {
     const buffer = this.#mapping.bytes;
     this.#bytes = new Uint8Array(buffer);
     this.#words = new Uint32Array(buffer);
-    this.#mmioData = Array.from({ length: 9 }, (_, length) => new Uint8Array(buffer, RUN.mmio_data, length));
   }
 
   /** Where it is mapped. */
@@ -172,6 +171,10 @@ export class RunPage implements Disposable {
     exit.gpa = this.#address(RUN.mmio_phys_addr);
     exit.length = this.#word(RUN.mmio_len);
     exit.isWrite = this.#bytes[RUN.mmio_is_write] !== 0;
+    if (this.#mmioData.length === 0) {
+      const { buffer } = this.#bytes;
+      this.#mmioData = Array.from({ length: 9 }, (_, length) => new Uint8Array(buffer, RUN.mmio_data, length));
+    }
     exit.data = this.#mmioData[exit.length] ?? NOTHING;
     return exit;
   }

@@ -24,9 +24,9 @@ import { DisposedError, MembackingError } from "../../src/core/errors.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
 import { Errno, OsError } from "../os/os_error.ts";
 import { isAlive } from "../os/thread.ts";
-import { kickThread } from "./kick.ts";
+import { currentThreadId, kickThread } from "./kick.ts";
 import { kickSignal } from "./kick_signal.ts";
-import type { KvmVcpu } from "./kvm_vcpu.ts";
+import { attachedThreads, isDisposed, type KvmVcpu } from "./kvm_vcpu.ts";
 import type { SharedVcpu } from "./shared_vcpu.ts";
 import { runnerThread, VCPU_STATE, WORD } from "./vcpu_words.ts";
 
@@ -206,7 +206,9 @@ export class VcpuControl implements Disposable {
     this.#check();
     this.#setPauses(this.#pauses + 1);
     try {
-      if (this.isInside) this.#signal();
+      // Wherever its word says that the runner is: one that is in the guest for all that would keep everybody waiting in
+      // the kernel who asks the vCPU for anything.
+      if (this.isInside || (this.#pauses === 1 && !isDisposed(this.#vcpu))) this.#signal();
     } catch (error) {
       this.#endPause();
       throw error;
@@ -227,6 +229,8 @@ export class VcpuControl implements Disposable {
   /** Ends one pause. */
   #endPause(): void {
     this.#setPauses(this.#pauses - 1);
+    // One that was outside has not seen it. Nobody kicks meanwhile, and who did has left word of that.
+    if (this.#pauses === 0 && !this.isInside && !isDisposed(this.#vcpu)) this.#vcpu.immediateExit = false;
     Atomics.notify(this.#words, WORD.pauses);
   }
 
@@ -241,11 +245,24 @@ export class VcpuControl implements Disposable {
     Atomics.store(this.#words, WORD.pauses, count);
   }
 
-  /** Interrupts a run in progress. Returns whether the thread is still there. */
+  /**
+   * Interrupts a run in progress. Returns whether a thread that may run the vCPU is still there: the runner's, or if its
+   * words have been written over, those that have attached.
+   */
   #signal(): boolean {
+    const { tid } = runnerThread(this.#words);
+    const attached = attachedThreads(this.#vcpu);
+    if (tid === 0 && attached.length === 0 && !this.isInside) return false;
+    this.#vcpu.immediateExit = true;
+    if (attached.every((thread) => thread.tid === tid) && tid !== 0) return this.#signalThread(tid);
+    const own = currentThreadId();
+    return attached.filter((thread) => thread.tid !== own && isAlive(thread) && this.#signalThread(thread.tid)).length >
+      0;
+  }
+
+  #signalThread(tid: number): boolean {
     try {
-      this.#vcpu.immediateExit = true;
-      kickThread(runnerThread(this.#words).tid, kickSignal());
+      kickThread(tid, kickSignal());
       return true;
     } catch (error) {
       // ESRCH: the thread ended inside, as a Worker does that is terminated and then kicked.

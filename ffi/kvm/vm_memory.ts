@@ -21,6 +21,7 @@ import { type Reservation, reservationAt } from "../host/reservation.ts";
 import { HVA_LIMIT } from "../os/address_space.ts";
 import { MADV_POPULATE_READ, MADV_POPULATE_WRITE } from "../os/mman.ts";
 import { Errno, OsError } from "../os/os_error.ts";
+import { addressOf } from "../os/view.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from "./constants.ts";
 import { DirtyBitmap } from "./dirty_log.ts";
 import type { DirtySource, Mark } from "./dirty_source.ts";
@@ -50,6 +51,15 @@ export type SlotAccess = Omit<Access, "logDirty"> & { readonly logDirty?: boolea
 const TWO_32 = 2 ** 32;
 const SET_MEMORY_REGION = REQUEST.KVM_SET_USER_MEMORY_REGION;
 
+/** The argument of KVM_SET_USER_MEMORY_REGION: one for all, since it is filled in and read without a call in between. */
+let argument: { readonly region: Uint32Array<ArrayBuffer>; readonly address: bigint } | undefined;
+
+function newArgument(): NonNullable<typeof argument> {
+  // In a buffer of its own, which the engine never moves: a pointer to it is good for as long as it lives.
+  const region = new Uint32Array(new ArrayBuffer(MEMORY_REGION.size));
+  return { region, address: BigInt(addressOf(region)) };
+}
+
 /** The memory of one virtual machine, whose descriptor stays the VM's. */
 export class VmMemory {
   readonly #fd: number;
@@ -63,9 +73,6 @@ export class VmMemory {
   // Addresses with pins stay reserved until they are unpinned, slot or not: the locks are counted by address.
   #pinned = new Set<Reservation>();
   #lastReservation: Reservation | undefined;
-  // In a buffer of its own, which the engine never moves: a pointer to it is good for as long as this object lives.
-  readonly #region: Uint32Array<ArrayBuffer> = new Uint32Array(new ArrayBuffer(MEMORY_REGION.size));
-  readonly #regionAddress: bigint = Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.#region));
 
   /** The memory of the VM `fd`: none yet. */
   constructor(fd: number, { name, capacity, addressBits, dirty = new DirtyBitmap() }: VmSetup) {
@@ -219,7 +226,7 @@ export class VmMemory {
   /** The error number, 0 for success. A `length` of 0 deletes the slot. */
   #setSlot(fd: number, slot: number, flags: number, gpa: number, length: number, hva: number): number {
     // Eight 32-bit words, low half first. `>>> 0` takes a number modulo 2^32.
-    const region = this.#region;
+    const { region } = argument ??= newArgument();
     region[0] = slot;
     region[1] = flags;
     region[2] = gpa >>> 0;
@@ -229,7 +236,7 @@ export class VmMemory {
     region[6] = hva >>> 0;
     region[7] = hva / TWO_32;
     // SAFETY: the struct has the size of the request and stays where it is; that the host memory does is seen to above.
-    return ioctlErrno(fd, SET_MEMORY_REGION, this.#regionAddress);
+    return ioctlErrno(fd, SET_MEMORY_REGION, argument.address);
   }
 
   #retain(hva: number, length: number): Reservation | undefined {

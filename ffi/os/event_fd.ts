@@ -6,6 +6,7 @@
  * @module
  */
 
+import { checkSignal, onAbort } from "../../src/core/abort.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { openEvent, signalEvent, takeEvent } from "./event_counter.ts";
 import { libc } from "./libc.ts";
@@ -78,22 +79,25 @@ export class EventFd implements Disposable {
   async wait(options: { signal?: AbortSignal } = {}): Promise<number> {
     const { signal } = options;
     const { fd } = this;
-    signal?.throwIfAborted();
+    checkSignal(signal);
     if (this.#waiting.length === 0) {
       const count = takeEvent(fd);
       if (count > 0) return count;
     }
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     const waiter: Waiter = { resolve, reject };
-    const abort = () => reject(signal?.reason);
+    // At once: who has aborted gets no count any more.
+    const leave = () => this.#waiting = this.#waiting.filter((other) => other !== waiter);
+    using _abort = onAbort(signal, () => {
+      leave();
+      reject(signal?.reason);
+    });
     this.#waiting.push(waiter);
-    signal?.addEventListener("abort", abort, { once: true });
     try {
       this.#watchOrNot();
       return await promise;
     } finally {
-      signal?.removeEventListener("abort", abort);
-      this.#waiting = this.#waiting.filter((other) => other !== waiter);
+      leave();
       this.#watchOrNot();
     }
   }

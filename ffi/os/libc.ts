@@ -71,6 +71,8 @@ const SYMBOLS = {
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   // int fsync(int fd);
   fsync: { parameters: ["i32"], result: "i32" },
+  // int sync_file_range(int fd, off64_t offset, off64_t nbytes, unsigned int flags);
+  sync_file_range: { parameters: ["i32", "i64", "i64", "u32"], result: "i32" },
   // int mkdir(const char *pathname, mode_t mode);
   mkdir: { parameters: ["buffer", "u32"], result: "i32" },
   // int unlink(const char *pathname);

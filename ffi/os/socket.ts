@@ -56,6 +56,7 @@ const SCM_CREDENTIALS = 2;
 const MSG_CTRUNC = 0x8;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
+const MSG_WAITALL = 0x100;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const SHUT_WR = 1;
@@ -222,29 +223,30 @@ export class UnixSocket implements Disposable {
   /**
    * Receives bytes and descriptors.
    *
-   * @param waits Whether it waits for as long as `patience`, or until a signal, where nothing has arrived yet.
+   * @param waits Whether it waits, for as long as `patience` or until a signal, for as many bytes as there is room for.
+   * @param length For how many bytes there is room; all of `into` when left out. The same array again is filled faster.
    * @returns What has arrived, or `null` where nothing has. A length of 0 says that the other end is closed.
    * @throws {OsError} ECONNRESET where the other end closed before it had read everything.
    */
-  receive(into: Uint8Array<ArrayBuffer>, waits = false): Received | null {
+  receive(into: Uint8Array<ArrayBuffer>, waits = false, length: number = into.length): Received | null {
     const { fd } = this;
     const { sys, errno } = libc();
     const mayWait = waits && this.#isPatient;
-    const waitFlag = mayWait ? 0 : MSG_DONTWAIT;
+    const waitFlag = mayWait ? MSG_WAITALL : MSG_DONTWAIT;
     const header = this.#incoming;
     if (!header.names(into)) header.name(into, into);
     while (true) {
-      header.prepare(into.length, CONTROL_SIZE);
+      header.prepare(length, CONTROL_SIZE);
       // SAFETY: as `prepare` says; the kernel writes at most the lengths named there.
-      const length = sys.recvmsg(fd, header.bytes, waitFlag | MSG_CMSG_CLOEXEC);
-      const code = length === -1 ? errno[0] ?? 0 : 0;
+      const count = sys.recvmsg(fd, header.bytes, waitFlag | MSG_CMSG_CLOEXEC);
+      const code = count === -1 ? errno[0] ?? 0 : 0;
       if (code === Errno.EAGAIN || (code === Errno.EINTR && mayWait)) return null;
       if (code === Errno.EINTR) continue;
       if (code !== 0) throw new OsError("recvmsg", code);
       const truncated = (header.flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0;
-      if (header.controlLength === 0) return { length, fds: [], credentials: null, truncated };
+      if (header.controlLength === 0) return { length: count, fds: [], credentials: null, truncated };
       const { fds, credentials } = this.#readControl(header.controlLength);
-      return { length, fds, credentials, truncated };
+      return { length: count, fds, credentials, truncated };
     }
   }
 

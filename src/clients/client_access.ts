@@ -1,6 +1,6 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import { hostView, revokeView } from "../../ffi/os/view.ts";
-import { DisposedError, MappingError, MembackingError } from "../core/errors.ts";
+import { DisposedError, MappingError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { HostBytes } from "../core/targets.ts";
 import type { AccessMap, Backed } from "../memory/access_map.ts";
@@ -13,9 +13,7 @@ import type { Hold } from "./hold.ts";
 import type { LockSlots } from "../serving/lock_slots.ts";
 import { CODE } from "../serving/page_codes.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
-import type { PageReader, Row } from "./page_reader.ts";
-
-const NO_PIECES = "A client does not know regions and files, ask its inspect()";
+import type { PageReader, Row, Shown } from "./page_reader.ts";
 
 /** Where a client's guest memory is, and how it gets there. */
 export interface MemoryHost {
@@ -89,12 +87,35 @@ export class ClientAccess implements AccessMap {
     return this.#options.host.base;
   }
 
-  piece(): MemoryPiece | null {
-    throw new MembackingError(NO_PIECES);
+  piece(gpa: number): MemoryPiece | null {
+    const shown = this.#options.pages.pieceAt(gpa);
+    return shown === undefined ? null : this.#piece(shown, shown.start, shown.end);
   }
 
-  pieces(): IterableIterator<MemoryPiece> {
-    throw new MembackingError(NO_PIECES);
+  pieces(start: number, end: number): IterableIterator<MemoryPiece> {
+    const { pages } = this.#options;
+    const found: MemoryPiece[] = [];
+    for (let at = start; at < Math.min(end, this.length);) {
+      const shown = pages.pieceAt(at);
+      const to = Math.min(shown?.end ?? pages.entryEnd(at), end);
+      if (shown !== undefined) found.push(this.#piece(shown, at, to));
+      at = to;
+    }
+    return found.values();
+  }
+
+  #piece({ code }: Shown, start: number, end: number): MemoryPiece {
+    const { region, kind, delta } = this.#options.pages.nature(code);
+    return Object.freeze({
+      range: new MemoryRange(start, end),
+      region,
+      writable: (code & CODE.writable) !== 0,
+      kind,
+      hva: this.base + start,
+      // The owner may close it at any time.
+      mappable: null,
+      fileOffset: kind === "private" ? 0 : start + delta,
+    });
   }
 
   get marks(): WriteMarks | null {

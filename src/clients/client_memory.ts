@@ -2,6 +2,7 @@ import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import type { LockedMemory, LockOptions } from "../memory/locked_memory.ts";
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
+import type { MemoryPiece } from "../memory/memory_piece.ts";
 import type { ClientAccess } from "./client_access.ts";
 import type { Hold } from "./hold.ts";
 
@@ -165,6 +166,14 @@ export class ClientMemory extends GuestMemory {
 
   override writeTo(file: Mappable, fileOffset: number, gpa: number, length: number): void {
     this.#during(() => super.writeTo(file, fileOffset, gpa, length));
+  }
+
+  override find(gpa: number): MemoryPiece | null {
+    return this.#during(() => super.find(gpa));
+  }
+
+  override pieces(range?: MemoryRange): IterableIterator<MemoryPiece> {
+    return this.#during(() => super.pieces(range));
   }
 
   override isMapped(gpa: number, length: number, options: { write?: boolean } = {}): boolean {

@@ -1,5 +1,22 @@
-import { ACCESS_BITS, CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "../serving/page_codes.ts";
+import { MembackingError } from "../core/errors.ts";
+import type { MemoryKind, PieceRegion } from "../memory/memory_piece.ts";
+import {
+  ACCESS_BITS,
+  CODE,
+  FAN_OUT,
+  KINDS,
+  REGION_ROW,
+  rootLevel,
+  ROW,
+  ROW_SHIFT,
+  spanOf,
+  UNITS_PER_NUMBER,
+} from "../serving/page_codes.ts";
 
+/** What all of a piece has: the row, and whether it may be written. */
+const PIECE_BITS = ~(CODE.truncatable | CODE.closing);
+/** How many regions are remembered; reading one takes some microseconds. */
+const REMEMBERED = 256;
 /** How many nodes further on are looked at for more of the same, in each direction. */
 const NEIGHBOURS = 8;
 
@@ -11,6 +28,14 @@ export interface Shown {
   readonly end: number;
   /** Bits of `CODE`, and the number of the row above them. */
   readonly code: number;
+}
+
+/** What a piece of memory is. */
+export interface Nature {
+  readonly region: PieceRegion;
+  readonly kind: MemoryKind;
+  /** File offset minus GPA, in bytes; for private memory it says nothing. */
+  readonly delta: number;
 }
 
 /** What backs a mapping: the owner's descriptor, and where. */
@@ -37,6 +62,7 @@ export class PageReader {
   readonly #rows: PageRows;
   #words: Int32Array;
   #numbers: Float64Array;
+  readonly #regions = new Map<number, PieceRegion>();
   // Where `#descend` has come to: the first word of the node, the first GPA of the node, the entry and what it spans.
   #node = 0;
   #base = 0;
@@ -61,14 +87,25 @@ export class PageReader {
     if (gpa >= this.#length) return undefined;
     const code = this.#descend(gpa);
     if (code === 0) return undefined;
-    const mask = exact || (code & CODE.truncatable) !== 0 ? -1 : ACCESS_BITS;
+    return this.#around(code, exact || (code & CODE.truncatable) !== 0 ? -1 : ACCESS_BITS, NEIGHBOURS);
+  }
+
+  /** The piece of memory at `gpa`, all of it; `undefined` for nothing. */
+  pieceAt(gpa: number): Shown | undefined {
+    if (gpa >= this.#length) return undefined;
+    const code = this.#descend(gpa);
+    return code === 0 ? undefined : this.#around(code, PIECE_BITS, Infinity);
+  }
+
+  /** How far what is at the present entry is seen to reach, in the bits of `mask`. */
+  #around(code: number, mask: number, neighbours: number): Shown {
     let start = this.#first(code, mask);
     let end = this.#last(code, mask);
-    for (let nodes = 0; nodes < NEIGHBOURS && end < this.#length; nodes++) {
+    for (let nodes = 0; nodes < neighbours && end < this.#length; nodes++) {
       if (!isSame(this.#descend(end), code, mask)) break;
       end = this.#last(code, mask);
     }
-    for (let nodes = 0; nodes < NEIGHBOURS && start > 0; nodes++) {
+    for (let nodes = 0; nodes < neighbours && start > 0; nodes++) {
       if (!isSame(this.#descend(start - 1), code, mask)) break;
       start = this.#first(code, mask);
     }
@@ -81,20 +118,73 @@ export class PageReader {
     return this.#base + (this.#index + 1) * this.#span;
   }
 
-  /** The row of a code, `undefined` for private memory. */
+  /** The row of a code, `undefined` for memory that no file holds. */
   row(code: number): Row | undefined {
     const row = code >> ROW_SHIFT;
-    if (row === 0) return undefined;
-    if ((row + 1) * ROW.length > this.#numbers.length) {
-      this.#numbers = numbersOf(this.#rows);
-    }
-    const at = row * ROW.length;
+    const at = this.#rowAt(row);
+    if (row === 0 || this.#numbers[at + ROW.kind] !== 0) return undefined;
     return {
       fd: this.#numbers[at + ROW.fd] ?? -1,
       delta: this.#numbers[at + ROW.delta] ?? 0,
       serial: this.#numbers[at + ROW.serial] ?? 0,
       file: this.#numbers[at + ROW.file] ?? 0,
     };
+  }
+
+  /**
+   * What the memory of a code is.
+   *
+   * @throws {MembackingError} If somebody else has written over the map.
+   */
+  nature(code: number): Nature {
+    const at = this.#checkedRowAt(code >> ROW_SHIFT);
+    const kind = KINDS[this.#numbers[at + ROW.kind] ?? NaN];
+    const delta = this.#numbers[at + ROW.delta];
+    if (kind === undefined || !Number.isSafeInteger(delta)) throw senseless();
+    return { kind, delta: Number(delta), region: this.#region(this.#numbers[at + ROW.region] ?? 0) };
+  }
+
+  #region(row: number): PieceRegion {
+    let at = this.#checkedRowAt(row);
+    const [id, traits, units] = [REGION_ROW.id, REGION_ROW.traits, REGION_ROW.units].map((i) => this.#numbers[at + i]);
+    const known = this.#regions.get(Number(id));
+    if (known !== undefined) return known;
+    if (!isWhole(id, Number.MAX_SAFE_INTEGER) || !isWhole(traits, 511) || !isWhole(units, this.#numbers.length * 3)) {
+      throw senseless();
+    }
+    let name = "";
+    let text: number = REGION_ROW.text;
+    while (true) {
+      for (; text < ROW.length && name.length < units; text++) {
+        const number = this.#numbers[at + text] ?? NaN;
+        if (!isWhole(number, 2 ** (16 * UNITS_PER_NUMBER) - 1)) throw senseless();
+        name += String.fromCharCode(number, number / 2 ** 16, number / 2 ** 32);
+      }
+      if (name.length >= units) break;
+      at = this.#checkedRowAt(this.#numbers[at + REGION_ROW.next] ?? 0);
+      text = REGION_ROW.more;
+    }
+    const region: PieceRegion = Object.freeze({
+      id,
+      name: name.slice(0, units),
+      priority: traits >> 1,
+      type: (traits & 1) !== 0 ? "device" : "ram",
+    });
+    if (this.#regions.size >= REMEMBERED) this.#regions.clear();
+    this.#regions.set(id, region);
+    return region;
+  }
+
+  /** Where a row begins. */
+  #rowAt(row: number): number {
+    const at = row * ROW.length;
+    if (at + ROW.length > this.#numbers.length) this.#numbers = numbersOf(this.#rows);
+    return at;
+  }
+
+  #checkedRowAt(row: number): number {
+    if (!isWhole(row, Number.MAX_SAFE_INTEGER) || row === 0) throw senseless();
+    return this.#rowAt(row);
   }
 
   /** Goes to the entry that spans `gpa`, and returns its code. */
@@ -144,4 +234,12 @@ function wordsOf(nodes: PageNodes): Int32Array {
 
 function numbersOf(rows: PageRows): Float64Array {
   return rows instanceof SharedArrayBuffer ? new Float64Array(rows, 0, rows.byteLength >>> 3) : rows;
+}
+
+function isWhole(value: number | undefined, most: number): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= most;
+}
+
+function senseless(): MembackingError {
+  return new MembackingError("The memory map that the owner shares makes no sense here, somebody has written over it");
 }

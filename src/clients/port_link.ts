@@ -1,6 +1,7 @@
 import { currentThread, isAlive, type ThreadIdentity } from "../../ffi/os/thread.ts";
 import { borrowMappable, type Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
+import { checkSignal, onAbort } from "../core/abort.ts";
 import { DisposedError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
 import { ring } from "../serving/bell.ts";
@@ -39,35 +40,36 @@ export async function connectPort(
 ): Promise<PortConnection> {
   const { mail, signal } = options;
   const lane = mail === undefined ? new SharedArrayBuffer(LANE_BYTES) : undefined;
-  signal?.throwIfAborted();
-  claimPort(port, "A client connects");
+  checkSignal(signal);
   const { promise, resolve, reject } = Promise.withResolvers<Welcome>();
+  promise.catch(() => {}); // Who does not get as far as to wait for it has an error already.
+  using _abort = onAbort(signal, () => reject(signal?.reason));
+  claimPort(port, "A client connects");
+  const { port1: messages, port2: owners } = new MessageChannel();
   port.onmessage = ({ data }: MessageEvent<unknown>) => {
     const message = readOwnerMessage(data);
     if (message?.kind === "welcome") resolve(message);
     else if (message?.kind === "closed") reject(new DisposedError("The region manager"));
   };
   port.addEventListener("close", () => reject(new DisposedError("The region manager", "does not serve this port")));
-  const abort = () => reject(signal?.reason);
-  signal?.addEventListener("abort", abort);
   try {
     const hello: ClientMessage = {
       kind: "hello",
       thread: currentThread(),
+      messages: owners,
       ...(mail !== undefined && { mail }),
       ...(lane !== undefined && { lane }),
     };
-    port.postMessage(hello);
+    port.postMessage(hello, [owners]);
     const welcome = await promise;
     const bell = new Int32Array(welcome.bell);
-    const link = new PortLink(port, welcome.owner, lane === undefined ? null : new ClientLane(lane, bell));
+    const link = new PortLink(port, messages, welcome, lane === undefined ? null : new ClientLane(lane, bell));
     const connection = new Connection(link, viewOf(welcome, link));
     return { connection, owner: welcome.owner, ring: () => ring(bell) };
   } catch (error) {
     port.close();
+    messages.close();
     throw error;
-  } finally {
-    signal?.removeEventListener("abort", abort);
   }
 }
 
@@ -110,13 +112,21 @@ class SharedHost implements MemoryHost {
 class PortLink implements OwnerLink {
   receive: (message: OwnerMessage) => void = () => {};
   hungUp: () => void = () => {};
+  /** What the owner says. */
   readonly #port: MessagePort;
+  /** What the client says. */
+  readonly #messages: MessagePort;
+  readonly #line: Int32Array;
+  readonly #bell: Int32Array;
   readonly #owner: ThreadIdentity;
   readonly #lane: ClientLane | null;
   #closed = false;
 
-  constructor(port: MessagePort, owner: ThreadIdentity, lane: ClientLane | null) {
+  constructor(port: MessagePort, messages: MessagePort, { owner, line, bell }: Welcome, lane: ClientLane | null) {
     this.#port = port;
+    this.#messages = messages;
+    this.#line = new Int32Array(line);
+    this.#bell = new Int32Array(bell);
     this.#owner = owner;
     this.#lane = lane;
     lane?.listen((message) => this.receive(message));
@@ -130,7 +140,10 @@ class PortLink implements OwnerLink {
   }
 
   post(message: ClientMessage, attached: readonly Attached[] = []): void {
-    if (!this.#closed) this.#port.postMessage(message, attached.filter((each) => each instanceof MessagePort));
+    if (this.#closed) return;
+    this.#messages.postMessage(message, attached.filter((each) => each instanceof MessagePort));
+    Atomics.add(this.#line, LINE.posted, 1);
+    ring(this.#bell);
   }
 
   request(id: number, request: Request): void {
@@ -161,6 +174,7 @@ class PortLink implements OwnerLink {
   close(): void {
     this.#closed = true;
     this.#lane?.close();
+    this.#messages.close();
     this.#port.close();
   }
 }

@@ -1,3 +1,4 @@
+import { checkSignal } from "../core/abort.ts";
 import { LockSlots } from "../serving/lock_slots.ts";
 import { MAP_FILE } from "../serving/process_layout.ts";
 import { spawnWithSocket } from "../serving/spawn.ts";
@@ -64,10 +65,11 @@ export class ProcessClient extends RegionClient {
    */
   static async connect(fd: number, options: ConnectOptions = {}): Promise<ProcessClient> {
     if (!Number.isInteger(fd) || fd < 0 || fd > 0x7fff_ffff) throw new RangeError(`${fd} is not a file descriptor`);
-    options.signal?.throwIfAborted();
+    const { signal } = options;
+    checkSignal(signal);
     const link = new ProcessLink(fd);
     try {
-      const shared = await link.greet(options.signal);
+      const shared = await link.greet(signal);
       return new ProcessClient(new Connection(link, viewOf(shared, link)));
     } catch (error) {
       link.close();

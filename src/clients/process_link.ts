@@ -6,6 +6,7 @@ import { UnixSocket } from "../../ffi/os/socket.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { SharedFile } from "../../ffi/files/shared_file.ts";
+import { onAbort } from "../core/abort.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
 import { MessageSocket } from "../serving/message_socket.ts";
@@ -90,16 +91,13 @@ export class ProcessLink implements OwnerLink, Disposable {
   /** Says hello, and waits to be welcomed. */
   async greet(signal: AbortSignal | undefined): Promise<SharedMemory> {
     const { promise, reject } = this.#welcomed;
-    const abort = () => reject(signal?.reason);
-    signal?.addEventListener("abort", abort);
+    using _abort = onAbort(signal, () => reject(signal?.reason));
     try {
       this.post({ kind: "hello", thread: currentThread(), token: this.#token });
       return await promise;
     } catch (error) {
       this.post({ kind: "bye" }); // So that the next one can say hello.
       throw error;
-    } finally {
-      signal?.removeEventListener("abort", abort);
     }
   }
 

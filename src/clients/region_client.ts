@@ -1,5 +1,6 @@
 import type { Mappable, OpenOptions } from "../../ffi/files/mappable.ts";
 import type { MemfdOptions } from "../../ffi/files/memfd.ts";
+import { checkSignal, onAbort } from "../core/abort.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import type { GuestMemory } from "../memory/guest_memory.ts";
 import type { InspectNode } from "../regions/inspect.ts";
@@ -64,6 +65,8 @@ export abstract class RegionClient implements Disposable {
    * nanoseconds; a change holds accesses off in turn. Locks count in the owner.
    *
    * The bytes of a lock must not be transferred to another thread.
+   *
+   * `find` and `pieces` find what the owner's find, without the files.
    *
    * Besides what the owner's own memory throws, accesses throw `DisposedError` once the client is disposed or served no
    * longer.
@@ -206,13 +209,12 @@ export abstract class RegionClient implements Disposable {
 
   async #request(request: Request, signal?: AbortSignal): Promise<Json> {
     this.#connection.check();
-    signal?.throwIfAborted();
+    checkSignal(signal);
     const id = ++this.#count;
+    using _abort = onAbort(signal, () => this.#connection.post({ kind: "abort", id }));
     const waiting = Promise.withResolvers<Json>();
     this.#waiting.set(id, waiting);
     this.#rounds ??= this.#startRounds();
-    const abort = () => this.#connection.post({ kind: "abort", id });
-    signal?.addEventListener("abort", abort);
     try {
       this.#connection.request(id, request);
       return await waiting.promise;
@@ -223,16 +225,15 @@ export abstract class RegionClient implements Disposable {
     } finally {
       this.#waiting.delete(id);
       if (this.#waiting.size === 0) this.#stopRounds();
-      signal?.removeEventListener("abort", abort);
     }
   }
 
   #receive(message: OwnerMessage): void {
-    if (message.kind === "answer") this.#settle(message.id, message.answer);
+    if (message.kind === "answer") this.#answered(message.id, message.answer);
     else if (message.kind === "closed") this.#lost(["The region manager client", "is no longer served by its owner"]);
   }
 
-  #settle(id: number, answer: Answer): void {
+  #answered(id: number, answer: Answer): void {
     const waiting = this.#waiting.get(id);
     if (waiting === undefined) return;
     if ("error" in answer) waiting.reject(buildError(answer.error));

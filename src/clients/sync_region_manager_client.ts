@@ -198,12 +198,9 @@ export class SyncRegionManagerClient implements Disposable {
    * @throws {RangeError} If the length is 0 or not page-aligned.
    */
   newDeviceMemory(name: string, length: number, options: DeviceMemoryOptions = {}): DeviceMemory {
-    const isDisposed = () => this.disposed;
     const host: DeviceMemoryHost = {
       copies: null,
-      get disposed() {
-        return isDisposed();
-      },
+      isDisposed: () => this.disposed,
       // SAFETY: the owner answers with a number.
       nextAge: () => this.#call({ kind: "next-age" }, "newDeviceMemory") as number,
       newRegion: (options, age) => this.#newRegion(options, age),

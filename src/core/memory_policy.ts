@@ -2,6 +2,8 @@ import type { MemoryPolicy } from "./targets.ts";
 
 /** One object per policy, so that equal means identical. */
 const known = new Map<string, MemoryPolicy>();
+/** The same objects: what has been here before is known without a look at it. */
+const checked = new WeakSet<MemoryPolicy>();
 
 /**
  * A policy as it was given, checked, in an object that never changes and is the same for the same policy.
@@ -11,6 +13,7 @@ const known = new Map<string, MemoryPolicy>();
  */
 export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
+  if (checked.has(policy)) return policy;
   const { hostNumaNode, transparentHugepages, coreDump, fork, name } = policy;
   for (const [what, flag] of Object.entries({ transparentHugepages, coreDump, fork })) {
     if (flag !== undefined && typeof flag !== "boolean") {
@@ -36,5 +39,6 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
     ...(name !== undefined && { name }),
   });
   known.set(key, own);
+  checked.add(own);
   return own;
 }

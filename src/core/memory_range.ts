@@ -181,8 +181,8 @@ export class MemoryRange {
  * @throws {TypeError} If it is no `MemoryRange`; `what` says what needs one.
  * @throws {RangeError} If an object that passes for one has ends that a range cannot have.
  */
-export function ownRange(value: MemoryRange, what: string): MemoryRange {
-  if (!(value instanceof MemoryRange)) throw new TypeError(`${what} needs a MemoryRange`);
+export function ownRange(value: MemoryRange, what: string | Named): MemoryRange {
+  if (!(value instanceof MemoryRange)) throw new TypeError(`${textOf(what)} needs a MemoryRange`);
   return isPlain(value) ? value : new MemoryRange(value.start, value.end);
 }
 
@@ -191,8 +191,17 @@ export function ownRange(value: MemoryRange, what: string): MemoryRange {
  *
  * @throws {RangeError} If it is empty.
  */
-export function ownFilledRange(value: MemoryRange, what: string): MemoryRange {
+export function ownFilledRange(value: MemoryRange, what: string | Named): MemoryRange {
   const range = ownRange(value, what);
-  if (range.isEmpty) throw new RangeError(`${what} needs a range that is not empty`);
+  if (range.isEmpty) throw new RangeError(`${textOf(what)} needs a range that is not empty`);
   return range;
+}
+
+/** A region, which messages call by its name: the text is made where there is a message. */
+interface Named {
+  readonly name: string;
+}
+
+function textOf(what: string | Named): string {
+  return typeof what === "string" ? what : `Region "${what.name}"`;
 }

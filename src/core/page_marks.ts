@@ -7,15 +7,25 @@ const MANY = 8;
 /** From how many numbers on marks are looked through before there is room for more. */
 const COMPACT_FROM = 8192;
 
+/** How many times in a row there may be far too much room. */
+const PATIENCE = 16;
+/** How many cells there are once there is a run. */
+const FIRST_CELLS = 64;
+const NO_RUNS = new Float64Array(0);
+
 /**
  * Collects pages for a `PageSet`. Marks may come in any order and any number of times; cheap where they ascend.
+ *
+ * An exception in the middle, such as at the end of the stack, loses no mark: what is new is made before anything old goes.
  */
 export class PageMarks {
-  #runs: Float64Array<ArrayBuffer> = new Float64Array(64);
+  #runs: Float64Array<ArrayBuffer> = NO_RUNS;
   /** How many cells of `#runs` are in use. */
   #length = 0;
   /** Where a stretch of ascending runs begins. */
   #stretches: number[] = [];
+  /** How many times in a row there was far too much room. */
+  #tooMuch = 0;
 
   /** Whether nothing is marked. */
   get isEmpty(): boolean {
@@ -57,13 +67,12 @@ export class PageMarks {
     const runs = this.#runs;
     const length = this.#length;
     if (length >= COMPACT_FROM && this.#stretches.length > 0) {
-      const pages = this.take();
-      this.#runs = runs;
-      this.addSet(pages);
+      this.keep(this.toSet());
       if (this.#length <= length / 2) return;
     }
-    this.#runs = new Float64Array(2 * runs.length);
-    this.#runs.set(runs.subarray(0, this.#length));
+    const longer = new Float64Array(Math.max(FIRST_CELLS, 2 * runs.length));
+    longer.set(this.#runs.subarray(0, this.#length));
+    this.#runs = longer;
   }
 
   /** Marks all pages of a set. */
@@ -71,20 +80,38 @@ export class PageMarks {
     eachSpan(pages, (start, end) => this.add(start, end));
   }
 
+  /** Forgets all but what is in `pages`. */
+  keep(pages: PageSet): void {
+    const kept = new PageMarks();
+    kept.addSet(pages);
+    this.#runs = kept.#runs;
+    this.#length = kept.#length;
+    this.#stretches = kept.#stretches;
+  }
+
   /** What has been marked since the last time, and is forgotten here. */
   take(): PageSet {
     if (this.#length === 0) return PageSet.EMPTY;
-    const runs = this.#runs.slice(0, this.#length);
-    const stretches = this.#stretches;
-    if (this.#runs.length > 4096) this.#runs = new Float64Array(64);
+    const pages = this.toSet();
+    // The room is kept for as many again, unless it is far too much many times in a row.
+    const isFarTooMuch = this.#runs.length > 4096 && this.#length < this.#runs.length / 8;
+    this.#tooMuch = isFarTooMuch ? this.#tooMuch + 1 : 0;
+    if (this.#tooMuch === PATIENCE) this.#runs = NO_RUNS;
     this.#length = 0;
     this.#stretches = [];
-    if (stretches.length === 0) return pageSetOfBounds(runs);
-    if (stretches.length > MANY) return pageSetOfBounds(sortRuns(runs));
+    return pages;
+  }
+
+  /** What is marked. */
+  toSet(): PageSet {
+    const runs = this.#runs.subarray(0, this.#length);
+    const stretches = this.#stretches;
+    if (stretches.length === 0) return pageSetOfBounds(runs, false);
+    if (stretches.length > MANY) return pageSetOfBounds(sortRuns(runs), true);
     let pages = PageSet.EMPTY;
     for (let i = 0; i <= stretches.length; i++) {
-      const part: Bounds = runs.slice(stretches[i - 1] ?? 0, stretches[i]);
-      pages = pages.union(pageSetOfBounds(part));
+      const part: Bounds = runs.subarray(stretches[i - 1] ?? 0, stretches[i]);
+      pages = pages.union(pageSetOfBounds(part, false));
     }
     return pages;
   }

@@ -136,48 +136,83 @@ export function firstWordSet(words: Uint32Array, from: number, to: number): numb
 }
 
 /**
- * Calls `visit` with each run of set bits in `words`, from bit `from` to bit `to`, in order. What it is told are page
- * numbers: the number of the bit plus `first`.
+ * The runs of set bits in words, one after another. Numbers in fields, and nothing that is called for each run: there may
+ * be many thousands of them, and code that has just begun to run is not compiled.
+ *
+ * ```ts ignore
+ * runs.restart(0, 64);
+ * while (runs.next()) use(runs.start, runs.end);
+ * ```
  */
-export function eachRun(
-  words: Uint32Array,
-  from: number,
-  to: number,
-  first: number,
-  visit: (start: number, end: number) => void,
-): void {
-  let start = -1;
-  const last = (to + 31) >>> 5;
-  for (let w = from >>> 5; w < last; w++) {
-    let word = words[w]!;
-    const base = w << 5;
-    if (base < from) word &= -1 << (from - base);
-    if (base + 32 > to) word &= -1 >>> (base + 32 - to);
-    if (start >= 0) {
-      if (word === -1 || word === 0xffffffff) {
-        // Long runs are passed eight words at a time, up to the last word, which may end early.
-        while (w + 9 < last && areFull(words, w + 1)) w += 8;
-        continue;
-      }
-      // The run ends at the first clear bit.
-      const end = trailingZeros(~word);
-      visit(first + start, first + base + end);
-      start = -1;
-      word &= end === 0 ? -1 : -1 << end;
-    }
-    while (word !== 0) {
-      const begin = trailingZeros(word);
-      const rest = ~word & (-1 << begin);
-      if (rest === 0) {
-        start = base + begin;
-        break;
-      }
-      const end = trailingZeros(rest);
-      visit(first + base + begin, first + base + end);
-      word &= -1 << end;
-    }
+export class WordRuns {
+  /** The first bit of the run. */
+  start = 0;
+  /** One past its last bit. */
+  end = 0;
+  readonly #words: Uint32Array;
+  /** The last bit to look at, and the word behind it. */
+  #to = 0;
+  #last = 0;
+  /** The word that is looked at, and what of it has not been. */
+  #at = 0;
+  #rest = 0;
+
+  /** Of `words`, once it has been told from where to where. */
+  constructor(words: Uint32Array) {
+    this.#words = words;
   }
-  if (start >= 0) visit(first + start, first + to);
+
+  /** Looks from bit `from` to bit `to`. */
+  restart(from: number, to: number): void {
+    this.#to = to;
+    this.#last = (to + 31) >>> 5;
+    this.#at = from >>> 5;
+    this.#rest = from < to ? this.#word(this.#at) & (-1 << (from & 31)) : 0;
+  }
+
+  /** Goes on to the next run. Returns whether there is one. */
+  next(): boolean {
+    const words = this.#words;
+    const last = this.#last;
+    let at = this.#at;
+    let word = this.#rest;
+    while (word === 0) {
+      if (++at < last && words[at] === 0) at = firstWordSet(words, at + 1, last);
+      if (at >= last) {
+        this.#at = last;
+        this.#rest = 0;
+        return false;
+      }
+      word = this.#word(at);
+    }
+    const begin = 31 - Math.clz32(word & -word);
+    this.start = (at << 5) + begin;
+    // The run ends at the first clear bit.
+    let clear = ~word & (-1 << begin);
+    while (clear === 0) {
+      // Long runs are passed eight words at a time, up to the last word, which may end early.
+      while (at + 9 < last && areFull(words, at + 1)) at += 8;
+      if (++at >= last) {
+        this.#at = last;
+        this.#rest = 0;
+        this.end = this.#to;
+        return true;
+      }
+      word = this.#word(at);
+      clear = ~word;
+    }
+    const end = 31 - Math.clz32(clear & -clear);
+    this.end = (at << 5) + end;
+    this.#at = at;
+    this.#rest = word & (-1 << end);
+    return true;
+  }
+
+  /** A word, without the bits that are not looked at. */
+  #word(at: number): number {
+    const over = (at << 5) + 32 - this.#to;
+    return over > 0 ? this.#words[at]! & (-1 >>> over) : this.#words[at]! | 0;
+  }
 }
 
 /** Whether eight words from `at` on have all their bits set. */
@@ -189,11 +224,12 @@ function areFull(words: Uint32Array, at: number): boolean {
 /** Words as boundaries. */
 export function boundsOfWords({ first, words }: PageWords, runs: number): Bounds {
   const made = new Float64Array(2 * runs);
-  let length = 0;
-  eachRun(words, 0, words.length * 32, first, (start, end) => {
-    made[length++] = start;
-    made[length++] = end;
-  });
+  const found = new WordRuns(words);
+  found.restart(0, words.length * 32);
+  for (let i = 0; found.next(); i += 2) {
+    made[i] = first + found.start;
+    made[i + 1] = first + found.end;
+  }
   return made;
 }
 
@@ -201,6 +237,11 @@ export function boundsOfWords({ first, words }: PageWords, runs: number): Bounds
 export function wordsOfBounds(bounds: Bounds): PageWords {
   const first = Math.floor(bounds[0]! / 32) * 32;
   const words = new Uint32Array(Math.ceil((bounds[bounds.length - 1]! - first) / 32));
+  setBits(words, first, bounds);
+  return { first, words };
+}
+
+function setBits(words: Uint32Array, first: number, bounds: Bounds): void {
   for (let i = 0; i < bounds.length; i += 2) {
     const start = bounds[i]! - first;
     const end = bounds[i + 1]! - first;
@@ -215,7 +256,6 @@ export function wordsOfBounds(bounds: Bounds): PageWords {
       words[high]! |= tail;
     }
   }
-  return { first, words };
 }
 
 /**
@@ -244,8 +284,4 @@ export function combineWords(a: PageWords, b: PageWords, operation: SetOperation
 
 function wordAt(words: Uint32Array, index: number): number {
   return index >= 0 && index < words.length ? words[index]! : 0;
-}
-
-function trailingZeros(word: number): number {
-  return 31 - Math.clz32(word & -word);
 }

@@ -18,8 +18,11 @@ const NO_BOUNDS: Bounds = new Float64Array(0);
 /** The two ways to keep a set. */
 type Pages = { readonly kind: "runs"; readonly bounds: Bounds } | PageWords & { readonly kind: "words" };
 
-/** The set whose membership changes at `bounds`: page numbers, strictly ascending, an even count of them. */
-export let pageSetOfBounds: (bounds: Bounds) => PageSet;
+/**
+ * The set whose membership changes at `bounds`: page numbers, strictly ascending, an even count of them. A set that keeps
+ * them makes a copy, unless they are its own to keep.
+ */
+export let pageSetOfBounds: (bounds: Bounds, areOwn: boolean) => PageSet;
 
 /**
  * Calls `visit` with the first GPA and the end of each run, in bytes and in ascending order: the iterator without its
@@ -73,20 +76,20 @@ export class PageSet implements Iterable<MemoryRange> {
   }
 
   static {
-    pageSetOfBounds = (bounds) => PageSet.#ofBounds(bounds);
+    pageSetOfBounds = (bounds, areOwn) => PageSet.#ofBounds(bounds, areOwn);
     eachSpan = (pages, visit) => {
       const bounds = pages.#bounds();
       for (let i = 0; i < bounds.length; i += 2) visit(bounds[i]! * PAGE_SIZE, bounds[i + 1]! * PAGE_SIZE);
     };
   }
 
-  static #ofBounds(bounds: Bounds): PageSet {
+  static #ofBounds(bounds: Bounds, areOwn = true): PageSet {
     if (bounds.length === 0) return PageSet.EMPTY;
     const first = Math.floor(bounds[0]! / 32) * 32;
     const wordBytes = 4 * Math.ceil((bounds[bounds.length - 1]! - first) / 32);
     const pages: Pages = wordBytes < bounds.byteLength
       ? { kind: "words", ...wordsOfBounds(bounds) }
-      : { kind: "runs", bounds };
+      : { kind: "runs", bounds: areOwn ? bounds : bounds.slice() };
     return new PageSet(pages, countBounds(bounds));
   }
 

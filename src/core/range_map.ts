@@ -6,35 +6,30 @@
  * a mapping stores `fileOffset - gpa` and is right wherever it is cut.
  *
  * ```
- *   inner   [5, [0, 0x9000], leaf, leaf]                       entries below, first addresses, children
- *                              |
- *   leaf    [0, 0x2000, a,  0x3000, 0x4000, b,  0x8000, ...]   start, end and value of each entry
+ *   Inner   size 5, firsts [0, 0x9000], children [Leaf, Leaf]
+ *                                                  |
+ *   Leaf    bounds [0, 0x2000, 0x3000, 0x4000, Infinity], values [a, b]      the start and the end of each entry
  * ```
  *
- * A node is an array and nothing else, and shares the first addresses with its earlier version where they stay: what an
- * edit costs is what it allocates and how many places in memory it touches. A look-up costs O(log n), an edit O(log n + entries touched).
+ * A node shares with its earlier version what stays: what an edit costs is what it allocates and how many places in
+ * memory it touches. A look-up costs O(log n), an edit O(log n + entries touched).
  *
  * @module
  */
 
 import {
-  childAt,
-  childIndex,
+  deleteInPlace,
+  EMPTY_LEAF,
   entriesIn,
-  ENTRY,
   type Entry,
-  entryCell,
-  entryOf,
-  firstsOf,
-  firstTouched,
+  Inner,
   inners,
+  Leaf,
   NO_ENTRIES,
   type Node,
-  NOTHING,
   replaceIn,
   replaceInPlace,
   sizeOf,
-  widthOf,
 } from "./range_nodes.ts";
 
 export type { Entry } from "./range_nodes.ts";
@@ -47,19 +42,26 @@ export class Place<V> {
   start = -Infinity;
   /** Where the entry or the gap ends; infinity for the last gap. */
   end = -Infinity;
+
+  /** Is where `other` is. */
+  copy(other: Place<V>): void {
+    this.value = other.value;
+    this.start = other.start;
+    this.end = other.end;
+  }
 }
 
 /** An immutable, ordered map from disjoint half-open ranges of numbers to values. */
 export class RangeMap<V> implements Iterable<Entry<V>> {
   /** The map without entries, of any value type. */
-  static readonly EMPTY: RangeMap<never> = new RangeMap<never>([], 0);
+  static readonly EMPTY: RangeMap<never> = new RangeMap<never>(EMPTY_LEAF, 0);
 
   readonly #root: Node;
   readonly #height: number;
 
   /** The map with one entry. */
   static of<V>(start: number, end: number, value: V): RangeMap<V> {
-    return new RangeMap([start, end, value], 0);
+    return new RangeMap(Leaf.of([{ start, end, value }]), 0);
   }
 
   private constructor(root: Node, height: number) {
@@ -69,46 +71,49 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** How many entries there are. */
   get size(): number {
-    return sizeOf(this.#root, this.#height);
+    return sizeOf(this.#root);
   }
 
   /** Whether there is no entry. */
   get isEmpty(): boolean {
-    return this.#root.length === 0;
+    return sizeOf(this.#root) === 0;
   }
 
   /** The leaf to look for `address` in. */
-  #leafAt(address: number): Node {
+  #leafAt(address: number): Leaf {
     let node = this.#root;
-    for (let height = this.#height; height > 0; height--) node = childAt(node, childIndex(node, address));
-    return node;
+    for (let height = this.#height; height > 0; height--) {
+      const inner = node as Inner;
+      node = inner.children[inner.indexOf(address)]!;
+    }
+    return node as Leaf;
   }
 
   /** The entry that holds `address`. */
   entryAt(address: number): Entry<V> | undefined {
     const leaf = this.#leafAt(address);
-    const cell = entryCell(leaf, address);
-    return cell >= 0 && leaf[cell + 1] as number > address ? entryOf(leaf, cell) : undefined;
+    const cell = leaf.cellAt(address);
+    return cell >= 0 && leaf.bounds[cell + 1]! > address ? leaf.entry(cell) : undefined;
   }
 
   /** The value at `address`. */
   get(address: number): V | undefined {
     const leaf = this.#leafAt(address);
-    const cell = entryCell(leaf, address);
-    return cell >= 0 && leaf[cell + 1] as number > address ? leaf[cell + 2] as V : undefined;
+    const cell = leaf.cellAt(address);
+    return cell >= 0 && leaf.bounds[cell + 1]! > address ? leaf.values[cell >> 1] as V : undefined;
   }
 
   /** What `[start, end)` is throughout: the value of one entry, `null` for a gap; `undefined` where it is not one thing. */
   throughout(start: number, end: number): V | null | undefined {
     const leaf = this.#leafAt(start);
-    const cell = entryCell(leaf, start);
+    const { bounds } = leaf;
+    const cell = leaf.cellAt(start);
     if (cell >= 0) {
-      const to = leaf[cell + 1] as number;
-      if (to >= end) return leaf[cell + 2] as V;
+      const to = bounds[cell + 1]!;
+      if (to >= end) return leaf.values[cell >> 1] as V;
       if (to > start) return undefined;
     }
-    const next = cell + ENTRY;
-    if (next < leaf.length) return leaf[next] as number < end ? undefined : null;
+    if (bounds[cell + 2]! < end) return undefined;
     return this.#height > 0 && this.overlaps(start, end) ? undefined : null;
   }
 
@@ -117,20 +122,23 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
     let node = this.#root;
     let bound = Infinity;
     for (let height = this.#height; height > 0; height--) {
-      const index = childIndex(node, address);
-      const firsts = firstsOf(node);
-      if (index + 1 < firsts.length) bound = firsts[index + 1]!;
-      node = childAt(node, index);
+      const inner = node as Inner;
+      const index = inner.indexOf(address);
+      if (index + 1 < inner.firsts.length) bound = inner.firsts[index + 1]!;
+      node = inner.children[index]!;
     }
-    const cell = entryCell(node, address);
-    if (cell >= 0 && node[cell + 1] as number > address) {
-      place.value = node[cell + 2] as V;
-      place.start = node[cell] as number;
-      place.end = node[cell + 1] as number;
+    const leaf = node as Leaf;
+    const { bounds } = leaf;
+    const cell = leaf.cellAt(address);
+    if (cell >= 0 && bounds[cell + 1]! > address) {
+      place.value = leaf.values[cell >> 1] as V;
+      place.start = bounds[cell]!;
+      place.end = bounds[cell + 1]!;
     } else {
+      const next = bounds[cell + 2]!;
       place.value = null;
       place.start = address;
-      place.end = cell + ENTRY < node.length ? node[cell + ENTRY] as number : bound;
+      place.end = next < bound ? next : bound;
     }
   }
 
@@ -138,31 +146,33 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
   overlaps(start: number, end: number): boolean {
     // The last entry that starts below `end` is the only candidate: entries are disjoint, so their ends ascend too.
     const leaf = this.#leafAt(end - 1);
-    const cell = entryCell(leaf, end - 1);
-    return cell >= 0 && leaf[cell + 1] as number > start;
+    const cell = leaf.cellAt(end - 1);
+    return cell >= 0 && leaf.bounds[cell + 1]! > start;
   }
 
   /** The entries that overlap `[start, end)`, whole and in order. */
   overlapping(start: number, end: number): readonly Entry<V>[] {
     const leaf = this.#leafAt(start);
-    const cell = firstTouched(leaf, start);
+    const { bounds } = leaf;
+    const cell = leaf.firstTouched(start);
+    const isLast = cell + 1 === bounds.length;
     // Most often there is one at most. An array that grows takes room for many more.
-    if (cell >= leaf.length ? this.#height === 0 : leaf[cell] as number >= end) return NO_ENTRIES;
-    if (cell < leaf.length && leaf[cell + 1] as number >= end) return [entryOf(leaf, cell)];
-    return entriesIn(this.#root, this.#height, start, end);
+    if (isLast ? this.#height === 0 : bounds[cell]! >= end) return NO_ENTRIES;
+    if (!isLast && bounds[cell + 1]! >= end) return [leaf.entry(cell)];
+    return entriesIn(this.#root, start, end);
   }
 
   /** The first entry of all. */
   first(): Entry<V> | undefined {
     const leaf = this.#leafAt(-Infinity);
-    return leaf.length === 0 ? undefined : entryOf(leaf, 0);
+    return leaf.values.length === 0 ? undefined : leaf.entry(0);
   }
 
   /** The last entry that starts below `end`. */
   lastBelow(end: number): Entry<V> | undefined {
     const leaf = this.#leafAt(end - 1);
-    const cell = entryCell(leaf, end - 1);
-    return cell < 0 ? undefined : entryOf(leaf, cell);
+    const cell = leaf.cellAt(end - 1);
+    return cell < 0 ? undefined : leaf.entry(cell);
   }
 
   /** A map in which `[start, end)` holds `value`; what it overlaps is cut or gone. */
@@ -173,7 +183,7 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   /** A map without anything in `[start, end)`; what reaches out of it is cut. */
   delete(start: number, end: number): RangeMap<V> {
-    const edited = replaceInPlace(this.#root, this.#height, start, end, NOTHING);
+    const edited = deleteInPlace(this.#root, this.#height, start, end);
     if (edited === this.#root) return this;
     return edited !== null ? new RangeMap(edited, this.#height) : this.#rebuilt(start, end, NO_ENTRIES);
   }
@@ -188,11 +198,11 @@ export class RangeMap<V> implements Iterable<Entry<V>> {
 
   #rebuilt(start: number, end: number, pieces: readonly Entry<V>[]): RangeMap<V> {
     let height = this.#height;
-    let nodes = replaceIn(this.#root, height, start, end, pieces);
-    for (; nodes.length > 1; height++) nodes = inners(nodes, height);
+    let nodes = replaceIn(this.#root, start, end, pieces);
+    for (; nodes.length > 1; height++) nodes = inners(nodes);
     let root = nodes[0];
     if (root === undefined) return RangeMap.EMPTY;
-    for (; height > 0 && widthOf(root, height) === 1; height--) root = childAt(root, 0);
+    for (; root instanceof Inner && root.children.length === 1; height--) root = root.children[0]!;
     return new RangeMap(root, height);
   }
 

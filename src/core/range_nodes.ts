@@ -1,5 +1,5 @@
 /**
- * The nodes of range maps: plain arrays, and loops over them. Written for the engine rather than the reader.
+ * The nodes of range maps, and loops over them. Written for the engine rather than the reader.
  *
  * @module
  */
@@ -20,75 +20,126 @@ const INNER_WIDTH = 64;
 /** A node with fewer than this many is merged with a neighbour. */
 const NARROW = 4;
 
-/** Cells per entry of a leaf. */
-export const ENTRY = 3;
-/** Where the children of an inner node begin. */
-const CHILDREN = 2;
+/** A node. Whether it is a leaf is known from its height: leaves are at 0. */
+export type Node = Leaf | Inner;
 
-/** The cells of a node. Whether it is a leaf is known from its height: leaves are at 0. */
-export type Node = readonly unknown[];
+/** Entries side by side. */
+export class Leaf {
+  /**
+   * The start and the end of each entry, in order, and infinity behind them: so the engine keeps all of them as plain
+   * doubles, whatever the addresses, and what follows the last entry needs no case of its own.
+   */
+  readonly bounds: readonly number[];
+  readonly values: readonly unknown[];
 
-// SAFETY: of the casts below: they read the cells as the picture above says, and only this file makes nodes.
+  constructor(bounds: readonly number[], values: readonly unknown[]) {
+    this.bounds = bounds;
+    this.values = values;
+  }
+
+  /** The leaf with these entries, which are in order. */
+  static of<V>(entries: readonly Entry<V>[]): Leaf {
+    const { length } = entries;
+    // All leaves have arrays of one kind, which is what compiled code expects then.
+    const bounds = newBounds(length);
+    const values = newValues(length);
+    for (let i = 0; i < length; i++) put(bounds, values, 2 * i, entries[i]!.start, entries[i]!.end, entries[i]!.value);
+    return new Leaf(bounds, values);
+  }
+
+  /** Where the bounds are of the last entry that starts at or before `x`; negative where there is none. */
+  cellAt(x: number): number {
+    const { bounds } = this;
+    let cell = 0;
+    // One by one: there are few, and it takes less than halving.
+    while (cell + 1 < bounds.length && bounds[cell]! <= x) cell += 2;
+    return cell - 2;
+  }
+
+  /** Where the bounds are of the first entry that ends above `start`. */
+  firstTouched(start: number): number {
+    const cell = this.cellAt(start);
+    return cell >= 0 && this.bounds[cell + 1]! > start ? cell : cell + 2;
+  }
+
+  /** The entry whose bounds are at `cell`. */
+  entry<V>(cell: number): Entry<V> {
+    const { bounds, values } = this;
+    // SAFETY: the map that made the leaf put values of its own type in.
+    return { start: bounds[cell]!, end: bounds[cell + 1]!, value: values[cell >> 1] as V };
+  }
+}
+
+/** Nodes side by side, all of one height. */
+export class Inner {
+  /** How many entries there are below it. */
+  readonly size: number;
+  /** The first address of each child. */
+  readonly firsts: readonly number[];
+  readonly children: readonly Node[];
+
+  constructor(size: number, firsts: readonly number[], children: readonly Node[]) {
+    this.size = size;
+    this.firsts = firsts;
+    this.children = children;
+  }
+
+  /** Which child to look for `x` in: the last that does not begin above it, or the first. */
+  indexOf(x: number): number {
+    const { firsts } = this;
+    let low = 1;
+    let high = firsts.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (firsts[middle]! <= x) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+}
+
+function newBounds(count: number): number[] {
+  const bounds: number[] = new Array(2 * count + 1);
+  bounds[2 * count] = Infinity;
+  return bounds;
+}
+
+function newValues(count: number): unknown[] {
+  return new Array(count);
+}
+
+/** Writes an entry down, and says where the next one goes. */
+function put(bounds: number[], values: unknown[], at: number, start: number, end: number, value: unknown): number {
+  bounds[at] = start;
+  bounds[at + 1] = end;
+  values[at >> 1] = value;
+  return at + 2;
+}
 
 /** How many entries there are in a node and below it. */
-export function sizeOf(node: Node, height: number): number {
-  return height === 0 ? node.length / ENTRY : node[0] as number;
+export function sizeOf(node: Node): number {
+  return node instanceof Leaf ? node.values.length : node.size;
 }
 
 /** How many entries or children a node has itself. */
-export function widthOf(node: Node, height: number): number {
-  return height === 0 ? node.length / ENTRY : node.length - CHILDREN;
+export function widthOf(node: Node): number {
+  return node instanceof Leaf ? node.values.length : node.children.length;
 }
 
-export function firstsOf(inner: Node): readonly number[] {
-  return inner[1] as readonly number[];
+function firstOf(node: Node): number {
+  return node instanceof Leaf ? node.bounds[0]! : node.firsts[0]!;
 }
 
-function firstOf(node: Node, height: number): number {
-  return height === 0 ? node[0] as number : firstsOf(node)[0]!;
-}
-
-/** The cell of the last entry that starts at or before `x`; negative where there is none. */
-export function entryCell(leaf: Node, x: number): number {
-  let low = 0;
-  let high = (leaf.length / ENTRY) | 0; // An integer already, which the engine cannot know.
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (leaf[middle * ENTRY] as number <= x) low = middle + 1;
-    else high = middle;
-  }
-  return (low - 1) * ENTRY;
-}
-
-/** Which child to look for `x` in: the last that does not begin above it, or the first. */
-export function childIndex(inner: Node, x: number): number {
-  const firsts = firstsOf(inner);
-  let low = 1;
-  let high = firsts.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (firsts[middle]! <= x) low = middle + 1;
-    else high = middle;
-  }
-  return low - 1;
-}
-
-export function childAt(inner: Node, index: number): Node {
-  return inner[CHILDREN + index] as Node;
-}
-
-/** The cell of the first entry that ends above `start`. */
-export function firstTouched(leaf: Node, start: number): number {
-  const cell = entryCell(leaf, start);
-  return cell >= 0 && leaf[cell + 1] as number > start ? cell : cell + ENTRY;
-}
-
-export function entryOf<V>(leaf: Node, cell: number): Entry<V> {
-  return { start: leaf[cell] as number, end: leaf[cell + 1] as number, value: leaf[cell + 2] as V };
-}
+/** The leaf without entries. */
+export const EMPTY_LEAF: Leaf = Leaf.of([]);
 
 /** Stands for no value. */
-export const NOTHING = Symbol("nothing");
+const NOTHING = Symbol("nothing");
+
+/** As `replaceInPlace`, for a gap. */
+export function deleteInPlace(node: Node, height: number, start: number, end: number): Node | null {
+  return replaceInPlace(node, height, start, end, NOTHING);
+}
 
 /**
  * The short way for most edits: `[start, end)` becomes one entry or a gap, in one leaf that neither overflows nor
@@ -97,180 +148,130 @@ export const NOTHING = Symbol("nothing");
  * Copies the path to the leaf. The node itself where nothing changes; `null` where the long way has to be taken.
  */
 export function replaceInPlace(node: Node, height: number, start: number, end: number, value: unknown): Node | null {
-  if (height === 0) return replaceInLeaf(node, start, end, value);
-  const firsts = firstsOf(node);
-  const index = childIndex(node, start);
+  if (height === 0) return replaceInLeaf(node as Leaf, start, end, value);
+  const { size, firsts, children } = node as Inner;
+  const index = (node as Inner).indexOf(start);
   if (index + 1 < firsts.length && firsts[index + 1]! < end) return null;
-  const old = childAt(node, index);
+  const old = children[index]!;
   const child = replaceInPlace(old, height - 1, start, end, value);
   if (child === old) return node;
-  if (child === null || widthOf(child, height - 1) < NARROW) return null;
-  const copy = node.slice();
-  copy[0] = node[0] as number + sizeOf(child, height - 1) - sizeOf(old, height - 1);
-  copy[CHILDREN + index] = child;
-  const first = firstOf(child, height - 1);
-  if (first !== firsts[index]) copy[1] = firsts.with(index, first);
-  return copy;
-}
-
-function replaceInLeaf(leaf: Node, start: number, end: number, value: unknown): Node | null {
-  const from = firstTouched(leaf, start);
-  let to = from;
-  while (to < leaf.length && leaf[to] as number < end) to += ENTRY;
-  if (to === from) {
-    if (value === NOTHING) return leaf;
-    return leaf.length < LEAF_WIDTH * ENTRY ? withEntry(leaf, from, start, end, value) : null;
-  }
-  if (to === from + ENTRY && leaf[from] === start && leaf[from + 1] === end) {
-    return value === NOTHING ? withoutEntry(leaf, from) : withValue(leaf, from, value);
-  }
-  // What is left of the first entry touched, the new one, what is left of the last entry touched.
-  const leavesLeft = leaf[from] as number < start;
-  const leavesRight = leaf[to - 2] as number > end;
-  const added = (leavesLeft ? ENTRY : 0) + (value === NOTHING ? 0 : ENTRY) + (leavesRight ? ENTRY : 0);
-  if (leaf.length - (to - from) + added > LEAF_WIDTH * ENTRY) return null;
-  const copy = withRoom(leaf, from, to, added);
-  let at = from;
-  if (leavesLeft) {
-    put(copy, at, leaf[from], start, leaf[from + 2]);
-    at += ENTRY;
-  }
-  if (value !== NOTHING) {
-    put(copy, at, start, end, value);
-    at += ENTRY;
-  }
-  if (leavesRight) put(copy, at, end, leaf[to - 2], leaf[to - 1]);
-  return copy;
-}
-
-/**
- * A copy of `leaf` in which `added` cells, still empty, take the place of the cells `[from, to)`. By loops, since
- * `toSpliced` leaves compiled code.
- */
-function withRoom(leaf: Node, from: number, to: number, added: number): unknown[] {
-  const moved = added - (to - from);
-  const copy: unknown[] = new Array(leaf.length + moved);
-  for (let i = 0; i < from; i++) copy[i] = leaf[i];
-  for (let i = to; i < leaf.length; i++) copy[i + moved] = leaf[i];
-  return copy;
-}
-
-function put(cells: unknown[], at: number, start: unknown, end: unknown, value: unknown): void {
-  cells[at] = start;
-  cells[at + 1] = end;
-  cells[at + 2] = value;
-}
-
-/** A leaf in which the entry in `cell` has another value. */
-function withValue(leaf: Node, cell: number, value: unknown): Node {
-  const copy = leaf.slice();
-  copy[cell + 2] = value;
-  return copy;
-}
-
-/** A leaf with one entry more, in `cell`. */
-function withEntry(leaf: Node, cell: number, start: number, end: number, value: unknown): Node {
-  const copy = withRoom(leaf, cell, cell, ENTRY);
-  put(copy, cell, start, end, value);
-  return copy;
-}
-
-/** A leaf without the entry in `cell`. */
-function withoutEntry(leaf: Node, cell: number): Node {
-  return withRoom(leaf, cell, cell + ENTRY, 0);
-}
-
-/**
- * Nodes for `cells` of so many units of `unit` cells, of even width. One that is only just too wide is parted so that
- * the first is nearly full: addresses are mostly given out upwards, and nothing more will come there.
- */
-function parts(cells: readonly unknown[], unit: number, width: number): unknown[][] {
-  const count = cells.length / unit;
-  if (count === 0) return [];
-  const wide = Math.floor(width * 0.75);
-  if (count > width && count <= 2 * wide) return [cells.slice(0, wide * unit), cells.slice(wide * unit)];
-  const parts = count <= width ? 1 : Math.ceil(count / wide);
-  return Array.from(
-    { length: parts },
-    (_, part) => cells.slice(Math.floor(part * count / parts) * unit, Math.floor((part + 1) * count / parts) * unit),
+  if (child === null || widthOf(child) < NARROW) return null;
+  const copy = children.slice();
+  copy[index] = child;
+  const first = firstOf(child);
+  return new Inner(
+    size + sizeOf(child) - sizeOf(old),
+    first === firsts[index] ? firsts : firsts.with(index, first),
+    copy,
   );
 }
 
-/** Leaves for `cells`, which are in order. */
-function leaves(cells: readonly unknown[]): Node[] {
-  return parts(cells, ENTRY, LEAF_WIDTH);
+function replaceInLeaf(leaf: Leaf, start: number, end: number, value: unknown): Leaf | null {
+  const { bounds, values } = leaf;
+  const from = leaf.firstTouched(start);
+  let to = from;
+  while (to + 1 < bounds.length && bounds[to]! < end) to += 2;
+  if (to === from && value === NOTHING) return leaf;
+  if (to === from + 2 && bounds[from] === start && bounds[from + 1] === end && value !== NOTHING) {
+    const copy = values.slice();
+    copy[from >> 1] = value;
+    return new Leaf(bounds, copy);
+  }
+  // What is left of the first entry touched, the new one, what is left of the last entry touched.
+  const leavesLeft = to > from && bounds[from]! < start;
+  const leavesRight = to > from && bounds[to - 1]! > end;
+  const added = (leavesLeft ? 1 : 0) + (value === NOTHING ? 0 : 1) + (leavesRight ? 1 : 0);
+  const count = values.length - ((to - from) >> 1) + added;
+  if (count > LEAF_WIDTH) return null;
+  // By loops, since `toSpliced` leaves compiled code.
+  const newer = newBounds(count);
+  const copy = newValues(count);
+  let at = 0;
+  while (at < from) at = put(newer, copy, at, bounds[at]!, bounds[at + 1]!, values[at >> 1]);
+  if (leavesLeft) at = put(newer, copy, at, bounds[from]!, start, values[from >> 1]);
+  if (value !== NOTHING) at = put(newer, copy, at, start, end, value);
+  if (leavesRight) at = put(newer, copy, at, end, bounds[to - 1]!, values[(to - 2) >> 1]);
+  for (let i = to; i + 1 < bounds.length; i += 2) {
+    at = put(newer, copy, at, bounds[i]!, bounds[i + 1]!, values[i >> 1]);
+  }
+  return new Leaf(newer, copy);
 }
 
-/** Inner nodes over `children`, which are `height` high. */
-export function inners(children: readonly Node[], height: number): Node[] {
-  return parts(children, 1, INNER_WIDTH).map((cells) => {
-    const some = cells as Node[];
-    const size = some.reduce((size, child) => size + sizeOf(child, height), 0);
-    return [size, some.map((child) => firstOf(child, height)), ...some];
-  });
+/**
+ * Parts of `items`, of even width. One that is only just too wide is parted so that the first is nearly full: addresses
+ * are mostly given out upwards, and nothing more will come there.
+ */
+function parts<T>(items: readonly T[], width: number): T[][] {
+  const count = items.length;
+  if (count === 0) return [];
+  const wide = Math.floor(width * 0.75);
+  if (count > width && count <= 2 * wide) return [items.slice(0, wide), items.slice(wide)];
+  const parts = count <= width ? 1 : Math.ceil(count / wide);
+  return Array.from(
+    { length: parts },
+    (_, part) => items.slice(Math.floor(part * count / parts), Math.floor((part + 1) * count / parts)),
+  );
 }
 
-function childrenOf(inner: Node): Node[] {
-  return inner.slice(CHILDREN) as Node[];
+/** Leaves for `entries`, which are in order. */
+function leaves<V>(entries: readonly Entry<V>[]): Node[] {
+  return parts(entries, LEAF_WIDTH).map((some) => Leaf.of(some));
+}
+
+/** Inner nodes over `children`. */
+export function inners(children: readonly Node[]): Node[] {
+  return parts(children, INNER_WIDTH).map((some) =>
+    new Inner(some.reduce((size, child) => size + sizeOf(child), 0), some.map(firstOf), some)
+  );
 }
 
 /** Joins two neighbours of the same height, again as one or two nodes. */
-function join(left: Node, right: Node, height: number): Node[] {
-  return height === 0 ? leaves([...left, ...right]) : inners([...childrenOf(left), ...childrenOf(right)], height - 1);
+function join(left: Node, right: Node): Node[] {
+  if (left instanceof Inner && right instanceof Inner) return inners([...left.children, ...right.children]);
+  return leaves([...entriesIn(left, -Infinity, Infinity), ...entriesIn(right, -Infinity, Infinity)]);
 }
 
 /** The nodes, of the same height as `node`, that hold its entries with `[start, end)` replaced by `pieces`. */
-export function replaceIn<V>(
-  node: Node,
-  height: number,
-  start: number,
-  end: number,
-  pieces: readonly Entry<V>[],
-): Node[] {
-  if (height === 0) {
-    const left = entriesIn<V>(node, 0, -Infinity, start).map((entry) => ({
-      ...entry,
-      end: Math.min(entry.end, start),
-    }));
-    const right = entriesIn<V>(node, 0, end, Infinity).map((entry) => ({
-      ...entry,
-      start: Math.max(entry.start, end),
-    }));
-    return leaves([...left, ...pieces, ...right].flatMap((entry) => [entry.start, entry.end, entry.value]));
+export function replaceIn<V>(node: Node, start: number, end: number, pieces: readonly Entry<V>[]): Node[] {
+  if (node instanceof Leaf) {
+    const left = entriesIn<V>(node, -Infinity, start).map((entry) => ({ ...entry, end: Math.min(entry.end, start) }));
+    const right = entriesIn<V>(node, end, Infinity).map((entry) => ({ ...entry, start: Math.max(entry.start, end) }));
+    return leaves([...left, ...pieces, ...right]);
   }
-  const children = childrenOf(node);
-  const first = childIndex(node, start);
-  const last = Math.max(first, childIndex(node, end - 1));
-  const replaced = replaceIn(children[first]!, height - 1, start, end, pieces);
+  const children = node.children.slice();
+  const first = node.indexOf(start);
+  const last = Math.max(first, node.indexOf(end - 1));
+  const replaced = replaceIn(children[first]!, start, end, pieces);
   // An entry lies in one leaf, so what sticks out on the right of `end` is in the last child alone.
-  if (last > first) replaced.push(...replaceIn(children[last]!, height - 1, start, end, []));
+  if (last > first) replaced.push(...replaceIn(children[last]!, start, end, []));
 
   children.splice(first, last + 1 - first, ...replaced);
   for (let i = Math.max(0, first - 1); i < children.length && i <= first + replaced.length; i++) {
-    if (children.length < 2 || widthOf(children[i]!, height - 1) >= NARROW) continue;
+    if (children.length < 2 || widthOf(children[i]!) >= NARROW) continue;
     const left = i + 1 < children.length ? i : i - 1;
-    children.splice(left, 2, ...join(children[left]!, children[left + 1]!, height - 1));
+    children.splice(left, 2, ...join(children[left]!, children[left + 1]!));
   }
-  return inners(children, height - 1);
+  return inners(children);
 }
 
 /** Adds the entries that overlap `[start, end)` to `entries`, whole and in order. */
-function pushEntries<V>(entries: Entry<V>[], node: Node, height: number, start: number, end: number): void {
-  if (height === 0) {
-    for (let i = firstTouched(node, start); i < node.length && node[i] as number < end; i += ENTRY) {
-      entries.push(entryOf(node, i));
+function pushEntries<V>(entries: Entry<V>[], node: Node, start: number, end: number): void {
+  if (node instanceof Leaf) {
+    const { bounds } = node;
+    for (let i = node.firstTouched(start); i + 1 < bounds.length && bounds[i]! < end; i += 2) {
+      entries.push(node.entry(i));
     }
     return;
   }
-  const firsts = firstsOf(node);
-  for (let i = childIndex(node, start); i < firsts.length && firsts[i]! < end; i++) {
-    pushEntries(entries, childAt(node, i), height - 1, start, end);
+  const { firsts, children } = node;
+  for (let i = node.indexOf(start); i < firsts.length && firsts[i]! < end; i++) {
+    pushEntries(entries, children[i]!, start, end);
   }
 }
 
-export function entriesIn<V>(node: Node, height: number, start: number, end: number): Entry<V>[] {
+export function entriesIn<V>(node: Node, start: number, end: number): Entry<V>[] {
   const entries: Entry<V>[] = [];
-  pushEntries(entries, node, height, start, end);
+  pushEntries(entries, node, start, end);
   return entries;
 }
 

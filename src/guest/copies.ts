@@ -25,7 +25,8 @@ import type { MemoryPolicy } from "../core/targets.ts";
 import { mappableOf } from "../memory/file_backing.ts";
 import { PageSet } from "../core/page_set.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
-import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
+import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import { FrozenFiles } from "./frozen_files.ts";
 import { Leftovers } from "./leftovers.ts";
 import { imageOf, type NewImage } from "./image.ts";
@@ -119,7 +120,7 @@ export class Copies implements Disposable {
   }
 
   #freeze(isForSave: boolean): FrozenRam {
-    this.#settle();
+    this.#closeLeftovers();
     const { blocks } = this.#ram;
     checkFreezable(this.#internals, blocks, this.#isPinned());
     using images = new DisposableStack();
@@ -147,7 +148,7 @@ export class Copies implements Disposable {
   }
 
   #thaw(base: Base, isHeld: boolean): void {
-    this.#settle();
+    this.#closeLeftovers();
     this.#checkForeignLocks();
     const { blocks } = this.#ram;
     const frozen = blocks.filter((block) => this.#ownsCopies(block));
@@ -178,7 +179,7 @@ export class Copies implements Disposable {
         "A freeze or thaw that failed has written over what was to be rolled back to, freeze again",
       );
     }
-    this.#settle();
+    this.#closeLeftovers();
     const regions = this.#ram.regions;
     const parts = base.parts.filter(({ region }) => regions.includes(region));
     for (const { start, end } of parts) {
@@ -209,14 +210,16 @@ export class Copies implements Disposable {
     const ranges = parts.map(({ start, end }) => new MemoryRange(start, end));
     // What is copied comes after the request, and vCPUs see none of it half done.
     using _held = base.patch === NO_PATCH ? null : this.#internals.quiesce(ranges);
+    const doubt = this.#internals.doubtWritten(true);
     try {
       const hold = base.patch === NO_PATCH ? ranges : [];
-      this.#internals.perform("roll back", renewals, added, { hold, keepsBytes: false, act });
+      this.#internals.renew("roll back", renewals, added, { hold, keepsBytes: false, act });
       changed.push(...base.copied);
       base.patch();
     } finally {
       // A rollback that fails on its way has given pages up all the same.
       for (const { start, end } of changed) this.#internals.markWritten(new MemoryRange(start, end));
+      this.#internals.doubtWritten(doubt);
     }
     return PageSet.of(changed.map(({ start, end }) => new MemoryRange(start, end)));
   }
@@ -259,7 +262,7 @@ export class Copies implements Disposable {
   }
 
   /** Closes what a request has left behind that was interrupted. */
-  #settle(): void {
+  #closeLeftovers(): void {
     if (this.#leftovers.isEmpty) return;
     this.#internals.check();
     const kept = new Set(
@@ -309,7 +312,7 @@ export class Copies implements Disposable {
         return { region, start, end, mapping };
       })
     );
-    this.#internals.perform(name, renewals, added, {
+    this.#internals.renew(name, renewals, added, {
       hold: isHeld ? [] : renewals.map(({ region }) => region.range),
       keepsBytes: true,
       act: () => {

@@ -5,11 +5,9 @@ import type { DeviceMemoryHost } from "./device_memory.ts";
 /** What device memory needs of a manager. */
 export function deviceHost(regions: RegionManager): DeviceMemoryHost {
   return {
-    get disposed() {
-      return regions.disposed;
-    },
-    nextAge: () => internalsOf(regions).nextAge(),
-    newRegion: (options, age) => internalsOf(regions).newRegion(options, age),
+    isDisposed: () => regions.disposed,
+    nextAge: () => internalsOf(regions).service.nextId(),
+    newRegion: (options, age) => internalsOf(regions).service.newRegion(options, age),
     batch: (requests) => regions.batch(requests),
     whenDecided: (outcome) => internalsOf(regions).whenDecided(outcome),
     copies: {

@@ -14,7 +14,7 @@ import type { DeviceMapping, DeviceMemoryOptions } from "./device_options.ts";
 /** What device memory needs of a region manager, or of a client of one. */
 export interface DeviceMemoryHost {
   /** Whether it is gone. */
-  readonly disposed: boolean;
+  isDisposed(): boolean;
   /** The age of what is made now, where age decides who wins an address. */
   nextAge(): number;
   /** Adds a region that is as old as `age` says. */
@@ -263,7 +263,7 @@ export class DeviceMemory implements Disposable {
         else this.#disposed = false;
       });
     };
-    if (this.#regions.disposed) {
+    if (this.#regions.isDisposed()) {
       this.#region = null;
       return close();
     }

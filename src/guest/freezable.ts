@@ -3,7 +3,8 @@ import { MappingError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { FileBacking } from "../memory/file_backing.ts";
-import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
+import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import type { RamBlock } from "./ram.ts";
 
 /**
@@ -21,7 +22,7 @@ export function checkFreezable(internals: RegionInternals, blocks: readonly RamB
     const refuse = (why: string): never => {
       throw new MappingError(`RAM "${name}" cannot be frozen: ${why}`, range);
     };
-    if (internals.state.dmaTargets.some(({ pins }) => pins)) {
+    if (internals.state().dmaTargets.some(({ pins }) => pins)) {
       refuse("a DMA target pins it, and would go on with the pages that the file has: detach it first");
     }
     if (isPinned) refuse("it is pinned, and copies of pinned pages would have to be made beforehand");

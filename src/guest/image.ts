@@ -1,7 +1,7 @@
 import { copyFilePart, punchHole } from "../../ffi/files/file_parts.ts";
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import type { RegionInternals } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
 import { copyOwnPages, ownPlaces } from "./own_pages.ts";
 import type { RamBlock } from "./ram.ts";
 

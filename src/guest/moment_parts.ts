@@ -3,7 +3,7 @@ import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import type { SavedLayout } from "../core/snapshot_index.ts";
 import { gaps } from "../core/span.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import type { RegionInternals } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
 import { copyOwnPages, ownPages, ownPlaces } from "./own_pages.ts";
 import type { RamBlock } from "./ram.ts";
 import { offsetOf } from "./saved_layout.ts";

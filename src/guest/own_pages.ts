@@ -9,7 +9,7 @@ import { dropPages, privatePages, writeBack } from "../../ffi/host/private_pages
 import type { Mapping } from "../core/map/region.ts";
 import type { Span } from "../core/span.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
-import type { RegionInternals } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
 
 /** A stretch of such memory: GPAs, and the host address of the first. */
 export interface OwnPlace extends Span {

@@ -1,3 +1,4 @@
+import { checkSignal } from "../core/abort.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
 
 /** How `GuestMemoryManager.prefault` works. */
@@ -24,7 +25,7 @@ export async function prefault(
   const total = ranges.reduce((sum, { length }) => sum + length, 0);
   let done = 0;
   let slice = MIN_SLICE;
-  signal?.throwIfAborted();
+  checkSignal(signal);
   for (const { start, end } of ranges) {
     for (let at = start; at < end;) {
       // Slices end at multiples of their size, so that none cuts a large page.

@@ -8,7 +8,8 @@ import { SnapshotError } from "../core/snapshot_error.ts";
 import { memoryLength, type SavedLayout, type SnapshotIndex } from "../core/snapshot_index.ts";
 import { layersOf, restorePlan } from "../core/snapshot_layers.ts";
 import type { RegionHandle } from "../regions/region_handle.ts";
-import { internalsOf, type RegionInternals, type RegionManager } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
+import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
 import { chainOfSnapshot, type Snapshot } from "../snapshots/snapshot.ts";
 import type { SnapshotLayer } from "../snapshots/snapshot_chain.ts";
 import type { Copies } from "./copies.ts";
@@ -131,7 +132,7 @@ function layOver(
     added.push(mapping);
     return { region, start, end, mapping };
   });
-  internals.perform("restore", renewals, added, { hold: [], keepsBytes: false, act() {} });
+  internals.renew("restore", renewals, added, { hold: [], keepsBytes: false, act() {} });
   const runs = [...inRegions(copied, places)].sort((a, b) => a.start - b.start);
   const patch = () => copyRuns(internals, runs, chain);
   patch();

@@ -82,7 +82,7 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   } finally {
     thaw(guest, !live && !held.disposed);
   }
-  return openSnapshotOver(directory, parents);
+  return openSnapshotOver(writer.directory, parents);
 }
 
 /** Whether memory has been frozen; that it cannot be is an error where vCPUs are to go on meanwhile. */

@@ -1,4 +1,4 @@
-import { dataIn } from "../../ffi/files/disk_file.ts";
+import { nextData } from "../../ffi/files/disk_file.ts";
 import { readFilePart } from "../../ffi/files/file_parts.ts";
 import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { FileMapping } from "../../ffi/os/address_space.ts";
@@ -97,29 +97,22 @@ export class Saving implements Disposable {
     const file = fileOf(from.file);
     const delta = offset - from.fileOffset;
     const last = from.fileOffset + end - start;
-    let at = from.fileOffset;
-    for (let data = dataIn(file.fd, at, last); data !== null; data = dataIn(file.fd, at, last)) {
-      this.#storeHole(at + delta, data.start + delta);
-      at = data.end;
-      // Files that may become shorter, and huge pages, are for the kernel to read.
-      if (file.truncatable || file.hugetlb) this.#storeRead(file.fd, data, delta);
-      else {
-        using mapping = new FileMapping(file.fd, data.start, data.end - data.start, PROT_READ);
-        this.#storeFrom(mapping.address, data.start + delta, mapping.length);
-      }
+    for (let at = from.fileOffset; at < last;) {
+      const start = nextData(file.fd, at, last);
+      this.#storeHole(at + delta, start + delta);
+      // Where data ends is not asked for: the kernel would look at each page, which takes longer than to find zeros.
+      at = Math.min(start + CHUNK, last);
+      if (start < last) this.#storeRead(file.fd, { start, end: at }, delta);
     }
-    this.#storeHole(at + delta, last + delta);
     // What is beyond the end reads like a hole.
     if (file.truncatable) file.checkReaches(from.fileOffset, end - start);
   }
 
+  /** `[start, end)` of the file, `CHUNK` at most. */
   #storeRead(fd: number, { start, end }: Span, delta: number): void {
     const room = this.#room ??= this.#newRoom();
-    for (let at = start; at < end; at += CHUNK) {
-      const length = Math.min(CHUNK, end - at);
-      readFilePart(fd, at, room.address, length);
-      this.#storeFrom(room.address, at + delta, length);
-    }
+    readFilePart(fd, start, room.address, end - start);
+    this.#storeFrom(room.address, start + delta, end - start);
   }
 
   #newRoom(): FileMapping {

@@ -38,7 +38,7 @@ interface Run {
   /** File offset minus GPA, in bytes. */
   readonly delta: number;
   /** What users are told of it, once somebody has asked. */
-  told: SharedRegion | null;
+  listed: SharedRegion | null;
 }
 
 const NO_RUNS: RangeMap<Run> = RangeMap.EMPTY;
@@ -71,8 +71,9 @@ export class ShareableRegions {
 
   /** RAM that has a file, parts that continue each other in both as one. */
   list(): SharedRegion[] {
-    const { check, state } = internalsOf(this.#regions);
-    check();
+    const internals = internalsOf(this.#regions);
+    internals.check();
+    const state = internals.state();
     if (this.#watching === undefined) this.#findAll(state);
     return this.#list(state);
   }
@@ -81,10 +82,10 @@ export class ShareableRegions {
   watch(listener: SharedRegionsListener): Disposable {
     if (typeof listener !== "function") throw new TypeError("A listener must be a function");
     if (this.#listeners.size === 0) {
-      const { check, state, watch } = internalsOf(this.#regions);
-      check();
-      this.#findAll(state);
-      this.#watching = watch((old, state, changed) => this.#onRequest(old, state, changed));
+      const internals = internalsOf(this.#regions);
+      internals.check();
+      this.#findAll(internals.state());
+      this.#watching = internals.watch((old, state, changed) => this.#onRequest(old, state, changed));
     }
     const entry = { listener };
     this.#listeners.add(entry);
@@ -99,7 +100,7 @@ export class ShareableRegions {
 
   #list(state: State): SharedRegion[] {
     const { base } = internalsOf(this.#regions);
-    return Array.from(this.#runs, ({ value: run }) => run.told ??= sharedRegion(run, state, base));
+    return Array.from(this.#runs, ({ value: run }) => run.listed ??= sharedRegion(run, state, base));
   }
 
   #findAll(state: State): void {
@@ -121,7 +122,7 @@ export class ShareableRegions {
     const add = (from: number, to: number, mapping: Mapping) => {
       const mappable = sharedFileOf(mapping);
       if (mappable === null) return;
-      found.push({ start: from, end: to, file: fileOf(mappable), delta: mapping.delta, told: null });
+      found.push({ start: from, end: to, file: fileOf(mappable), delta: mapping.delta, listed: null });
     };
     const others = (from: number, to: number) => {
       if (from >= to || !hasRam(state, from, to)) return;
@@ -166,7 +167,7 @@ export class ShareableRegions {
 
   /** Looks anew at one span. */
   #look(old: View, state: State, { start, end }: Span): void {
-    if (!hasRam(old, start, end) && !hasRam(state, start, end)) return;
+    if (!hasRam(state, start, end) && (old.visible === state.visible || !hasRam(old, start, end))) return;
     const before = this.#runs.overlapping(start, end);
     const now = joinedList(this.#piecesIn(state, start, end));
     const isSame = now.length === before.length && now.every((run, i) => {
@@ -175,7 +176,7 @@ export class ShareableRegions {
         Math.max(known.start, start) === run.start && Math.min(known.end, end) === run.end;
     });
     // Parts of it may have become read-only, or be so no longer.
-    for (const { value } of before) value.told = null;
+    for (const { value } of before) value.listed = null;
     if (isSame) return;
     this.#changed = true;
     // What is around it may have been one with it, or become so.
@@ -183,9 +184,9 @@ export class ShareableRegions {
     const from = left === undefined ? start : left.start;
     const to = right === undefined ? end : right.end;
     const pieces = [
-      ...(left === undefined ? [] : [{ ...left, end: start, told: null }]),
+      ...(left === undefined ? [] : [{ ...left, end: start, listed: null }]),
       ...now,
-      ...(right === undefined ? [] : [{ ...right, start: end, told: null }]),
+      ...(right === undefined ? [] : [{ ...right, start: end, listed: null }]),
     ];
     this.#runs = joined(this.#runs.delete(from, to), pieces);
   }
@@ -194,7 +195,7 @@ export class ShareableRegions {
   #tell(listener: SharedRegionsListener): void {
     const failed = (error: unknown) => this.#report("error", "A listener for shareable regions failed", error);
     try {
-      const result: unknown = listener(this.#list(internalsOf(this.#regions).state));
+      const result: unknown = listener(this.#list(internalsOf(this.#regions).state()));
       if (result instanceof Promise) result.catch(failed);
     } catch (error) {
       failed(error);

@@ -131,7 +131,7 @@ export class Answers implements Disposable {
 
   /** The state after a request, or the present one. */
   #stateAt(at: string | null): State {
-    if (at === null) return this.#source.map.state;
+    if (at === null) return this.#source.map.state();
     return this.#pointAt(at).state;
   }
 

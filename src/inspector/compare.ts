@@ -146,7 +146,7 @@ function* booksCompared(
       continue;
     }
     if (was.held === held) continue;
-    const [before, after] = [told(was.held, spans), told(held, spans)];
+    const [before, after] = [rangesOf(was.held, spans), rangesOf(held, spans)];
     const gone = [...before.keys()].filter((key) => !after.has(key));
     const come = [...after.keys()].filter((key) => !before.has(key));
     for (const key of gone.slice(0, MOST)) yield `− ${name} ${key}`;
@@ -164,7 +164,7 @@ function* booksCompared(
 const MOST = 50;
 
 /** The ranges of a book that overlap one of `spans`, as texts. */
-function told(book: RangeMap<unknown>, spans: readonly Span[]): Map<string, true> {
+function rangesOf(book: RangeMap<unknown>, spans: readonly Span[]): Map<string, true> {
   const found = new Map<string, true>();
   for (const span of spans) {
     for (const { start, end, value } of book.overlapping(span.start, span.end)) {

@@ -99,11 +99,12 @@ export class Heat implements Disposable {
 
   async #lookAtMemory(): Promise<Span[]> {
     const found: Span[] = [];
-    const { state, base, isReal } = this.#source.map;
-    if (!isReal) return found;
+    const { map } = this.#source;
+    const { base } = map;
+    if (!map.isReal) return found;
     const { start, end } = this.#wanted;
     let turn = performance.now();
-    for (const piece of piecesIn(state, start, end)) {
+    for (const piece of piecesIn(map.state(), start, end)) {
       for (let at = piece.start; at < piece.end; at += SLICE) {
         const length = Math.min(SLICE, piece.end - at);
         for (const pages of residentPages(base + at, length)) {

@@ -1,5 +1,6 @@
 import { GuestMemoryManager } from "../guest/guest_memory_manager.ts";
-import { internalsOf, type RegionInternals, RegionManager } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
+import { internalsOf, RegionManager } from "../regions/region_manager.ts";
 
 /** Device memory, whether the guest has it or not. */
 export interface Device {

@@ -10,7 +10,7 @@ import { Axis, Window } from "./axis.ts";
 import type { Difference } from "./compare.ts";
 import { type Lane, type LanePiece, lanesOf, spanLane } from "./lanes.ts";
 import type { Layout } from "./layout.ts";
-import type { RegionInternals } from "../regions/region_manager.ts";
+import type { RegionInternals } from "../regions/region_internals.ts";
 import type { Device } from "./source.ts";
 
 /** Which part of the axis is wanted. */

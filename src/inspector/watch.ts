@@ -55,9 +55,10 @@ export class Watch implements Disposable {
   }
 
   #start(): void {
-    const { regions, map: { state } } = this.#source;
+    const { regions, map } = this.#source;
     if (this.#watching !== null || regions.disposed) return;
     // Requests may have been missed since the last point.
+    const state = map.state();
     if (this.#history.at(this.#history.last)?.state !== state) this.#history.begin(state);
     this.#watching = regions.watchRequests((record) => {
       this.#history.add(record);

@@ -247,27 +247,34 @@ export class GuestMemory extends MappedMemory {
   #readable(gpa: number, length: number): number {
     if (typeof gpa === "number") {
       const { base, end } = this.#view;
-      const at = gpa - base;
-      if (at >= 0 && at + length <= end && (at | 0) === at) return at;
+      const exact = gpa - base;
+      // A small integer for the engine too, wherever it comes from.
+      const at = exact | 0;
+      if (at === exact && at >= 0 && at + length <= end) return at;
     }
-    return this.#turn(gpa, length, false);
+    return this.#turn(gpa, length, false) | 0;
   }
 
   /** The same for writing. Where writes are tracked, the pages count as written from here on. */
   #writable(gpa: number, length: number): number {
     if (typeof gpa === "number") {
-      const { base, writableEnd, marked } = this.#view;
-      const at = gpa - base;
-      if (at >= 0 && at + length <= writableEnd && (at | 0) === at) {
-        if (marked !== null && length > 0) {
-          // To store is cheaper than to look first.
-          marked[at >>> 12] = 1;
-          if ((at & 0xfff) > 0x1000 - length) this.#view.mark(at, length);
+      const view = this.#view;
+      const exact = gpa - view.base;
+      const at = exact | 0;
+      if (at === exact) {
+        // Where nobody tracks writes all that can be written, else the page that was marked last: most go there.
+        const ahead = at - view.writableStart;
+        if (ahead >= 0 && ahead <= view.writableLength - length) return at;
+        const { marked } = view;
+        const page = at >>> 12;
+        if (page < marked.length && (at & 0xfff) <= 0x1000 - length && length > 0) {
+          marked[page] = 1;
+          view.writableStart = at & -0x1000;
+          return at;
         }
-        return at;
       }
     }
-    return this.#turn(gpa, length, true);
+    return this.#turn(gpa, length, true) | 0;
   }
 
   /** Makes the piece at `gpa` the current view; -1 where the access needs the long way or is an error. */
@@ -287,7 +294,7 @@ export class GuestMemory extends MappedMemory {
     this.#view = view;
     const at = gpa - view.base;
     if (write && at + length <= view.end) view.mark(at, length);
-    return at + length <= (write ? view.writableEnd : view.end) ? at : -1;
+    return at + length <= view.end && (view.isWritable || !write) ? at : -1;
   }
 
   /** Where an atomic access of `size` bytes at `gpa` is in the current view. */

@@ -40,8 +40,9 @@ export class HeldLocks<L extends Lock> {
   readonly #held = new Map<number, Held<L>>();
   readonly #released: (lock: L) => void;
   readonly #report: Report;
-  readonly #locks = new FinalizationRegistry<number>((id) => this.#lockCollected(id));
-  readonly #buffers = new FinalizationRegistry<number>((id) => this.#bytesCollected(id));
+  // Made with the first lock: most clones never have one.
+  #locks: FinalizationRegistry<number> | null = null;
+  #buffers: FinalizationRegistry<number> | null = null;
   #nextId = 0;
 
   /** `released` is told of each lock that is gone, but for those that `revokeAll` ends. */
@@ -62,6 +63,7 @@ export class HeldLocks<L extends Lock> {
     try {
       const release = () => this.#release(id);
       const locked = new LockedMemory(range, { buffer, release, ...(writeBack !== undefined && { writeBack }) });
+      this.#locks ??= new FinalizationRegistry((id) => this.#lockCollected(id));
       this.#locks.register(locked, id);
       this.#held.set(id, { range, lock, alias, buffer, rest: null });
       return locked;
@@ -129,6 +131,7 @@ export class HeldLocks<L extends Lock> {
     if (isDetached(held.buffer)) {
       return this.#report("warn", `The bytes of a lock were transferred away, and ${held.range} stays locked for good`);
     }
+    this.#buffers ??= new FinalizationRegistry((id) => this.#bytesCollected(id));
     this.#buffers.register(held.buffer, id);
     held.rest = new WeakRef(held.buffer);
     held.buffer = null;

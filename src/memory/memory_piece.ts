@@ -29,9 +29,15 @@ export interface MemoryPiece {
   readonly writable: boolean;
   /** What it is. */
   readonly kind: MemoryKind;
-  /** The host address of `range.start`. */
+  /**
+   * The host address of `range.start`, in the process that asked. A `ProcessClient` maps memory when it is accessed, and
+   * private and copy-on-write memory never: there `GuestMemory.hostAddress` says where something is.
+   */
   readonly hva: number;
-  /** The file, `null` for private memory. The manager's handle: disposing it throws, clone it to keep one. */
+  /**
+   * The file, `null` for private memory. The manager's handle: disposing it throws, clone it to keep one. Always `null`
+   * in clients, whose owner may close it at any time.
+   */
   readonly mappable: Mappable | null;
   /** Where in the file `range.start` lies, in bytes; 0 for private memory. */
   readonly fileOffset: number;

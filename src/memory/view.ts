@@ -1,25 +1,35 @@
+import { PAGE_SIZE } from "../core/memory_range.ts";
 import type { WindowMarks } from "./write_marks.ts";
 
 /** Host memory is looked at in windows of this many bytes, so that offsets into them are small integers. */
 export const WINDOW: number = 2 ** 30;
+
+// An array all the same: where a field has always been one, the engine need not ask.
+const NO_MARKS = new Uint8Array(0);
 
 /**
  * A piece of guest memory that is backed in one way, as far as it lies in one window. The views on it end where it
  * ends, so that nothing done through them leaves it.
  */
 export class View {
+  // All numbers have values from the start: a field that has been undefined once, however briefly, is no longer known to
+  // be a number, and each access asks what it is.
   /** The GPA of its first byte. */
-  readonly base: number;
+  readonly base: number = 0;
   /** Its length in bytes. */
-  readonly end: number;
-  /** Its length where it may be written, else -1; -1 too before the first write while writes are tracked. */
-  writableEnd: number;
-  /** While writes are tracked, once there was one: a byte for each page, to be set to 1 where it is written. */
-  marked: Uint8Array | null = null;
+  readonly end: number = 0;
+  /** Whether it may be written. */
+  readonly isWritable: boolean;
+  /** Where it may be written without more ado: all of it while nobody tracks writes, else the page that was marked last. */
+  writableStart: number = 0;
+  /** How many bytes that are; -1 for none. */
+  writableLength: number = -1;
+  /** Once there was a write that is tracked, a byte for each page, to be set to 1 where it is written. */
+  marked: Uint8Array = NO_MARKS;
   /** What its bytes are in: all of host memory. */
   readonly buffer: ArrayBuffer;
   /** Where in the buffer its first byte is. */
-  readonly offset: number;
+  readonly offset: number = 0;
   readonly data: DataView;
   readonly bytes: Uint8Array<ArrayBuffer>;
   // Made when first used: most views never are used atomically.
@@ -38,10 +48,12 @@ export class View {
     marks: WindowMarks | null = null,
     offset: number = base,
   ) {
-    const length = end - base;
+    // Windows are short: a small integer for the engine too.
+    const length = (end - base) | 0;
     this.base = base;
     this.end = length;
-    this.writableEnd = writable && marks === null ? length : -1;
+    this.isWritable = writable;
+    this.writableLength = writable && marks === null ? length : -1;
     this.#marks = writable ? marks : null;
     this.buffer = buffer;
     this.offset = offset;
@@ -53,11 +65,11 @@ export class View {
   mark(at: number, length: number): void {
     const marks = this.#marks;
     if (marks === null) return;
-    if (this.marked === null) {
-      this.marked = marks.arm();
-      this.writableEnd = this.end;
-    }
+    if (this.marked.length === 0) this.marked = marks.arm();
     marks.mark(at, at + length);
+    if (length === 0) return;
+    this.writableStart = at & -PAGE_SIZE;
+    this.writableLength = PAGE_SIZE;
   }
 
   /** Its 16-bit values. */

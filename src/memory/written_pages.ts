@@ -9,7 +9,9 @@
  * ```
  *
  * The promise is a superset and never less. So what cannot be known counts as written: all that a target without
- * `takeDirty` may write, and all that one may write that fails to answer when it is asked for the last time.
+ * `takeDirty` may write, and all that one may write that fails to answer when it is asked for the last time. An exception from
+ * where none is expected, such as at the end of the stack, leaves doubt about what it has interrupted: then all memory counts
+ * as written.
  *
  * @module
  */
@@ -66,16 +68,27 @@ export class WrittenPages {
   /** What was found and not given to consumers yet. */
   readonly #found = new PageMarks();
   #marks: WriteMarks | null = null;
+  /** Whether anybody tracks. */
+  isOn = false;
+  /** Whether something is under way, or was ended by an exception, of which nobody can tell how far it got. */
+  #inDoubt = false;
   /** What showed twice before the latest request. */
   #echoes: Echoes = [];
+  /** What the target is asked about that is asked now, in GPAs of this manager, and where those are in its own. */
+  #asked = { offset: 0, start: 0, end: 0 };
+  /**
+   * What a target says it has written. That is input: it is cut to what was asked for, and what are no numbers counts as
+   * all of it. One function for all, since thousands of runs may come, and code is compiled for the function it calls.
+   */
+  readonly #hear = (first: number, last: number): void => {
+    const { offset, start, end } = this.#asked;
+    const from = first - offset;
+    const to = last - offset;
+    this.#found.add(from >= start ? from : start, to <= end ? to : end);
+  };
 
   constructor(sources: WrittenSources) {
     this.#sources = sources;
-  }
-
-  /** Whether anybody tracks. */
-  get isOn(): boolean {
-    return this.#consumers.size > 0;
   }
 
   /** Whether `consumer` tracks. */
@@ -92,19 +105,21 @@ export class WrittenPages {
   add(consumer: Consumer, state: State): void {
     if (this.isOn) {
       // What was written before is the others' alone.
-      this.#harvestAll(state);
-      this.#share(state);
+      this.#gather(state);
     } else {
       this.#sources.markIn(this.#marks);
       this.#harvestAll(state);
       this.#found.take();
+      this.#inDoubt = false;
     }
     this.#consumers.add(consumer);
+    this.isOn = true;
   }
 
   /** Ends it. */
   remove(consumer: Consumer): void {
-    if (!this.#consumers.delete(consumer) || this.isOn) return;
+    if (!this.#consumers.delete(consumer) || this.#consumers.size > 0) return;
+    this.isOn = false;
     this.#sources.markIn(null);
     this.#marks?.clear();
     this.#found.take();
@@ -125,8 +140,7 @@ export class WrittenPages {
    */
   take(consumer: Consumer, state: State): PageSet {
     if (!this.#consumers.has(consumer)) throw new DisposedError("The dirty tracker");
-    const failures = this.#harvestAll(state);
-    this.#share(state);
+    const failures = this.#gather(state);
     if (failures.length > 0) {
       throw new MembackingError(
         "Not every target could say what it has written; nothing is lost, take again",
@@ -141,6 +155,16 @@ export class WrittenPages {
   /** Counts `[start, end)` as written: something else shows there now, or its contents are gone. */
   mark(start: number, end: number): void {
     if (this.isOn) this.#found.add(start, end);
+  }
+
+  /**
+   * Begins something of which nobody could tell how far it got, if an exception ended it: until the answer, which is
+   * whether there was doubt before, is given back.
+   */
+  doubt(isInDoubt: boolean): boolean {
+    const before = this.#inDoubt;
+    this.#inDoubt = isInDoubt;
+    return before;
   }
 
   /**
@@ -177,6 +201,7 @@ export class WrittenPages {
    */
   afterSteps({ begun, isHeld, keepsBytes, committed }: CarriedOut): void {
     if (!this.isOn || keepsBytes) return;
+    const before = this.doubt(true);
     const undone = committed !== true;
     for (const step of begun) {
       const { start, end } = step;
@@ -190,11 +215,21 @@ export class WrittenPages {
     }
     // What was written where something else shows now may still show elsewhere.
     if (this.#echoes.length > 0) this.#found.addSet(withEchoes(this.#found.take(), this.#echoes));
+    this.doubt(before);
   }
 
   /** Whether a guest may have written in a slot that has gone, be it one that came with the request that was undone. */
   #couldWrite({ from, to }: SlotStep, undone: boolean): boolean {
     return from?.writable === true || (undone && to?.writable === true);
+  }
+
+  /** Asks everybody, and gives what they say to every consumer. Returns what failed. */
+  #gather(state: State): unknown[] {
+    if (this.doubt(true)) this.#found.add(0, this.#sources.length);
+    const failures = this.#harvestAll(state);
+    this.#share(state);
+    this.doubt(false);
+    return failures;
   }
 
   /** Gives what was found to every consumer, with wherever else it shows. */
@@ -243,17 +278,16 @@ export class WrittenPages {
   #askPartition({ target, offset, slots }: PartitionState, within?: { start: number; end: number }): void {
     if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
-    const result = target.takeDirty(new MemoryRange(start + offset, end + offset), (first, last) => {
-      this.#addSafe(first - offset, last - offset, start, end);
-    });
-    expectSync(result);
+    this.#asked = { offset, start, end };
+    expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear));
   }
 
   #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {
     // SAFETY: the manager puts nothing but DmaTargets into a state.
     const dma = target as DmaTarget;
     if (dma.takeDirty === undefined) return this.#addWritable(mappings.held, within);
-    expectSync(dma.takeDirty((first, last) => this.#addSafe(first, last, 0, this.#sources.length)));
+    this.#asked = { offset: 0, start: 0, end: this.#sources.length };
+    expectSync(dma.takeDirty(this.#hear));
   }
 
   #addWritable(
@@ -262,12 +296,5 @@ export class WrittenPages {
   ): void {
     if (within !== undefined) return this.#found.add(within.start, within.end);
     for (const { start, end, value } of book) if (value.writable) this.#found.add(start, end);
-  }
-
-  /** What targets say is input: it is cut to `[low, high)`, and what are no numbers counts as all of it. */
-  #addSafe(start: number, end: number, low: number, high: number): void {
-    const from = start >= low ? start : low;
-    const to = end <= high ? end : high;
-    this.#found.add(from, to);
   }
 }

@@ -3,11 +3,11 @@ import type { HandOutWatcher, OpenFile } from "../../ffi/files/open_file.ts";
 import type { Mapping } from "../core/map/region.ts";
 import type { Span } from "../core/span.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 
 /** Who has to know when a file that is in use gets to others. */
 export interface HandOutParties {
-  readonly locks: LockKeeper;
+  readonly locks: MemoryLocks;
   /** Who keeps clients off guest memory, if there are any. */
   clients(): { holdOff(act: () => void, spans: readonly Span[]): void } | undefined;
   /** Has accessors forget what they know. */

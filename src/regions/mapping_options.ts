@@ -13,7 +13,7 @@ import type { MappingOptions } from "./region_handle.ts";
 
 /** The GPAs of a range in a region, checked. */
 export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
-  const range = ownFilledRange(rangeInRegion, `Region "${region.name}"`);
+  const range = ownFilledRange(rangeInRegion, region);
   if (range.end > region.range.length) {
     throw new RangeError(`Range ${range} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`);
   }

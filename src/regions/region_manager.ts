@@ -2,100 +2,28 @@ import type { Mappable } from "../../ffi/files/mappable.ts";
 import { HostAddresses } from "../../ffi/host/host_addresses.ts";
 import { hostOf, type VaMapper } from "../../ffi/host/va_mapper.ts";
 import type { Json } from "../serving/error_data.ts";
-import { ClientServer, type ClientSummary, type ServeOptions } from "../serving/server.ts";
+import { ClientServer, type ServeOptions } from "../serving/server.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
-import { hex } from "../core/hex.ts";
-import { GPA_LIMIT, MemoryRange, ownFilledRange, PAGE_SIZE } from "../core/memory_range.ts";
-import {
-  addDmaTarget,
-  addPartition,
-  addRegion,
-  type Change,
-  removeDmaTarget,
-  removePartition,
-  renewMappings,
-} from "../core/map/edits.ts";
-import type { OverlapRule } from "../core/map/overlap.ts";
-import type { Mapping, Piece, Region } from "../core/map/region.ts";
-import type { State } from "../core/map/state.ts";
-import type { Entry } from "../core/range_map.ts";
 import type { Partition, VaTarget } from "../core/targets.ts";
-import { piecesIn } from "../core/map/view.ts";
 import type { DirtyTracker } from "../memory/dirty_tracker.ts";
 import { forgetMap, GuestMemory } from "../memory/guest_memory.ts";
 import { type InspectNode, inspectState } from "./inspect.ts";
-import { LockKeeper } from "../memory/lock_keeper.ts";
-import { checkBoolean, checkDmaTarget, checkMethods, checkPartition, checkPriority } from "../targets/checks.ts";
+import { MemoryLocks } from "../memory/memory_locks.ts";
+import { checkMethods } from "../targets/checks.ts";
+import { Attachments } from "./attachments.ts";
 import { type Explanation, explanationOf, failedExplanation } from "./explanation.ts";
-import { mappingOf } from "./mapping_options.ts";
+import { RegionInternals } from "./region_internals.ts";
 import { RegionService } from "./region_service.ts";
 import { MemoryMap } from "../requests/memory_map.ts";
-import type { Watcher } from "../requests/onlookers.ts";
-import { type MappingOptions, RegionHandle, regionOf } from "./region_handle.ts";
+import type { RegionHandle } from "./region_handle.ts";
 import type { DmaTargetOptions, PartitionOptions, RegionManagerOptions, RegionOptions } from "./options.ts";
 import type { DmaTarget } from "../targets/targets.ts";
-import { discardRam } from "../requests/give_back.ts";
 import { HandOuts } from "./hand_outs.ts";
 import { Tracking } from "./tracking.ts";
-import { type Deed, holdOff } from "../requests/transaction.ts";
-import type { Span } from "../core/span.ts";
 import { tearDown } from "../requests/tear_down.ts";
 import type { Report } from "../targets/report.ts";
 import { type RegionInfo, regionInfos } from "./region_info.ts";
 import { RecordedMap, RecordedRequest, type RequestRecord } from "./request_record.ts";
-
-/** What the package's own layers, which are built on regions and have state of their own, see of a manager. */
-export interface RegionInternals {
-  /** Calls `outcome` once it is known whether the batch under way came true: at once where there is none. */
-  whenDecided(outcome: (committed: boolean) => void): void;
-  /** Tells `watcher` of each request from now on, until the result is disposed. */
-  watch(watcher: Watcher): Disposable;
-  /** What backs `[start, end)` now, cut to it, in order. Holes are left out, and what an undo could not put back. */
-  pieces(start: number, end: number): readonly Entry<Piece>[];
-  /** Throws unless the manager is there and no request is being carried out. */
-  check(): void;
-  /** Gives RAM back to the host, now or once the batch under way has come true. */
-  discard(range: MemoryRange): void;
-  /** The age of a region that is made now, for those that are to succeed it. */
-  nextAge(): number;
-  /** Adds a region that is as old as `age` says. */
-  newRegion(options: RegionOptions, age: number): RegionHandle;
-  /** What its handles ask for, and what goes beyond that. */
-  readonly service: RegionService;
-  /** What a region has, visible or not, in order. */
-  mappings(handle: RegionHandle): readonly Entry<Mapping>[];
-  /** The memory map as it is now: the empty one once the manager has been disposed. */
-  readonly state: State;
-  /** The host address of GPA 0. */
-  readonly base: number;
-  /** Where guest memory ends. */
-  readonly length: number;
-  /** Whether there is host memory behind it. */
-  readonly isReal: boolean;
-  /** The locks on guest memory, and the clients with what they hold. */
-  holders(): { readonly locks: readonly Entry<number>[]; readonly clients: readonly ClientSummary[] };
-  /** Counts a range as written, for trackers: what changed its contents is none of the writers they know. */
-  markWritten(range: MemoryRange): void;
-  /** Where the memory of `mapping` that is in no file and backs a part of `[start, end)` is while it does not show. */
-  parked(mapping: Mapping, start: number, end: number): readonly (Span & { readonly address: number })[];
-  /** A mapping for `[start, end)`, checked as those of users. */
-  newMapping(start: number, end: number, options: Omit<MappingOptions, "rangeInRegion">): Mapping;
-  /** Backs parts of regions by other memory, and does something to memory itself. `added` are mappings made for it. */
-  perform(
-    name: string,
-    renewals: readonly (Span & { readonly region: RegionHandle; readonly mapping: Mapping })[],
-    added: readonly Mapping[],
-    deed: Deed,
-  ): void;
-  /** A lock on a part of `[start, end)`, of other threads and processes alone where `foreign`. */
-  lockedIn(start: number, end: number, foreign: boolean): Span | undefined;
-  /** Waits until some lock is released. */
-  nextRelease(signal: AbortSignal | undefined): Promise<void>;
-  /** Holds vCPUs off `ranges`, where there is a hook, until the result is disposed. */
-  quiesce(ranges: readonly MemoryRange[]): Disposable;
-  /** Refuses new locks on the regions, waits until the old ones are gone, and calls `then`. */
-  drain(regions: readonly RegionHandle[], signal: AbortSignal | undefined, then: () => void): Promise<void>;
-}
 
 /** The unsafe half of a manager, for the package alone. */
 export let internalsOf: (manager: RegionManager) => RegionInternals;
@@ -133,14 +61,13 @@ export class RegionManager implements Disposable {
 
   readonly #memory: GuestMemory;
   readonly #va: VaTarget<Mappable>;
-  readonly #overlap: OverlapRule;
   readonly #retained: Disposable | undefined;
   readonly #map: MemoryMap;
-  readonly #locks: LockKeeper;
+  readonly #locks: MemoryLocks;
   readonly #tracking: Tracking;
-  readonly #requests: RegionService;
+  readonly #service: RegionService;
+  readonly #attachments: Attachments;
   #clients: ClientServer | undefined;
-  #nextId = 1;
   readonly #internals: RegionInternals;
   readonly #handOuts: HandOuts;
 
@@ -162,9 +89,8 @@ export class RegionManager implements Disposable {
     this.#retained = va.retain?.();
     served.add(va);
     this.#va = va;
-    this.#overlap = overlap;
     const report: Report = (level, msg, ...args) => this.#map.onlookers.logger[level](msg, ...args);
-    this.#locks = new LockKeeper(va, () => this.#map.committed, () => this.#map.check(), report);
+    this.#locks = new MemoryLocks(va, () => this.#map.committed, () => this.#map.check(), report);
     this.#tracking = new Tracking({
       length: va.length,
       isAccessible: va.view !== undefined,
@@ -184,54 +110,15 @@ export class RegionManager implements Disposable {
     });
     this.#memory = new GuestMemory(this.#locks);
     const map = this.#map;
-    const service = () => this.#requests;
-    this.#internals = {
-      get state() {
-        return map.committed;
-      },
-      base: va.base,
-      length: va.length,
-      isReal: va instanceof HostAddresses,
-      holders: () => {
-        if (map.closed) return { locks: [], clients: [] };
-        this.#clients?.updateLocks();
-        return { locks: this.#locks.entries(), clients: this.#clients?.describe() ?? [] };
-      },
-      whenDecided: (outcome) => this.#map.whenDecided(outcome),
-      watch: (watcher) => this.#map.onlookers.watch(watcher),
-      pieces: (start, end) => {
-        this.#map.check();
-        return piecesIn(this.#map.committed, start, end);
-      },
-      check: () => this.#map.check(),
-      discard: (range) => discardRam(this.#map, this.#locks, va, range),
-      nextAge: () => this.#nextId++,
-      get service() {
-        return service();
-      },
-      newRegion: (options, age) => this.#newRegion(options, age),
-      mappings: (handle) => {
-        this.#map.check();
-        return [...this.#map.committed.regions.get(regionOf(handle))?.mappings ?? []];
-      },
-      markWritten: ({ start, end }) => this.#tracking.written.mark(start, end),
-      parked: (mapping, start, end) => this.#parked(mapping, start, end),
-      newMapping: (start, end, options) =>
-        mappingOf({ ...options, rangeInRegion: new MemoryRange(start, end) }, start, end, va),
-      perform: (name, renewals, added, deed) => {
-        const parts = renewals.map(({ region, ...part }) => ({ ...part, region: regionOf(region) }));
-        for (const mapping of added) this.#handOuts.watch(mapping);
-        this.#map.perform(name, deed, (state) => renewMappings(state, parts), added);
-      },
-      lockedIn: (start, end, foreign) => {
-        this.#clients?.updateLocks();
-        return this.#locks.conflict(start, end, foreign);
-      },
-      nextRelease: (signal) => this.#locks.nextRelease(signal),
-      quiesce: (ranges) => holdOff(quiesce, ranges, this.#map.onlookers.logger),
-      drain: (handles, signal, then) => this.#locks.drain(handles.map(regionOf), signal, then),
-    };
-    this.#requests = new RegionService(this.#map, this.#locks, va, (mapping) => this.#handOuts.watch(mapping));
+    const service = this.#service = new RegionService({
+      ...{ map, va, overlap, locks: this.#locks },
+      watchFile: (mapping) => this.#handOuts.watch(mapping),
+    });
+    this.#attachments = new Attachments(map, va.length, () => service.nextId());
+    this.#internals = new RegionInternals({
+      ...{ map, va, service, quiesce, locks: this.#locks, tracking: this.#tracking, handOuts: this.#handOuts },
+      clients: () => this.#clients,
+    });
   }
 
   /**
@@ -241,34 +128,7 @@ export class RegionManager implements Disposable {
    * @throws {RangeError} If the range is empty or beyond the reservation, or the priority is not 0 to 255.
    */
   newRegion(options: RegionOptions): RegionHandle {
-    return this.#newRegion(options, this.#nextId);
-  }
-
-  #newRegion(options: RegionOptions, age: number): RegionHandle {
-    const { name, priority, type = "ram", holes = "exit" } = options;
-    if (typeof name !== "string") throw new TypeError("A region needs a name");
-    const range = ownFilledRange(options.range, `Region "${name}"`);
-    if (range.end > this.#va.length) {
-      throw new RangeError(
-        `Region "${name}" (${range}) reaches beyond the reservation of ${hex(this.#va.length)} bytes`,
-      );
-    }
-    checkPriority(priority, `Priority of region "${name}"`);
-    if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
-    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
-    const region: Region = { id: this.#nextId++, age, name, range, priority, type, holes, latest: undefined };
-    this.#map.check();
-    this.#map.request("add", region, this.#withRegion(region));
-    return new RegionHandle(region, this.#requests);
-  }
-
-  #withRegion(region: Region): Change {
-    try {
-      return addRegion(this.#map.current, region, this.#overlap);
-    } catch (error) {
-      this.#map.refused("add", region, error);
-      throw error;
-    }
+    return this.#service.newRegion(options);
   }
 
   /**
@@ -281,27 +141,7 @@ export class RegionManager implements Disposable {
    * @throws {RangeError} If the offset is not page-aligned, or guest memory would not fit below 2^52 with it.
    */
   addPartition(partition: Partition, options: PartitionOptions = {}): Disposable {
-    const { offset = 0, pin = false } = options;
-    checkPartition(partition);
-    checkBoolean(pin, "pin");
-    if (!Number.isSafeInteger(offset) || offset % PAGE_SIZE !== 0) {
-      throw new RangeError(`Partition offset must be a multiple of ${hex(PAGE_SIZE)}, got ${offset}`);
-    }
-    if (offset < 0 || offset + this.#va.length > GPA_LIMIT) {
-      throw new RangeError(
-        `Guest memory of ${hex(this.#va.length)} bytes does not fit below ${hex(GPA_LIMIT)} at offset ${hex(offset)}`,
-      );
-    }
-    const { length } = this.#va;
-    if (this.#map.current.partitions.some((at) => at.target === partition && Math.abs(at.offset - offset) < length)) {
-      throw new TypeError(
-        `The partition is attached already, attach it again at least ${hex(length)} bytes away or not at all`,
-      );
-    }
-    const id = this.#nextId++;
-    this.#map.check();
-    this.#map.request("add a partition", null, addPartition(this.#map.current, { id, target: partition, offset, pin }));
-    return this.#attachment("remove a partition", (state) => removePartition(state, id));
+    return this.#attachments.addPartition(partition, options);
   }
 
   /**
@@ -312,17 +152,7 @@ export class RegionManager implements Disposable {
    * undone.
    */
   addDmaTarget(target: DmaTarget, options: DmaTargetOptions = {}): Disposable {
-    const { needsFd = false, pins = false } = options;
-    checkDmaTarget(target);
-    checkBoolean(needsFd, "needsFd");
-    checkBoolean(pins, "pins");
-    if (this.#map.current.dmaTargets.some((attached) => attached.target === target)) {
-      throw new TypeError("The DMA target is attached already, dispose the handle of the first time to attach it anew");
-    }
-    const id = this.#nextId++;
-    this.#map.check();
-    this.#map.request("add a DMA target", null, addDmaTarget(this.#map.current, { id, target, needsFd, pins }));
-    return this.#attachment("remove a DMA target", (state) => removeDmaTarget(state, id));
+    return this.#attachments.addDmaTarget(target, options);
   }
 
   /**
@@ -424,8 +254,9 @@ export class RegionManager implements Disposable {
 
   /**
    * Serves what clients have asked for by now, without a turn of the event loop: for a thread that does not come back to
-   * it for long, such as one that runs a vCPU, to call between two exits. What the event loop has begun to take from a
-   * client's port when the thread leaves it waits for the next turn, and so does what this client asks for afterwards.
+   * it for long, such as one that runs a vCPU, to call between two exits. Only a client that is just connecting may have to
+   * wait for the next turn of the event loop before it is let in. Of a client that says hundreds of things at once the
+   * rest waits for the next call.
    *
    * @example Between two exits
    * ```ts ignore
@@ -547,8 +378,8 @@ export class RegionManager implements Disposable {
     const { base, length } = this.#va;
     const clients = new ClientServer({
       manager: {
-        newRegion: (options, age = this.#nextId) => this.#newRegion(options, age),
-        nextAge: () => this.#nextId++,
+        newRegion: (options, age) => this.#service.newRegion(options, age),
+        nextAge: () => this.#service.nextId(),
         batch: (requests) => this.batch(requests),
         // SAFETY, twice: plain data, safe for JSON by contract once a range is its ends.
         regions: () =>
@@ -563,29 +394,6 @@ export class RegionManager implements Disposable {
     this.#tracking.tell(clients);
     this.#map.gate = clients;
     return clients;
-  }
-
-  #parked(mapping: Mapping, start: number, end: number): (Span & { readonly address: number })[] {
-    const { own, delta } = mapping;
-    const held = own === null ? undefined : this.#map.committed.parked.get(own);
-    if (own === null || held === undefined) return [];
-    return held.overlapping(start + delta, end + delta).map((entry) => {
-      const first = Math.max(entry.start, start + delta);
-      const address = this.#va.parkedAt?.(own, first);
-      if (address === undefined) throw new Error("What is parked has a place");
-      return { start: first - delta, end: Math.min(entry.end, end + delta) - delta, address };
-    });
-  }
-
-  /** What undoes an attachment, as long as there is something to undo. */
-  #attachment(name: string, without: (state: State) => Change): Disposable {
-    return {
-      [Symbol.dispose]: () => {
-        if (this.#map.closed) return;
-        this.#map.check();
-        this.#map.request(name, null, without(this.#map.current));
-      },
-    };
   }
 }
 

@@ -1,31 +1,78 @@
 import type { Mappable } from "../../ffi/files/mappable.ts";
-import { mapRegion, type OwnRange, removeRegion, setMapping, unmapRegion } from "../core/map/edits.ts";
-import { fragments } from "../core/map/overlap.ts";
+import {
+  addRegion,
+  type Change,
+  mapRegion,
+  type OwnRange,
+  removeRegion,
+  setMapping,
+  unmapRegion,
+} from "../core/map/edits.ts";
+import { fragments, type OverlapRule } from "../core/map/overlap.ts";
 import { type MapParams, type Mapping, paramsOf, type Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { DisposedError } from "../core/errors.ts";
-import { MemoryRange } from "../core/memory_range.ts";
+import { hex } from "../core/hex.ts";
+import { MemoryRange, ownFilledRange } from "../core/memory_range.ts";
 import type { HostMemory, VaTarget } from "../core/targets.ts";
 import { closeFile } from "../memory/file_backing.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { MemoryMap } from "../requests/memory_map.ts";
-import { checkBoolean } from "../targets/checks.ts";
+import { checkBoolean, checkPriority } from "../targets/checks.ts";
 import { mappingOf, rangeIn } from "./mapping_options.ts";
-import type { MappingOptions, RegionRequests } from "./region_handle.ts";
+import type { RegionOptions } from "./options.ts";
+import { type MappingOptions, RegionHandle, type RegionRequests } from "./region_handle.ts";
+
+/** What requests about regions are made with. */
+export interface RegionServiceOptions {
+  readonly map: MemoryMap;
+  readonly locks: MemoryLocks;
+  readonly va: VaTarget<Mappable>;
+  readonly overlap: OverlapRule;
+  /** Is told of each mapping that comes in, and may refuse it by throwing. */
+  readonly watchFile: (mapping: Mapping) => void;
+}
 
 /** What the handles of regions ask of their manager: each request checked, and handed on as a change of the map. */
 export class RegionService implements RegionRequests {
   readonly #map: MemoryMap;
-  readonly #locks: LockKeeper;
+  readonly #locks: MemoryLocks;
   readonly #va: VaTarget<Mappable>;
+  readonly #overlap: OverlapRule;
   readonly #watchFile: (mapping: Mapping) => void;
+  #nextId = 1;
 
-  /** `watchFile` is told of each mapping that comes in, and may refuse it by throwing. */
-  constructor(map: MemoryMap, locks: LockKeeper, va: VaTarget<Mappable>, watchFile: (mapping: Mapping) => void) {
+  constructor({ map, locks, va, overlap, watchFile }: RegionServiceOptions) {
     this.#map = map;
     this.#locks = locks;
     this.#va = va;
+    this.#overlap = overlap;
     this.#watchFile = watchFile;
+  }
+
+  /** A number that nothing of this manager had before: an identity, or an age for regions that are to succeed one. */
+  nextId(): number {
+    return this.#nextId++;
+  }
+
+  /** Adds a region, as old as `age` says where it succeeds others, which are gone. */
+  newRegion(options: RegionOptions, age?: number): RegionHandle {
+    const { name, priority, type = "ram", holes = "exit" } = options;
+    if (typeof name !== "string") throw new TypeError("A region needs a name");
+    const range = ownFilledRange(options.range, { name });
+    if (range.end > this.#va.length) {
+      throw new RangeError(
+        `Region "${name}" (${range}) reaches beyond the reservation of ${hex(this.#va.length)} bytes`,
+      );
+    }
+    checkPriority(priority, `Priority of region "${name}"`);
+    if (type !== "ram" && type !== "device") throw new TypeError(`Region type must be "ram" or "device", got ${type}`);
+    if (holes !== "exit" && holes !== "fault") throw new TypeError(`Holes must be "exit" or "fault", got ${holes}`);
+    const id = this.nextId();
+    const region: Region = { id, age: age ?? id, name, range, priority, type, holes, latest: undefined };
+    this.#map.check();
+    this.#map.request("add", region, this.#with(region));
+    return new RegionHandle(region, this);
   }
 
   map(region: Region, params: Partial<MapParams>): void {
@@ -92,6 +139,15 @@ export class RegionService implements RegionRequests {
 
   visibleOf(region: Region): readonly MemoryRange[] {
     return fragments(this.#map.current.visible, region).map(({ start, end }) => new MemoryRange(start, end));
+  }
+
+  #with(region: Region): Change {
+    try {
+      return addRegion(this.#map.current, region, this.#overlap);
+    } catch (error) {
+      this.#map.refused("add", region, error);
+      throw error;
+    }
   }
 
   /**

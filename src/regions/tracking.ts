@@ -1,7 +1,7 @@
 import { setTrackers } from "../core/map/edits.ts";
 import { PageSet } from "../core/page_set.ts";
 import { DirtyTracker } from "../memory/dirty_tracker.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
 import { type Consumer, WrittenPages } from "../memory/written_pages.ts";
 import type { MemoryMap } from "../requests/memory_map.ts";
@@ -20,7 +20,7 @@ export interface TrackingOptions {
   readonly length: number;
   /** Whether guest memory can be written through this package at all. */
   readonly isAccessible: boolean;
-  readonly locks: LockKeeper;
+  readonly locks: MemoryLocks;
   readonly map: () => MemoryMap;
   readonly clients: () => WritingClients | undefined;
   /** Has accessors look anew at the memory map, and at where to mark. */
@@ -97,12 +97,16 @@ export class Tracking {
     clients()?.markIn(marks);
   }
 
-  /** Calls `look` while nobody is in the middle of a write by this package; each begins anew to mark afterwards. */
+  /** Calls `look` while nobody is in the middle of a write by this package; each begins anew to mark from there on. */
   #alone(look: () => void): void {
     const { invalidate, clients } = this.#options;
     const others = clients();
-    if (others === undefined) look();
-    else others.alone(look);
-    invalidate();
+    const act = () => {
+      // First: where an exception ends the look, what has not been looked at yet is marked all the same.
+      invalidate();
+      look();
+    };
+    if (others === undefined) act();
+    else others.alone(act);
   }
 }

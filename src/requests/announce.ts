@@ -18,14 +18,16 @@ interface Announcement {
 /**
  * Tells DMA targets that want to know beforehand what `steps` will do to them.
  *
- * @throws {MappingError} If one refuses. Nothing has been done by then.
+ * @throws {MappingError} If one refuses. Nothing has been done by then, and those that were told before are told so.
  */
 export function announceDma(steps: readonly Step[], { dmaTargets }: State, va: VaTarget<Mappable>): void {
   if (dmaTargets.length === 0) return;
-  for (const { dma, unmaps, maps } of announcements(steps, va, ({ from }) => from, ({ to }) => to)) {
+  const all = announcements(steps, steps.length, va, ({ from }) => from, ({ to }) => to);
+  for (const [i, { dma, unmaps, maps }] of all.entries()) {
     try {
       prepare(dma, { unmaps, maps });
     } catch (cause) {
+      for (const { dma } of all.slice(0, i)) tryToPrepare(dma, NOTHING);
       const name = nameOf(dma.target as DmaTarget, "DMA target");
       const first = unmaps[0] ?? maps[0]?.range ?? MemoryRange.EMPTY;
       throw new MappingError(
@@ -39,15 +41,23 @@ export function announceDma(steps: readonly Step[], { dmaTargets }: State, va: V
   }
 }
 
-/** Tells them what undoing `steps` will do. What they say to that changes nothing. */
-export function announceUndo(steps: readonly Step[], { dmaTargets }: State, va: VaTarget<Mappable>): void {
-  if (dmaTargets.length === 0) return;
-  for (const { dma, unmaps, maps } of announcements(steps, va, ({ to }) => to, ({ from }) => from)) {
-    try {
-      prepare(dma, { unmaps, maps });
-    } catch {
-      // The calls themselves will say what is wrong.
-    }
+/**
+ * Tells them what undoing the first `count` of `steps` will do, and those to whom nothing has been done yet that nothing
+ * will be. What they say to that changes nothing.
+ */
+export function announceUndo(steps: readonly Step[], count: number, va: VaTarget<Mappable>): void {
+  for (const { dma, unmaps, maps } of announcements(steps, count, va, ({ to }) => to, ({ from }) => from)) {
+    tryToPrepare(dma, { unmaps, maps });
+  }
+}
+
+const NOTHING = { unmaps: [], maps: [] };
+
+function tryToPrepare(dma: DmaState, change: Omit<Announcement, "dma">): void {
+  try {
+    prepare(dma, change);
+  } catch {
+    // The calls themselves will say what is wrong.
   }
 }
 
@@ -57,23 +67,28 @@ function prepare({ target }: DmaState, change: Omit<Announcement, "dma">): void 
   if (dma.prepareDma !== undefined) expectSync(dma.prepareDma(change));
 }
 
-/** What `steps` take from each DMA target, in their order, and what they give it. */
+/** What the first `count` of `steps` take from each DMA target that is in any of them, in their order, and give it. */
 function announcements(
   steps: readonly Step[],
+  count: number,
   va: VaTarget<Mappable>,
   taken: (step: DmaStep) => DmaStep["from"],
   given: (step: DmaStep) => DmaStep["to"],
-): Iterable<Announcement> {
-  const found = new Map<number, Announcement>();
-  for (const step of steps) {
+): readonly Announcement[] {
+  const found: Announcement[] = [];
+  let announcement: Announcement | undefined;
+  for (let i = 0; i < steps.length; i++) {
+    const step = steps[i]!;
     if (step.kind !== "dma" || step.uncertain) continue;
     const { dma, start, end } = step;
-    const announcement = found.get(dma.id) ?? { dma, unmaps: [], maps: [] };
-    found.set(dma.id, announcement);
+    // The steps of a target follow one another, first what it loses and later what it is given.
+    if (announcement?.dma.id !== dma.id) announcement = found.find((each) => each.dma.id === dma.id);
+    if (announcement === undefined) found.push(announcement = { dma, unmaps: [], maps: [] });
+    if (i >= count) continue;
     const range = new MemoryRange(start, end);
     const piece = given(step);
     if (taken(step) !== null) announcement.unmaps.push(range);
     if (piece !== null) announcement.maps.push(dmaRequest(range, piece, va));
   }
-  return found.values();
+  return found;
 }

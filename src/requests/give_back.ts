@@ -5,11 +5,11 @@ import type { MemoryRange } from "../core/memory_range.ts";
 import { type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { HostBytes, VaTarget } from "../core/targets.ts";
 import { mappableOf } from "../memory/file_backing.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { MemoryMap } from "./memory_map.ts";
 
 /** Gives RAM back to the host: now, or once the batch under way has come true, when what fails is logged. */
-export function discardRam(map: MemoryMap, locks: LockKeeper, va: VaTarget<Mappable>, range: MemoryRange): void {
+export function discardRam(map: MemoryMap, locks: MemoryLocks, va: VaTarget<Mappable>, range: MemoryRange): void {
   const act = () => map.discard(range, (discard) => giveBack(discard, va, (gpa) => locks.bytesAt(gpa)));
   if (!map.isInBatch) return act();
   map.check();

@@ -3,22 +3,22 @@ import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
 import { State, UNDAMAGED } from "../core/map/state.ts";
-import { type Plan, plan } from "../core/plan/plan.ts";
+import { type Plan, Planner } from "../core/plan/plan.ts";
 import { afterDiscard, type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
 import type { VaTarget } from "../core/targets.ts";
 import { closeFile, releaseFiles } from "../memory/file_backing.ts";
 import type { WrittenPages } from "../memory/written_pages.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { isThenable } from "../targets/sync.ts";
 import { factsOf } from "./facts.ts";
 import { forgetRegions } from "./tear_down.ts";
 import type { MemoryMapOptions } from "./map_options.ts";
-import { type Unfinished, withDamage } from "./unfinished.ts";
+import { type Deed, type Request, withDamage } from "./request.ts";
 import type { MapGate } from "./map_gate.ts";
 import { Onlookers } from "./onlookers.ts";
-import { type Deed, giveUp, Transaction, type TransactionContext } from "./transaction.ts";
+import { giveUp, Transaction, type TransactionContext } from "./transaction.ts";
 
 /**
  * The memory map as it is now, and the one way to change it.
@@ -34,8 +34,9 @@ export class MemoryMap {
   readonly #va: VaTarget<Mappable>;
   readonly #context: TransactionContext;
   readonly #invalidate: () => void;
-  readonly #locks: LockKeeper;
+  readonly #locks: MemoryLocks;
   readonly #written: WrittenPages;
+  readonly #planner = new Planner();
   /** Those who are told what requests have done. */
   readonly onlookers: Onlookers;
   /** Set once there are clients in other threads. */
@@ -45,7 +46,7 @@ export class MemoryMap {
   #busy = false;
   #closed = false;
   /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
-  #unfinished: Unfinished | null = null;
+  #unfinished: Transaction | null = null;
   /** Memory that no region has any more and that the host did not take back yet. */
   #kept: readonly OwnRange[] = [];
 
@@ -99,7 +100,7 @@ export class MemoryMap {
       change = { ...change, changed: [...change.changed, ...damage.outOfStep.overlapping(start, end)] };
     }
     if (this.#draft !== null) this.#draft.add(name, region, change, added);
-    else this.#commit(name, region, change, added, null, null);
+    else this.#commit({ name, region, change, added, draft: null, deed: null });
   }
 
   /**
@@ -108,7 +109,7 @@ export class MemoryMap {
    *
    * @throws {TypeError} Inside a batch, of which it cannot be a part.
    */
-  perform(name: string, deed: Deed, makeChange: (state: State) => Change, added: readonly Mapping[]): void {
+  requestWithDeed(name: string, deed: Deed, makeChange: (state: State) => Change, added: readonly Mapping[]): void {
     const draft = new Draft(this.#state);
     try {
       this.check();
@@ -119,7 +120,7 @@ export class MemoryMap {
       throw error;
     }
     draft.added.push(...added);
-    this.#commit(name, null, draft, null, draft, deed);
+    this.#commit({ name, region: null, change: draft, added: null, draft, deed });
   }
 
   /** Makes the requests inside `requests` one; a batch in a batch is part of it, and forgotten alone if it throws. */
@@ -142,7 +143,7 @@ export class MemoryMap {
     } finally {
       this.#draft = outer;
     }
-    if (outer === null) this.#commit("batch", null, draft, null, draft, null);
+    if (outer === null) this.#commit({ name: "batch", region: null, change: draft, added: null, draft, deed: null });
     return result;
   }
 
@@ -172,7 +173,7 @@ export class MemoryMap {
   #planAside(change: Change): Plan {
     this.#busy = true;
     try {
-      const planned = plan(this.#state, change, factsOf(change.state, this.#va));
+      const planned = this.#planner.plan(this.#state, change, factsOf(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
       return planned;
@@ -207,12 +208,10 @@ export class MemoryMap {
       this.#invalidate();
       this.gate?.shut();
       this.#locks.checkSpan(span);
-      try {
-        giveBack(discard);
-      } finally {
-        this.#written.mark(span.start, span.end);
-        this.#busy = false;
-      }
+      // Before: it may fail on its way, and nobody can take what is marked until it is over.
+      this.#written.mark(span.start, span.end);
+      giveBack(discard);
+      this.#busy = false;
       const after = afterDiscard(old, span, discard);
       if (after === null) {
         if (began === 0) return;
@@ -222,7 +221,8 @@ export class MemoryMap {
       }
       this.#state = after.state;
       this.#forget(old);
-      this.#commit("discard", null, after.change, null, null, null);
+      const { change } = after;
+      this.#commit({ name: "discard", region: null, change, added: null, draft: null, deed: null });
     } finally {
       this.#busy = false;
       this.gate?.open([span]);
@@ -253,30 +253,25 @@ export class MemoryMap {
     }
   }
 
-  #commit(
-    name: string,
-    region: Region | null,
-    change: Change,
-    added: Mapping | null,
-    draft: Draft | null,
-    deed: Deed | null,
-  ): void {
+  #commit(request: Request): void {
+    const { change, deed } = request;
     const old = this.#state;
     const began = this.onlookers.wantReports ? performance.now() : 0;
+    if (change.state === old && change.changed.length + change.removed.length === 0 && deed === null) {
+      return this.#finish(old, request, true, null, null, began);
+    }
     let planned: Plan | null = null;
     let failure: unknown = null;
-    let committed = change.state === old && change.changed.length + change.removed.length === 0 && deed === null;
+    let committed = false;
     try {
-      if (committed) return;
       this.#busy = true;
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
-      this.#written.beforeRequest(old);
-      planned = plan(old, change, factsOf(change.state, this.#va));
+      if (this.#written.isOn) this.#written.beforeRequest(old);
+      planned = this.#planner.plan(old, change, factsOf(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       if (deed === null || !deed.keepsBytes) this.#locks.check(planned);
-      this.#unfinished = { transaction: new Transaction(planned, deed), name, region, change, added, draft };
-      this.#carryOut(this.#unfinished.transaction);
+      this.#carryOut(new Transaction(planned, request));
       committed = true;
       releaseFiles(change.gone, change.split);
     } catch (error) {
@@ -285,60 +280,39 @@ export class MemoryMap {
     } finally {
       this.#busy = false;
       // What was interrupted is left to `check`, which knows more than this.
-      if (this.#unfinished === null) {
-        const parts = draft?.parts.slice() ?? NO_PARTS;
-        const { changed } = change;
-        const reported = draft === null ? changed : changed.slice();
-        if (began !== 0) {
-          const microseconds = (performance.now() - began) * 1000;
-          const state = this.#state;
-          // While clients are held off still: an access by one of this thread is refused then, like everything else.
-          this.onlookers.tell({
-            name,
-            region,
-            parts,
-            changed: reported,
-            plan: planned,
-            microseconds,
-            error: failure,
-            state,
-          });
-        }
-        this.#finish(old, changed, committed ? null : added, draft, committed);
-      }
+      if (this.#unfinished === null) this.#finish(old, request, committed, planned, failure, began);
     }
   }
 
   /** Carries out a plan, all of it or nothing, and makes its state the present one. */
   #carryOut(transaction: Transaction): void {
+    this.#unfinished = transaction;
+    const context = this.#context;
     try {
-      transaction.hold(this.#context);
-      transaction.act();
+      transaction.begin(context);
     } catch (error) {
-      transaction.release(this.#context);
+      transaction.release(context);
       this.#unfinished = null;
       throw error;
     }
     const old = this.#state;
-    const failure = transaction.run(this.#context);
+    const { plan } = transaction;
+    const failure = transaction.run(context);
     // Without a call in between, so that no exception can come between the one and the other.
-    this.#state = failure === null ? transaction.plan.state : failure.state;
+    this.#state = failure === null ? plan.state : failure.state;
     transaction.committed = failure === null;
     this.#forget(old);
-    this.#written.afterSteps(transaction);
+    if (this.#written.isOn) this.#written.afterSteps(transaction);
     // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
-    transaction.release(this.#context);
+    transaction.release(context);
     this.#unfinished = null;
     if (failure !== null) throw failure.error;
-    const { discards } = transaction.plan;
-    if (this.#kept.length + discards.length > 0) this.#kept = giveUp([...this.#kept, ...discards], this.#context);
+    if (this.#kept.length + plan.discards.length > 0) this.#kept = giveUp([...this.#kept, ...plan.discards], context);
   }
 
   /** Puts in order what an exception has left behind that came from where none was expected. */
-  #recover({ transaction, name, region, change, added, draft }: Unfinished): void {
-    const { plan } = transaction;
-    const parts = draft?.parts.slice() ?? NO_PARTS;
-    const changed = change.changed.slice();
+  #recover(transaction: Transaction): void {
+    const { plan, request } = transaction;
     this.#busy = true;
     try {
       this.#invalidate();
@@ -358,30 +332,36 @@ export class MemoryMap {
     this.onlookers.logger.error(
       `A request was interrupted by an exception from where none was expected, and has been ${done}`,
     );
-    if (transaction.committed) releaseFiles(change.gone, change.split);
-    this.#finish(plan.old, change.changed, transaction.committed ? null : added, draft, transaction.committed);
+    if (transaction.committed) releaseFiles(request.change.gone, request.change.split);
     const error = new MembackingError(`The request was interrupted, and has been ${done}`);
-    if (this.onlookers.wantReports) {
-      this.onlookers.tell({ name, region, parts, changed, plan, microseconds: 0, error, state: this.#state });
-    }
+    this.#finish(plan.old, request, transaction.committed, plan, error, performance.now());
   }
 
-  /** Tells everybody what became of a request. `unused` is a mapping it brought along for nothing. */
+  /** Tells everybody what became of a request that `began` then, if anybody wants to know when. */
   #finish(
     old: State,
-    changed: readonly Span[],
-    unused: Mapping | null,
-    draft: Draft | null,
+    { name, region, change, added, draft }: Request,
     committed: boolean,
+    plan: Plan | null,
+    error: unknown,
+    began: number,
   ): void {
     const state = this.#state;
+    const { onlookers } = this;
+    const { changed } = change;
+    if (began !== 0 && onlookers.wantReports) {
+      const microseconds = (performance.now() - began) * 1000;
+      const parts = draft === null ? NO_PARTS : draft.parts.slice();
+      // While clients are held off still: an access by one of this thread is refused then, like everything else.
+      onlookers.tell({ name, region, parts, changed: changed.slice(), plan, microseconds, error, state });
+    }
     if (this.gate !== null) this.gate.open(withDamage(old, state, changed));
-    if (unused !== null) closeFile(unused);
+    if (added !== null && !committed) closeFile(added);
     if (draft !== null) {
       if (committed) draft.cameTrue();
       else draft.abandon();
     }
-    this.onlookers.changed(old, () => this.#state, changed);
+    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, () => this.#state, changed);
   }
 
   /** Nobody asks a state any more that has been replaced. */

@@ -14,13 +14,18 @@ export class Onlookers {
   readonly logger: Logger;
   /** Whether states may be asked that have been replaced: those of reports are kept by others. */
   keepsStates = false;
+  /** Whether anybody watches the map. */
+  areWatching = false;
+  /** Whether anybody wants a report. */
+  wantReports: boolean;
   readonly #whileBusy: (call: () => void) => void;
-  readonly #watchers = new Set<Watcher>();
+  #watchers: readonly { readonly watcher: Watcher }[] = [];
   readonly #reporters = new Set<Reporter>();
 
   /** `whileBusy` calls what cannot make requests. */
   constructor(logger: Logger | undefined, whileBusy: (call: () => void) => void) {
     this.logger = logger === undefined ? SILENT : guardedLogger(logger, whileBusy);
+    this.wantReports = this.isLogged;
     this.#whileBusy = whileBusy;
   }
 
@@ -29,22 +34,29 @@ export class Onlookers {
     return this.logger !== SILENT;
   }
 
-  /** Whether anybody wants a report. */
-  get wantReports(): boolean {
-    return this.#reporters.size > 0 || this.logger !== SILENT;
-  }
-
   /** Tells `watcher` of each request from now on, until the result is disposed. */
   watch(watcher: Watcher): Disposable {
-    this.#watchers.add(watcher);
-    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+    const entry = { watcher };
+    this.#watchers = [...this.#watchers, entry];
+    this.areWatching = true;
+    return {
+      [Symbol.dispose]: () => {
+        this.#watchers = this.#watchers.filter((other) => other !== entry);
+        this.areWatching = this.#watchers.length > 0;
+      },
+    };
   }
 
   /** Tells `reporter` of each request from now on, until the result is disposed. States it is told of can be kept. */
   report(reporter: Reporter): Disposable {
     this.#reporters.add(reporter);
-    this.keepsStates = true;
-    return { [Symbol.dispose]: () => void this.#reporters.delete(reporter) };
+    this.keepsStates = this.wantReports = true;
+    return {
+      [Symbol.dispose]: () => {
+        this.#reporters.delete(reporter);
+        this.wantReports = this.#reporters.size > 0 || this.isLogged;
+      },
+    };
   }
 
   /** Tells the logger and those who asked for reports. */
@@ -58,7 +70,7 @@ export class Onlookers {
 
   /** Tells those who watch the map. */
   changed(old: State, state: () => State, changed: readonly Span[]): void {
-    if (this.#watchers.size === 0 || state() === old) return;
-    for (const watcher of this.#watchers) watcher(old, state(), changed);
+    const watchers = this.#watchers;
+    for (let i = 0; i < watchers.length; i++) watchers[i]!.watcher(old, state(), changed);
   }
 }

@@ -10,10 +10,11 @@ import type { MemoryRange } from "../core/memory_range.ts";
 import type { Plan } from "../core/plan/plan.ts";
 import type { Step } from "../core/plan/steps.ts";
 import type { State } from "../core/map/state.ts";
+import type { Request } from "./request.ts";
 import { isThenable } from "../targets/sync.ts";
 import { carryOut, clear, type StepContext } from "./carry_out.ts";
 import type { Logger, Quiesce } from "../targets/targets.ts";
-import { announceDma } from "./announce.ts";
+import { announceDma, announceUndo } from "./announce.ts";
 import { type TransactionFailure, undo, undoInterrupted } from "./undo.ts";
 
 /** What a transaction acts through. */
@@ -22,23 +23,14 @@ export interface TransactionContext extends StepContext {
   readonly quiesce: Quiesce | undefined;
 }
 
-/** What a request does to memory itself, besides changing the map. */
-export interface Deed {
-  /** Where vCPUs are held off, whatever the plan says; nowhere where somebody holds them already. */
-  readonly hold: readonly MemoryRange[];
-  /** Whether all memory has the same bytes afterwards, so that locks are not in the way and nothing counts as written. */
-  readonly keepsBytes: boolean;
-  /** Done once vCPUs are held and nobody looks, before the first step. */
-  act(): void;
-}
-
 /**
  * A plan whose effects may have begun. Kept until all of them are there or all undone: whoever finds one left over knows
  * that an exception came from where none was expected, such as a stack overflow, and what may have been done.
  */
 export class Transaction {
   readonly plan: Plan;
-  readonly #deed: Deed | null;
+  /** What it carries out. */
+  readonly request: Request;
   /** Whether the request has happened, or has been undone; `null` while neither is so. */
   committed: boolean | null = null;
   /** The step it has got to. */
@@ -46,23 +38,28 @@ export class Transaction {
   #hold: Disposable | undefined;
 
   /** A transaction that has done nothing yet. */
-  constructor(plan: Plan, deed: Deed | null) {
+  constructor(plan: Plan, request: Request) {
     this.plan = plan;
-    this.#deed = deed;
+    this.request = request;
   }
 
   /**
-   * Holds vCPUs off where they could see the request half done, until `release`.
+   * Holds vCPUs off where they could see the request half done, until `release`, and does what the request has to do to
+   * memory itself before its first step.
    *
-   * @throws Whatever the quiesce hook throws.
+   * @throws Whatever the quiesce hook throws, or what it does; nothing has changed then.
    */
-  hold({ quiesce }: TransactionContext): void {
-    const ranges = this.#deed === null ? this.plan.exposed : this.#deed.hold;
-    if (ranges.length === 0 || quiesce === undefined) return;
-    const hold = this.#hold = quiesce({ ranges });
-    if (isHold(hold)) return;
-    this.#hold = undefined;
-    throw new TypeError(NO_HOLD);
+  begin({ quiesce }: TransactionContext): void {
+    const { deed } = this.request;
+    const ranges = deed === null ? this.plan.exposed : deed.hold;
+    if (ranges.length > 0 && quiesce !== undefined) {
+      const hold = this.#hold = quiesce({ ranges });
+      if (!isHold(hold)) {
+        this.#hold = undefined;
+        throw new TypeError(NO_HOLD);
+      }
+    }
+    if (deed !== null) deed.act();
   }
 
   /** Whether vCPUs are held. */
@@ -72,16 +69,8 @@ export class Transaction {
 
   /** Whether all memory has the same bytes as before, however it ends. */
   get keepsBytes(): boolean {
-    return this.#deed !== null && this.#deed.keepsBytes;
-  }
-
-  /**
-   * Does what the request has to do to memory itself before its first step.
-   *
-   * @throws Whatever that throws; nothing has changed then.
-   */
-  act(): void {
-    this.#deed?.act();
+    const { deed } = this.request;
+    return deed !== null && deed.keepsBytes;
   }
 
   /** The steps that may have been done. */
@@ -91,12 +80,14 @@ export class Transaction {
 
   /** Carries out all steps, or none: `null` where they are done, else what came of undoing them. */
   run(context: TransactionContext): TransactionFailure | null {
-    const { steps } = this.plan;
-    try {
-      announceDma(steps, this.plan.old.dmaTargets.length > 0 ? this.plan.old : this.plan.state, context.va);
-    } catch (error) {
-      if (error instanceof MappingError) return { error, state: this.plan.old };
-      throw error;
+    const { old, state, steps } = this.plan;
+    if (old.dmaTargets.length + state.dmaTargets.length > 0) {
+      try {
+        announceDma(steps, old.dmaTargets.length > 0 ? old : state, context.va);
+      } catch (error) {
+        if (error instanceof MappingError) return { error, state: old };
+        throw error;
+      }
     }
     try {
       for (let i = 0; i < steps.length; i++) {
@@ -113,7 +104,9 @@ export class Transaction {
 
   /** Undoes what an exception has interrupted, every step that may have been done, and returns the state then. */
   recover(context: TransactionContext): State {
-    return this.#reached < 0 ? this.plan.old : undoInterrupted(this.plan, this.#reached, context).state;
+    if (this.#reached >= 0) return undoInterrupted(this.plan, this.#reached, context).state;
+    announceUndo(this.plan.steps, 0, context.va);
+    return this.plan.old;
   }
 
   /** Lets vCPUs go on. A hold that cannot be released is logged. */

@@ -72,7 +72,7 @@ class Undo {
   /** Undoes the steps up to `last`; of those from `uncertain` on it is not known whether they have been done. */
   run(steps: readonly Step[], last: number, uncertain: number, cause: unknown): TransactionFailure {
     const step = steps[last]!;
-    announceUndo(steps.slice(0, last + 1), this.#old, this.#context.va);
+    announceUndo(steps, last + 1, this.#context.va);
     this.#notePoison(cause);
     for (let i = last; i >= uncertain; i--) {
       // Host memory that is as it was is left alone: what the step lacked, putting it back would lack too.

@@ -42,7 +42,7 @@ export class ClientRegions {
   }
 
   /** Does what is asked for; throws what the manager throws. */
-  perform(request: Exclude<Request, { kind: "teardown" }>): Outcome {
+  serve(request: Exclude<Request, { kind: "teardown" }>): Outcome {
     switch (request.kind) {
       case "batch":
         return { value: this.#changes(request.changes, (act) => this.#manager.batch(act)) };
@@ -74,6 +74,17 @@ export class ClientRegions {
         this.#change(this.#region(request.region), request);
         return NOTHING;
     }
+  }
+
+  /** Where a region shows; nowhere if it is gone. */
+  shown(region: number): readonly Span[] {
+    return this.#regions.get(region)?.visible ?? [];
+  }
+
+  /** Removes a region at once. Gone is gone. */
+  remove(region: number): void {
+    this.#regions.get(region)?.[Symbol.dispose]();
+    this.#regions.delete(region);
   }
 
   /** Removes a region once nobody holds a lock on it. Gone is gone, as for a handle of the owner's own. */

@@ -40,8 +40,8 @@ const NAPS = 16;
  * `onOverdue` is told.
  */
 export class Gate {
-  /** The clients that may read. */
-  readonly #readers = new Set<Reader>();
+  /** The clients that may read: a list that is replaced, not changed, since it is gone through while others come and go. */
+  #readers: readonly Reader[] = [];
   #sequence = 0;
   /** Is told of a reader that was waited for in vain. Must not throw. */
   onOverdue: (reader: Reader) => void = () => {};
@@ -53,25 +53,27 @@ export class Gate {
 
   /** Whether there is nobody to hold off. */
   get isEmpty(): boolean {
-    return this.#readers.size === 0;
+    return this.#readers.length === 0;
   }
 
   /** Lets a client read, from the next `open` on if the gate is shut. */
   add(reader: Reader): void {
     Atomics.store(reader.line.words, LINE.sequence, this.#sequence);
-    this.#readers.add(reader);
+    this.#readers = [...this.#readers.filter((other) => other !== reader), reader];
   }
 
   /** Forgets a client, which reads no more. */
   delete(reader: Reader): void {
-    this.#readers.delete(reader);
+    this.#readers = this.#readers.filter((other) => other !== reader);
   }
 
   /** Returns once no client accesses guest memory; none will until `open`. */
   shut(): void {
     if (this.isShut) return;
     this.#step();
-    for (const reader of this.#readers) {
+    const readers = this.#readers;
+    for (let i = 0; i < readers.length; i++) {
+      const reader = readers[i]!;
       if (!reader.gone && Atomics.load(reader.line.words, LINE.reading) !== 0) this.#await(reader);
     }
   }
@@ -80,13 +82,20 @@ export class Gate {
   open(): void {
     if (!this.isShut) return;
     this.#step();
-    for (const { line } of this.#readers) if (Atomics.load(line.words, LINE.waiting) !== 0) line.notify(LINE.sequence);
+    const readers = this.#readers;
+    for (let i = 0; i < readers.length; i++) {
+      const { line } = readers[i]!;
+      if (Atomics.load(line.words, LINE.waiting) !== 0) line.notify(LINE.sequence);
+    }
   }
 
   #step(): void {
     // Kept small enough for a word, and odd or even as it was.
     this.#sequence = (this.#sequence + 1) & 0x3fff_ffff;
-    for (const { line } of this.#readers) Atomics.store(line.words, LINE.sequence, this.#sequence);
+    const readers = this.#readers;
+    for (let i = 0; i < readers.length; i++) {
+      Atomics.store(readers[i]!.line.words, LINE.sequence, this.#sequence);
+    }
   }
 
   #await(reader: Reader): void {

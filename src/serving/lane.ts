@@ -121,14 +121,17 @@ export class LaneReceiver {
   }
 
   /**
-   * Hands on what is next and there. Returns how many messages there were.
+   * Hands on what is next and there: what comes meanwhile has its turn when the bell is rung for it. Returns how many
+   * messages there were.
    *
    * @throws {ProtocolError} If the lane holds what nobody sends.
    */
   drain(): number {
     let count = 0;
+    const head = Atomics.load(this.#words, HEAD);
     while (true) {
-      const there = Atomics.load(this.#words, HEAD) - this.#tail | 0;
+      const there = head - this.#tail | 0;
+      if (there < 0 && count > 0) return count; // Handing one on has handed on others.
       if (there === 0) return count;
       if (there < 0 || there > SLOTS) throw new ProtocolError("A lane has more messages than it has room for");
       const at = (this.#tail & (SLOTS - 1)) * SLOT_NUMBERS;

@@ -132,7 +132,7 @@ export class MapPublisher implements FileRows<ShownFile> {
       (mappable !== null && fileOf(mappable).truncatable ? CODE.truncatable : 0) |
       (this.#isClosing(region) ? CODE.closing : 0);
     // Private and copy-on-write memory is where it is mapped, and nowhere else.
-    if (mappable === null) return { key: null, file: null, delta: 0, access };
-    return { key: mapping, file: fileOf(mappable), delta: mapping.delta, access };
+    const file = mappable === null ? null : fileOf(mappable);
+    return { key: mapping, file, kind: mapping.kind, region, delta: mapping.delta, access };
   }
 }

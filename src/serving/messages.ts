@@ -147,11 +147,16 @@ function readHello(message: Fields): Hello {
     throw new ProtocolError("A thread was started at no time");
   }
   const thread: ThreadIdentity = { tid: Number(tid), started };
+  const { messages } = message;
+  if (messages !== undefined && !(messages instanceof MessagePort)) {
+    throw new ProtocolError("There is no port to take messages from");
+  }
   const token = message.token === undefined ? 0 : whole(message.token, "token");
   return {
     kind: "hello",
     thread,
     token,
+    ...(messages !== undefined && { messages }),
     ...(message.mail !== undefined && { mail: readMail(message.mail) }),
     ...(message.lane !== undefined && { lane: readLane(message.lane) }),
   };

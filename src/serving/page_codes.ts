@@ -9,7 +9,7 @@
  *
  * An entry is one 32-bit word: 0 for nothing, a *code* that holds for all it spans, or the complement (negative) of the
  * number of the node below. A code has its access in the low bits and the number of a row above: a row says which file
- * backs the memory, and where.
+ * backs the memory, and where, and which region shows there.
  *
  * @module
  */
@@ -53,7 +53,7 @@ export function rootLevel(length: number): number {
   return level;
 }
 
-/** One row of the table of files, in 64-bit floating-point numbers. Row 0 is private memory. */
+/** One row of the table of memory, in 64-bit floating-point numbers. There is no row 0. */
 export const ROW = {
   /** The owner's descriptor of the file. */
   fd: 0,
@@ -61,8 +61,34 @@ export const ROW = {
   delta: 1,
   /** A number of this row's use that no other use has. */
   serial: 2,
-  /** The owner's number for the file, which no other file has had. */
+  /** The owner's number for the file, which no other file has had; 0 where there is none that holds the memory. */
   file: 3,
+  /** The row of the region that shows there. */
+  region: 4,
+  /** What the memory is, by its place in `KINDS`. */
+  kind: 5,
   /** How many numbers there are. */
-  length: 4,
+  length: 6,
 } as const;
+
+/** The kinds of memory, by their numbers. */
+export const KINDS = ["shared", "private", "copy-on-write"] as const;
+
+/** One row that says what a region is, in the same table; a longer name goes on in further rows. */
+export const REGION_ROW = {
+  /** The next row of its name, 0 for none. */
+  next: 0,
+  /** Its id. */
+  id: 1,
+  /** Twice its priority, and one more for a device. */
+  traits: 2,
+  /** The length of its name in UTF-16 code units. */
+  units: 3,
+  /** The first number of its name. */
+  text: 4,
+  /** The first number of its name in further rows. */
+  more: 1,
+} as const;
+
+/** How many code units one number has, the first one in the lowest bits. */
+export const UNITS_PER_NUMBER = 3;

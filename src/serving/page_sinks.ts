@@ -12,6 +12,15 @@ export interface PageSink {
   writeRow(at: number, numbers: Float64Array): void;
 }
 
+/** From how many words on the engine's own call takes less than a loop. */
+const MANY = 64;
+
+/** As `words.fill`. What is beyond the end is left out. */
+export function fillWords(words: Int32Array, entry: number, start: number, end: number): void {
+  if (end - start >= MANY) words.fill(entry, start, end);
+  else for (let at = start; at < end; at++) words[at] = entry;
+}
+
 /** A sink whose memory is one array each. */
 abstract class ArraySink implements PageSink {
   protected words: Int32Array = new Int32Array(0);
@@ -29,7 +38,7 @@ abstract class ArraySink implements PageSink {
   }
 
   fill(entry: number, start: number, end: number): void {
-    this.words.fill(entry, start, end);
+    fillWords(this.words, entry, start, end);
   }
 
   writeRow(at: number, numbers: Float64Array): void {

@@ -1,5 +1,6 @@
-import { CODE, FAN_OUT, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
-import type { PageSink } from "./page_sinks.ts";
+import { CODE, FAN_OUT, KINDS, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
+import { fillWords, type PageSink } from "./page_sinks.ts";
+import { type MapRegion, RegionRows } from "./region_rows.ts";
 
 /** A file as the map knows it. */
 export interface MapFile {
@@ -28,10 +29,14 @@ export const NO_ACCOUNTS: FileRows<FileAccount> = { added: () => ({ number: 0 })
 
 /** What is mapped over a range, as the owner knows it. */
 export interface Paint {
-  /** Tells files and offsets apart: the same object for the same row. `null` for private memory. */
-  readonly key: object | null;
-  /** The file; `null` for private memory. */
+  /** Tells kinds, files and offsets apart: the same object, and the same region, for the same row. */
+  readonly key: object;
+  /** The file that holds the memory; `null` for private and copy-on-write memory. */
   readonly file: MapFile | null;
+  /** What it is. */
+  readonly kind: (typeof KINDS)[number];
+  /** Who shows there. */
+  readonly region: MapRegion;
   /** File offset minus GPA, in bytes. */
   readonly delta: number;
   /** Bits of `CODE`. */
@@ -61,6 +66,9 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   #zeroNodes: number[] = [];
   #rowOf = new Map<object, number>();
   #keys: (object | null)[] = [null];
+  /** The region of each row. */
+  #shows: (MapRegion | null)[] = [null];
+  readonly #regions: RegionRows;
   /** How many entries refer to each row. */
   #references: number[] = [0];
   #freeRows: number[] = [];
@@ -72,6 +80,14 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   constructor(length: number, files: FileRows<A>) {
     this.#level = rootLevel(length);
     this.#files = files;
+    this.#regions = new RegionRows({
+      take: () => this.#takeRow(),
+      write: (row, numbers) => {
+        this.#numbers.set(numbers, row * ROW.length);
+        for (const sink of this.#sinks) sink.writeRow(row * ROW.length, this.#numbers);
+      },
+      give: (row) => void this.#freeRows.push(row),
+    });
   }
 
   /** Writes everything to `sink`, and from now on what changes. */
@@ -97,9 +113,14 @@ export class PageWriter<A extends FileAccount = FileAccount> {
     return this.#used.length - this.#freeNodes.length - this.#zeroNodes.length;
   }
 
-  /** How many rows are in use, private memory's included, for tests. */
+  /** How many rows of memory are in use, for tests. */
   get rowCount(): number {
-    return this.#references.length - this.#freeRows.length;
+    return this.#references.length - 1 - this.#freeRows.length - this.#regions.count;
+  }
+
+  /** How many rows are in use for regions, for tests. */
+  get regionRowCount(): number {
+    return this.#regions.count;
   }
 
   /** Says what is mapped over `[start, end)` from now on; `null` for nothing. */
@@ -113,8 +134,10 @@ export class PageWriter<A extends FileAccount = FileAccount> {
 
   #paint(node: number, level: number, base: number, start: number, end: number, code: number): void {
     const span = spanOf(level);
+    const first = Math.max(0, Math.floor((start - base) / span));
     const last = Math.min(FAN_OUT, Math.ceil((end - base) / span));
-    for (let i = Math.max(0, Math.floor((start - base) / span)); i < last; i++) {
+    if (level === 0) return this.#paintPages(node, node * FAN_OUT + first, node * FAN_OUT + last, code);
+    for (let i = first; i < last; i++) {
       const from = base + i * span;
       const at = node * FAN_OUT + i;
       const entry = this.#entry(at);
@@ -133,6 +156,24 @@ export class PageWriter<A extends FileAccount = FileAccount> {
     }
   }
 
+  /** Puts a code where codes of pages were: a run of the same ones at a time, since there are few. */
+  #paintPages(node: number, start: number, end: number, code: number): void {
+    const words = this.#words;
+    for (let at = start; at < end;) {
+      const old = words[at] ?? 0;
+      let next = at + 1;
+      while (next < end && words[next] === old) next++;
+      if (old !== code) {
+        const count = next - at;
+        this.#refer(old, -count);
+        this.#refer(code, count);
+        this.#fill(code, at, next);
+        this.#count(node, (code === 0 ? 0 : count) - (old === 0 ? 0 : count));
+      }
+      at = next;
+    }
+  }
+
   /** Puts a code where a code or a node was. */
   #set(node: number, at: number, old: number, code: number): void {
     if (old < 0) this.#free(~old);
@@ -146,10 +187,7 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   #divide(node: number, at: number, code: number): number {
     const zeros = code === 0 ? this.#zeroNodes.pop() : undefined;
     const child = zeros ?? this.#newNode();
-    if (zeros === undefined) {
-      this.#words.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
-      for (const sink of this.#sinks) sink.fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
-    }
+    if (zeros === undefined) this.#fill(code, child * FAN_OUT, (child + 1) * FAN_OUT);
     this.#used[child] = code === 0 ? 0 : FAN_OUT;
     this.#refer(code, FAN_OUT - 1);
     this.#write(at, ~child);
@@ -191,6 +229,11 @@ export class PageWriter<A extends FileAccount = FileAccount> {
     for (const sink of this.#sinks) sink.write(at, entry);
   }
 
+  #fill(code: number, start: number, end: number): void {
+    fillWords(this.#words, code, start, end);
+    for (let i = 0; i < this.#sinks.length; i++) this.#sinks[i]!.fill(code, start, end);
+  }
+
   #growSinks(): void {
     for (const sink of this.#sinks) sink.grow(this.#words.length, this.#numbers.length);
   }
@@ -199,28 +242,41 @@ export class PageWriter<A extends FileAccount = FileAccount> {
     return this.#words[at] ?? 0;
   }
 
-  #rowFor({ key, file, delta }: Paint): number {
-    if (key === null || file === null) return 0;
+  #rowFor({ key, file, delta, kind, region }: Paint): number {
     const known = this.#rowOf.get(key);
-    if (known !== undefined) return known;
+    if (known !== undefined && this.#shows[known] === region) return known;
+    const row = this.#takeRow();
+    this.#keys[row] = key;
+    this.#shows[row] = region;
+    this.#rowOf.set(key, row);
+    const account = file === null ? null : this.#files.added(file);
+    this.#accounts[row] = account;
+    const at = row * ROW.length;
+    const shows = this.#regions.refer(region); // Which may make the numbers others.
+    const numbers = this.#numbers;
+    numbers[at + ROW.fd] = file === null ? -1 : file.fd;
+    numbers[at + ROW.delta] = delta;
+    numbers[at + ROW.serial] = ++this.#serial;
+    numbers[at + ROW.file] = account === null ? 0 : account.number;
+    numbers[at + ROW.region] = shows;
+    numbers[at + ROW.kind] = KINDS.indexOf(kind);
+    for (const sink of this.#sinks) sink.writeRow(at, numbers);
+    return row;
+  }
+
+  /** A row to be written to. */
+  #takeRow(): number {
     const row = this.#freeRows.pop() ?? this.#references.length;
     this.#references[row] = 0;
-    this.#keys[row] = key;
-    this.#rowOf.set(key, row);
+    this.#keys[row] = null;
+    this.#shows[row] = null;
+    this.#accounts[row] = null;
     if ((row + 1) * ROW.length > this.#numbers.length) {
       const old = this.#numbers;
       this.#numbers = new Float64Array(old.length * 2);
       this.#numbers.set(old);
       this.#growSinks();
     }
-    const at = row * ROW.length;
-    this.#numbers[at + ROW.fd] = file.fd;
-    this.#numbers[at + ROW.delta] = delta;
-    this.#numbers[at + ROW.serial] = ++this.#serial;
-    const account = this.#files.added(file);
-    this.#accounts[row] = account;
-    this.#numbers[at + ROW.file] = account.number;
-    for (const sink of this.#sinks) sink.writeRow(at, this.#numbers);
     return row;
   }
 
@@ -234,11 +290,15 @@ export class PageWriter<A extends FileAccount = FileAccount> {
 
   #freeRow(row: number): void {
     const key = this.#keys[row];
-    if (key !== null && key !== undefined) this.#rowOf.delete(key);
+    // Another region may show the same by now, in a row of its own.
+    if (key !== null && key !== undefined && this.#rowOf.get(key) === row) this.#rowOf.delete(key);
     this.#keys[row] = null;
+    const region = this.#shows[row];
+    this.#shows[row] = null;
     this.#freeRows.push(row);
     const account = this.#accounts[row];
     this.#accounts[row] = null;
     if (account !== null && account !== undefined) this.#files.removed(account);
+    if (region !== null && region !== undefined) this.#regions.release(region);
   }
 }

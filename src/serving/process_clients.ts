@@ -4,7 +4,7 @@ import { ProcessHandle } from "../../ffi/os/process.ts";
 import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { MembackingError } from "../core/errors.ts";
 import { normalize, type Span } from "../core/span.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
 import type { Reader } from "./gate.ts";
 import { LockMirror } from "./lock_slots.ts";
@@ -25,7 +25,7 @@ const TELL_AFTER = 20;
 const LARGEST_PAGE = 2 ** 30;
 
 /** A client in another process, as far as it has to be told things. */
-interface Told {
+interface Introduced {
   readonly session: Session;
   /** Where the map has changed since the client was told last. */
   changed: Span[];
@@ -42,9 +42,9 @@ interface SharedMap {
 /** Lets in clients in other processes, and tells them which files there are and what has changed. */
 export class ProcessClients implements FilesListener {
   readonly #memory: ServedMemory;
-  readonly #locks: LockKeeper;
+  readonly #locks: MemoryLocks;
   readonly #map: MapPublisher;
-  readonly #told = new Map<Session, Told>();
+  readonly #introduced = new Map<Session, Introduced>();
   readonly #clients = new Set<Session>();
   #shared: SharedMap | null = null;
   #marks: WriteMarks | null = null;
@@ -54,7 +54,7 @@ export class ProcessClients implements FilesListener {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #due = 0;
 
-  constructor(memory: ServedMemory, locks: LockKeeper, map: MapPublisher) {
+  constructor(memory: ServedMemory, locks: MemoryLocks, map: MapPublisher) {
     this.#memory = memory;
     this.#locks = locks;
     this.#map = map;
@@ -106,11 +106,11 @@ export class ProcessClients implements FilesListener {
   /** Tells a client that was let in what there is, and from now on what changes. */
   welcome(session: Session): void {
     this.tellAll(); // A file that has gone and comes back under its old number is known to those of now alone.
-    const told: Told = { session, changed: [], isBusy: false };
-    this.#told.set(session, told);
+    const introduced: Introduced = { session, changed: [], isBusy: false };
+    this.#introduced.set(session, introduced);
     session.onLetGo = () => {
-      told.isBusy = false;
-      this.#tell(told);
+      introduced.isBusy = false;
+      this.#tell(introduced);
     };
     if (this.#memory.base === null) return;
     this.#sendMarks(session);
@@ -124,7 +124,7 @@ export class ProcessClients implements FilesListener {
   /** Sends clients what they are to mark writes in, before they are asked to. */
   markIn(marks: WriteMarks | null): void {
     this.#marks = marks;
-    for (const session of this.#told.keys()) this.#sendMarks(session);
+    for (const session of this.#introduced.keys()) this.#sendMarks(session);
   }
 
   shown(file: number, fd: number): void {
@@ -142,10 +142,10 @@ export class ProcessClients implements FilesListener {
 
   /** Has everybody let go of what is no longer what it was in `spans`, soon: nobody accesses it by now. */
   changed(spans: readonly Span[]): void {
-    if (this.#told.size === 0) return;
-    for (const told of this.#told.values()) {
-      told.changed.push(...spans);
-      if (told.changed.length > MOST_SPANS) told.changed = [{ start: 0, end: this.#memory.length }];
+    if (this.#introduced.size === 0) return;
+    for (const introduced of this.#introduced.values()) {
+      introduced.changed.push(...spans);
+      if (introduced.changed.length > MOST_SPANS) introduced.changed = [{ start: 0, end: this.#memory.length }];
     }
     this.#tellSoon();
   }
@@ -154,7 +154,7 @@ export class ProcessClients implements FilesListener {
   tellAll(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    for (const told of this.#told.values()) this.#tell(told);
+    for (const introduced of this.#introduced.values()) this.#tell(introduced);
     if (this.#gone.size === 0) return;
     const files = [...this.#gone];
     this.#gone.clear();
@@ -179,16 +179,16 @@ export class ProcessClients implements FilesListener {
     if (this.#marks !== null) session.post({ kind: "marks" }, [this.#marks.fd]);
   }
 
-  #tell(told: Told): void {
-    if (told.isBusy || told.changed.length === 0) return;
-    const spans = normalize(told.changed).map(({ start, end }) => [start, end] as const);
-    told.changed = [];
-    told.isBusy = true;
-    told.session.post({ kind: "changed", spans });
+  #tell(introduced: Introduced): void {
+    if (introduced.isBusy || introduced.changed.length === 0) return;
+    const spans = normalize(introduced.changed).map(({ start, end }) => [start, end] as const);
+    introduced.changed = [];
+    introduced.isBusy = true;
+    introduced.session.post({ kind: "changed", spans });
   }
 
   #postAll(message: OwnerMessage, fds: readonly number[]): void {
-    for (const { session } of this.#told.values()) session.post(message, fds);
+    for (const { session } of this.#introduced.values()) session.post(message, fds);
   }
 
   /** The memory map's file, which there is as long as there are clients to read it. */
@@ -207,7 +207,7 @@ export class ProcessClients implements FilesListener {
   }
 
   #left(session: Session): void {
-    this.#told.delete(session);
+    this.#introduced.delete(session);
     this.#clients.delete(session);
     if (this.#clients.size > 0 || this.#shared === null) return;
     this.tellAll();

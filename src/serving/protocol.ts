@@ -72,6 +72,11 @@ export interface Hello {
   readonly thread: ThreadIdentity;
   /** From another process: a number that comes back with the welcome. */
   readonly token?: number;
+  /**
+   * From another thread: the port for all messages after this one, which the owner takes when it sees in `LINE.posted`
+   * that there are some. The port of this message is then for what the owner says, and to notice the end.
+   */
+  readonly messages?: MessagePort;
   /** For a client that does not wait for answers: memory for a lane beside the port. */
   readonly lane?: SharedArrayBuffer;
   /** For a client that waits for answers: the words and the texts of both sides, as `MAIL` says. */

@@ -3,7 +3,7 @@ import type { Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { UnixSocket } from "../../ffi/os/socket.ts";
 import type { Span } from "../core/span.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { WriteMarks } from "../memory/write_marks.ts";
 import type { MapGate } from "../requests/map_gate.ts";
 import type { Logger } from "../targets/targets.ts";
@@ -26,7 +26,7 @@ export interface ServerOptions {
   readonly memory: ServedMemory;
   /** The memory map as it is now. */
   readonly state: () => State;
-  readonly locks: LockKeeper;
+  readonly locks: MemoryLocks;
   readonly logger: Logger;
 }
 
@@ -63,7 +63,9 @@ export class ClientServer implements MapGate, SessionHost {
   readonly #map: MapPublisher;
   readonly #threads: ThreadClients;
   readonly #processes: ProcessClients;
-  readonly #sessions = new Set<Session>();
+  readonly #sessionSet = new Set<Session>();
+  /** The same as a list, to be gone through while others come and go; `null` after one did. */
+  #sessionList: readonly Session[] | null = null;
   /** What clients are called where they are listed. */
   readonly #numbers = new WeakMap<Session, number>();
   #count = 0;
@@ -94,6 +96,15 @@ export class ClientServer implements MapGate, SessionHost {
     void this.#bell.listen(() => this.#serveMail());
   }
 
+  get #sessions(): readonly Session[] {
+    return this.#sessionList ??= [...this.#sessionSet];
+  }
+
+  #add(session: Session): void {
+    this.#sessionSet.add(session);
+    this.#sessionList = null;
+  }
+
   /** What reports go to. */
   get logger(): Logger {
     return this.#options.logger;
@@ -113,7 +124,7 @@ export class ClientServer implements MapGate, SessionHost {
       isSameProcess: true,
       admit: (hello) => this.#threads.admit(hello, deadline),
     });
-    this.#sessions.add(session);
+    this.#add(session);
     if (this.#closed) session.stop(CLOSED.manager);
     return { [Symbol.dispose]: () => session.stop() };
   }
@@ -144,7 +155,7 @@ export class ClientServer implements MapGate, SessionHost {
         again: () => this.#closed ? channel.close() : next(),
       });
       latest = session;
-      this.#sessions.add(session);
+      this.#add(session);
     };
     next();
     return { [Symbol.dispose]: () => latest.end() };
@@ -153,7 +164,7 @@ export class ClientServer implements MapGate, SessionHost {
   /** Serves what clients have asked for by now. Returns how many requests and messages there were. */
   poll(): number {
     let count = 0;
-    for (const session of [...this.#sessions]) count += session.poll();
+    for (const session of this.#sessions) count += session.poll();
     this.#processes.poll();
     return count;
   }
@@ -161,7 +172,8 @@ export class ClientServer implements MapGate, SessionHost {
   /** Holds all clients off guest memory, and finds out what they have locked. */
   shut(): void {
     this.#gate.shut();
-    for (const session of this.#sessions) session.updateLocks(this.#closed);
+    const sessions = this.#sessions;
+    for (let i = 0; i < sessions.length; i++) sessions[i]!.updateLocks(this.#closed);
   }
 
   /** Shows clients the memory map as it is now, which may differ from the last one in `changed`, and lets them go on. */
@@ -212,9 +224,13 @@ export class ClientServer implements MapGate, SessionHost {
     if (this.#closed) this.#letGo();
   }
 
+  isLocked({ start, end }: Span): boolean {
+    return this.#options.locks.conflict(start, end) !== undefined;
+  }
+
   /** The clients that have been let in, in the order in which they came, and what they hold. */
   describe(): ClientSummary[] {
-    return [...this.#sessions].filter(({ reader }) => reader !== null).map((session) => {
+    return this.#sessions.filter(({ reader }) => reader !== null).map((session) => {
       let number = this.#numbers.get(session);
       if (number === undefined) this.#numbers.set(session, number = ++this.#count);
       const name = `client ${number}${session.isSameProcess ? "" : " (process)"}`;
@@ -234,8 +250,8 @@ export class ClientServer implements MapGate, SessionHost {
     for (const { reader } of this.#sessions) {
       if (reader !== null) Atomics.store(reader.line.words, LINE.closed, CLOSED.manager);
     }
-    const locked = [...this.#sessions].flatMap(({ mirror }) => spansOf(mirror));
-    for (const session of [...this.#sessions]) session.stop(CLOSED.manager);
+    const locked = this.#sessions.flatMap(({ mirror }) => spansOf(mirror));
+    for (const session of this.#sessions) session.stop(CLOSED.manager);
     for (const { reader } of this.#sessions) reader?.line.notify(LINE.sequence);
     return locked;
   }
@@ -262,7 +278,8 @@ export class ClientServer implements MapGate, SessionHost {
   }
 
   ended(session: Session): void {
-    this.#sessions.delete(session);
+    this.#sessionSet.delete(session);
+    this.#sessionList = null;
     if (session.reader !== null) this.#gate.delete(session.reader);
     if (this.#gate.isEmpty && this.#rounds !== undefined) {
       clearInterval(this.#rounds);
@@ -292,7 +309,7 @@ export class ClientServer implements MapGate, SessionHost {
 
   #startRounds(): ReturnType<typeof setInterval> {
     const rounds = setInterval(() => {
-      for (const session of [...this.#sessions]) {
+      for (const session of this.#sessions) {
         const { reader } = session;
         if (reader !== null && !reader.isAlive()) {
           reader.gone = true;

@@ -34,6 +34,8 @@ export interface SessionHost {
   serveSocket(fd: number): void;
   /** Looks at the locks that clients hold. */
   updateLocks(): void;
+  /** Whether somebody holds a lock on a part of it, as far as is known. */
+  isLocked(span: Span): boolean;
   /** The client has been let in: it may look at guest memory. */
   admitted(admitted: Admitted): void;
   /** It has been told so. */
@@ -70,7 +72,8 @@ export class Session {
   readonly #files: ClientFiles;
   readonly #regions: ClientRegions;
   readonly #ways: RequestWays;
-  readonly #waiting = new Map<number, AbortController>();
+  /** The teardowns that wait for locks, by the numbers of their requests. */
+  readonly #waiting = new Map<number, { readonly region: number; readonly controller: AbortController }>();
   #admitted: Admitted | null = null;
   #saidBye = false;
   #stopped = false;
@@ -114,11 +117,11 @@ export class Session {
     this.#channel.post(message, fds);
   }
 
-  /** Serves what waits in memory that is shared with the client. Returns how many requests there were. */
+  /** Serves what the client has rung for. Returns how many requests and messages there were. */
   serveMail(): number {
     if (this.#ended) return 0;
     try {
-      return this.#ways.drain();
+      return this.#ways.drain() + (this.#channel.take?.() ?? 0);
     } catch (error) {
       this.cutOff(error);
       return 0;
@@ -127,7 +130,10 @@ export class Session {
 
   /** Serves whatever has arrived. Returns how many requests and messages there were. */
   poll(): number {
-    return this.#channel.poll() + this.serveMail();
+    const count = this.#channel.poll() + this.serveMail();
+    // What need not wait for locks is over, and would be answered by the event loop.
+    for (const [id, { region }] of [...this.#waiting]) this.#orCutOff(() => this.#tearDownNow(id, region));
+    return count;
   }
 
   /** Finds out what the client has locked; it is cut off if that makes no sense. */
@@ -145,7 +151,7 @@ export class Session {
   stop(why: Why = CLOSED.client): void {
     if (this.#stopped) return;
     this.#stopped = true;
-    for (const controller of this.#waiting.values()) controller.abort();
+    for (const { controller } of this.#waiting.values()) controller.abort();
     this.#regions.removeAll();
     if (this.#admitted === null) return this.end();
     Atomics.store(this.#admitted.reader.line.words, LINE.closed, why);
@@ -214,7 +220,7 @@ export class Session {
       case "hello":
         return this.#hello(message);
       case "abort":
-        return this.#waiting.get(message.id)?.abort();
+        return this.#waiting.get(message.id)?.controller.abort();
       case "released":
         return this.#host.updateLocks();
       case "file":
@@ -237,6 +243,7 @@ export class Session {
     if (this.#admitted !== null) throw new ProtocolError("A client connects once");
     this.#ways.open(hello);
     this.#admitted = this.#options.admit(hello);
+    if (hello.messages !== undefined) this.#channel.bring?.(hello.messages, this.#admitted.reader.line.words);
     this.#host.admitted(this.#admitted);
     this.post(this.#admitted.welcome, this.#admitted.fds);
     this.#host.welcomed(this);
@@ -258,6 +265,7 @@ export class Session {
 
   /** Nothing arrives any more. A thread that ends loses its port a moment before it is gone. */
   #hungUp(looks: number = 10): void {
+    this.serveMail(); // It may have said bye.
     if (this.#ended) return;
     const reader = this.#admitted?.reader;
     if (reader === undefined || !this.#options.isSameProcess || !reader.isAlive()) return this.end();
@@ -270,7 +278,7 @@ export class Session {
     try {
       if (this.#stopped) throw new DisposedError("The region manager client");
       if (request.kind === "teardown") return this.#teardown(id, request.region);
-      const { value, file } = this.#regions.perform(request);
+      const { value, file } = this.#regions.serve(request);
       this.#answer(id, request.kind, { value }, file);
     } catch (error) {
       this.#answer(id, request.kind, { error: packError(error) });
@@ -279,13 +287,25 @@ export class Session {
 
   #teardown(id: number, region: number): void {
     const controller = new AbortController();
-    this.#waiting.set(id, controller);
+    this.#waiting.set(id, { region, controller });
     this.#regions.teardown(region, controller.signal)
       .then(() => ({ value: null }), (error): { error: ErrorData } => ({ error: packError(error) }))
-      .then((answer) => {
-        this.#waiting.delete(id);
-        this.#orCutOff(() => this.#answer(id, "teardown", answer));
-      });
+      .then((answer) => this.#orCutOff(() => this.#tornDown(id, answer)));
+  }
+
+  /** Tears a region down if nobody holds a lock on it any more, and says so. */
+  #tearDownNow(id: number, region: number): void {
+    if (this.#regions.shown(region).some((span) => this.#host.isLocked(span))) return;
+    try {
+      this.#regions.remove(region);
+      this.#tornDown(id, { value: null });
+    } catch (error) {
+      this.#tornDown(id, { error: packError(error) });
+    }
+  }
+
+  #tornDown(id: number, answer: Answer): void {
+    if (this.#waiting.delete(id)) this.#answer(id, "teardown", answer);
   }
 
   #answer(id: number, request: Request["kind"], answer: Answer, file?: Mappable): void {

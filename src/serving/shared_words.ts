@@ -28,6 +28,8 @@ export const LINE = {
   reading: 16,
   /** 1 while the client sleeps on `sequence`. Written by the client. */
   waiting: 17,
+  /** How many messages the client has sent by the port that it brought along. Written by the client. */
+  posted: 18,
   /** How many changes of the lock table have been noted. Written by the client, reset by the owner behind the gate. */
   noted: 32,
   /** One past the highest slot of the lock table that was ever used. Written by the client. */

@@ -1,5 +1,5 @@
 import type { Credentials, UnixSocket } from "../../ffi/os/socket.ts";
-import type { ClientChannel } from "./channel.ts";
+import { type ClientChannel, MOST_AT_ONCE } from "./channel.ts";
 import { MessageSocket } from "./message_socket.ts";
 import type { OwnerMessage } from "./protocol.ts";
 
@@ -45,7 +45,7 @@ export class SocketChannel implements ClientChannel {
   }
 
   poll(): number {
-    return this.#socket.pump();
+    return this.#socket.pump(MOST_AT_ONCE);
   }
 
   close(): void {

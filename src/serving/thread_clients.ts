@@ -1,5 +1,5 @@
 import { currentThread, isAlive } from "../../ffi/os/thread.ts";
-import type { LockKeeper } from "../memory/lock_keeper.ts";
+import type { MemoryLocks } from "../memory/memory_locks.ts";
 import type { Reader } from "./gate.ts";
 import { LockMirror, newLockTable } from "./lock_slots.ts";
 import { ThreadSink } from "./page_sinks.ts";
@@ -18,13 +18,13 @@ export interface ServedMemory {
 /** Lets in clients in other threads of this process. */
 export class ThreadClients {
   readonly #memory: ServedMemory;
-  readonly #locks: LockKeeper;
+  readonly #locks: MemoryLocks;
   readonly #bell: SharedArrayBuffer;
   readonly #thread = currentThread();
   /** The memory map as they see it. */
   readonly sink: ThreadSink = new ThreadSink();
 
-  constructor(memory: ServedMemory, locks: LockKeeper, bell: SharedArrayBuffer) {
+  constructor(memory: ServedMemory, locks: MemoryLocks, bell: SharedArrayBuffer) {
     this.#memory = memory;
     this.#locks = locks;
     this.#bell = bell;

@@ -1,3 +1,4 @@
+import { absolutePath } from "../../ffi/files/disk_file.ts";
 import { FileMapping } from "../../ffi/os/address_space.ts";
 import { PROT_READ } from "../../ffi/os/mman.ts";
 import { DisposedError } from "../core/errors.ts";
@@ -139,11 +140,12 @@ export class Snapshot implements Disposable {
    */
   async flatten(directory: string): Promise<Snapshot> {
     this.#check();
+    const target = absolutePath(directory);
     // What is copied gets new checksums, so the old ones have their say first.
     await this.verify();
     const { layout, visibility, state } = this.#index;
+    using writer = new SnapshotWriter(target, { parent: null, layout, visibility, state });
     {
-      using writer = new SnapshotWriter(directory, { parent: null, layout, visibility, state });
       for (const { start, end, value } of layersOf(this.#chain.map(({ index }) => index))) {
         const layer = this.#chain[value]!;
         for (let at = start; at < end; at += CHUNK) {
@@ -155,7 +157,7 @@ export class Snapshot implements Disposable {
       }
       writer.publish();
     }
-    return await Snapshot.open(directory);
+    return await Snapshot.open(target);
   }
 
   /** Closes its files. Does nothing the second time. */

@@ -1,4 +1,11 @@
-import { DiskFile, exists, makeDirectory, publishDirectory, removeDirectory } from "../../ffi/files/disk_file.ts";
+import {
+  absolutePath,
+  DiskFile,
+  exists,
+  makeDirectory,
+  publishDirectory,
+  removeDirectory,
+} from "../../ffi/files/disk_file.ts";
 import { Errno, OsError } from "../../ffi/os/os_error.ts";
 import { LimitError } from "../core/errors.ts";
 import { SnapshotError } from "../core/snapshot_error.ts";
@@ -6,6 +13,9 @@ import { encodeIndex, memoryLength, type SnapshotIndex, type StoredSpan } from "
 import type { Span } from "../core/span.ts";
 import { checksum, CHUNK, INDEX_FILE, INDEX_LIMIT, MEMORY_FILE } from "./format.ts";
 import { runsOf } from "./pages.ts";
+
+/** How much of the memory file the disk is given to write at a time, in bytes. */
+const BATCH = 2 ** 24;
 
 /** What the caller knows of a snapshot before its memory is written. */
 export type SnapshotHead = Omit<SnapshotIndex, "id" | "stored" | "zeros">;
@@ -15,7 +25,8 @@ export type SnapshotHead = Omit<SnapshotIndex, "id" | "stored" | "zeros">;
  * it before that takes away what was written.
  */
 export class SnapshotWriter implements Disposable {
-  readonly #directory: string;
+  /** Where the snapshot is to be, whatever the working directory is by then. */
+  readonly directory: string;
   readonly #aside: string;
   readonly #head: SnapshotHead;
   readonly #id: string = crypto.randomUUID();
@@ -23,6 +34,8 @@ export class SnapshotWriter implements Disposable {
   readonly #stored: StoredSpan[] = [];
   readonly #zeros: Span[] = [];
   #storedBytes = 0;
+  /** Up to where the disk has begun with it. */
+  #begun = 0;
   #published = false;
 
   /**
@@ -33,9 +46,9 @@ export class SnapshotWriter implements Disposable {
    */
   constructor(directory: string, head: SnapshotHead) {
     if (exists(directory)) throw new SnapshotError("exists", directory, `${directory} exists, name a new directory`);
-    this.#directory = directory;
+    this.directory = absolutePath(directory);
     this.#head = head;
-    this.#aside = `${directory.replace(/\/+$/, "")}.${this.#id}.partial`;
+    this.#aside = `${this.directory.replace(/\/+$/, "")}.${this.#id}.partial`;
     makeDirectory(this.#aside);
     try {
       this.#memory = DiskFile.create(`${this.#aside}/${MEMORY_FILE}`);
@@ -73,8 +86,15 @@ export class SnapshotWriter implements Disposable {
         this.#memory.writeFrom(address + at + start, end - start, from);
         this.#stored.push({ start: from, end: to, checksum: checksum(chunk.subarray(start, end)) });
         this.#storedBytes += end - start;
+        if (to - this.#begun >= BATCH) this.#beginSync(to);
       }
     }
+  }
+
+  /** The disk writes while the next pages are read. */
+  #beginSync(to: number): void {
+    this.#memory.beginSync(this.#begun, to);
+    this.#begun = to;
   }
 
   /** Says that a part of the memory file is zeros, which a difference has to know. */
@@ -111,10 +131,10 @@ export class SnapshotWriter implements Disposable {
       index.sync();
     }
     try {
-      publishDirectory(this.#aside, this.#directory);
+      publishDirectory(this.#aside, this.directory);
     } catch (cause) {
       if (!(cause instanceof OsError) || cause.errno !== Errno.EEXIST) throw cause;
-      throw new SnapshotError("exists", this.#directory, `${this.#directory} has appeared meanwhile`, { cause });
+      throw new SnapshotError("exists", this.directory, `${this.directory} has appeared meanwhile`, { cause });
     }
     this.#published = true;
   }

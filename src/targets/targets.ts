@@ -43,7 +43,8 @@ export interface DmaTarget {
   unmapDma(range: MemoryRange): undefined;
   /**
    * Announces a request, or its undo, before the first call of it: for targets that send one net change. If it throws, the
-   * request fails and nothing has been done; what it throws at an undo is ignored.
+   * request fails and nothing has been done; what it throws at an undo is ignored. An empty change says that the request
+   * which was announced last does not come, since it failed before its first call to this target.
    */
   prepareDma?(change: { readonly unmaps: readonly MemoryRange[]; readonly maps: readonly DmaRequest[] }): undefined;
   /**

@@ -34,6 +34,27 @@ export class Pieces<T> {
     return this.overlapping(address, address + 1)[0];
   }
 
+  /** What of `[start, end)` no piece holds, lowest address first. */
+  gaps(start: number, end: number): readonly { readonly start: number; readonly end: number }[] {
+    const gaps = [];
+    let at = start;
+    for (const piece of this.overlapping(start, end)) {
+      if (at < piece.start) gaps.push({ start: at, end: piece.start });
+      at = piece.end;
+    }
+    if (at < end) gaps.push({ start: at, end });
+    return gaps;
+  }
+
+  /** Takes `[start, end)` out of the pieces; `cut` makes what is left of one that reaches beyond. */
+  remove(start: number, end: number, cut: (piece: Piece<T>, start: number, end: number) => Piece<T> = part): void {
+    const left = this.overlapping(start, end).flatMap((piece) => [
+      ...(piece.start < start ? [cut(piece, piece.start, start)] : []),
+      ...(piece.end > end ? [cut(piece, end, piece.end)] : []),
+    ]);
+    this.replace(start, end, left);
+  }
+
   /** Replaces every piece that overlaps `[start, end)` by `replacement`, which must be ordered and fit. */
   replace(start: number, end: number, replacement: readonly Piece<T>[]): void {
     const from = this.#firstEndingAfter(start);
@@ -51,4 +72,9 @@ export class Pieces<T> {
     }
     return low;
   }
+}
+
+/** The part of `piece` inside `[start, end)`, of a value that does not depend on where it begins. */
+export function part<T>({ start: first, end: last, value }: Piece<T>, start: number, end: number): Piece<T> {
+  return { start: Math.max(first, start), end: Math.min(last, end), value };
 }

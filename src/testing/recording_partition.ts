@@ -3,7 +3,7 @@ import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import type { Access, Partition } from "../core/targets.ts";
 import type { RecordedCall } from "./call.ts";
 import type { Faults } from "./faults.ts";
-import { Pieces } from "./pieces.ts";
+import { part, Pieces } from "./pieces.ts";
 import { Recorder, type RecordingOptions, TargetStateError } from "./recorder.ts";
 
 /** One range a {@linkcode RecordingPartition} holds, as `mapRange` named it. */
@@ -52,11 +52,11 @@ export class RecordingPartition implements Partition, Disposable {
   readonly faults: Faults;
   readonly #recorder: Recorder;
   readonly #pieces = new Pieces<PartitionRange>();
-  readonly #pinned = new Set<number>();
+  readonly #pinned = new Addresses();
   /** The first addresses of the ranges that log. */
   readonly #logging = new Set<number>();
   /** The pages in their logs. */
-  readonly #dirty = new Set<number>();
+  readonly #dirty = new Addresses();
   #disposed = false;
   /** Begins or ends the log of exactly one mapped range. There with the option `dirtyLog`. */
   readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
@@ -87,13 +87,7 @@ export class RecordingPartition implements Partition, Disposable {
 
   /** The ranges that are pinned now, adjacent ones joined, lowest address first. */
   get pinned(): readonly MemoryRange[] {
-    const joined: MemoryRange[] = [];
-    for (const start of [...this.#pinned].sort((a, b) => a - b)) {
-      const last = joined.at(-1);
-      if (last?.end === start) joined[joined.length - 1] = new MemoryRange(last.start, start + PAGE_SIZE);
-      else joined.push(MemoryRange.of(start, PAGE_SIZE));
-    }
-    return joined;
+    return this.#pinned.within(0, Infinity).map(({ start, end }) => new MemoryRange(start, end));
   }
 
   /** What the guest may do at `gpa`; `null` where there is no memory. */
@@ -120,10 +114,11 @@ export class RecordingPartition implements Partition, Disposable {
    */
   write(range: MemoryRange): void {
     this.#checkMapped(range);
-    for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) {
-      const piece = this.#pieces.at(gpa)!.value;
-      if (!piece.access.writable) throw new TargetStateError(`The guest cannot write ${hex(gpa)}`);
-      if (this.#logging.has(piece.range.start)) this.#dirty.add(gpa);
+    const { start, end } = range;
+    for (const { value: { range, access } } of this.#pieces.overlapping(start, end)) {
+      const [from, to] = [Math.max(range.start, start), Math.min(range.end, end)];
+      if (!access.writable) throw new TargetStateError(`The guest cannot write ${hex(from)}`);
+      if (this.#logging.has(range.start)) this.#dirty.add(from, to);
     }
   }
 
@@ -185,16 +180,14 @@ export class RecordingPartition implements Partition, Disposable {
     this.#run("pinRange", range, undefined, {
       act: () => {
         this.#checkMapped(range);
-        for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) this.#pinned.add(gpa);
+        this.#pinned.add(range.start, range.end);
       },
     });
   }
 
   /** Notes that no part of `range` is pinned any more. */
   unpinRange(range: MemoryRange): void {
-    const act = () => {
-      for (let gpa = range.start; gpa < range.end; gpa += PAGE_SIZE) this.#pinned.delete(gpa);
-    };
+    const act = () => this.#pinned.delete(range.start, range.end);
     this.#run("unpinRange", range, undefined, { act, destroy: act });
   }
 
@@ -224,23 +217,29 @@ export class RecordingPartition implements Partition, Disposable {
 
   #takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
     // Half of it is told before a call fails, as by a kernel that is asked slot by slot.
-    const pages = [...this.#dirty].filter((gpa) => range.containsAddress(gpa)).sort((a, b) => a - b);
-    const tell = (count: number) => {
-      for (const gpa of pages.splice(0, count)) {
-        mark(gpa, gpa + PAGE_SIZE);
-        this.#dirty.delete(gpa);
+    const written = this.#dirty.within(range.start, range.end);
+    const tell = (bytes: number) => {
+      for (const { start, end } of written) {
+        const to = Math.min(end, start + bytes);
+        if (to <= start) return;
+        mark(start, to);
+        this.#dirty.delete(start, to);
+        bytes -= to - start;
       }
     };
     this.#run("takeDirty", range, undefined, {
-      act: () => tell(pages.length),
-      destroy: () => tell(Math.ceil(pages.length / 2)),
+      act: () => tell(Infinity),
+      destroy: () => {
+        const pages = written.reduce((sum, { start, end }) => sum + (end - start) / PAGE_SIZE, 0);
+        tell(Math.ceil(pages / 2) * PAGE_SIZE);
+      },
     });
   }
 
   /** What is in the log of a range is lost with it. */
   #forget(range: MemoryRange): void {
     this.#logging.delete(range.start);
-    for (const gpa of this.#dirty) if (range.containsAddress(gpa)) this.#dirty.delete(gpa);
+    this.#dirty.delete(range.start, range.end);
   }
 
   #run(
@@ -266,5 +265,31 @@ export class RecordingPartition implements Partition, Disposable {
       gpa = piece.end;
     }
     if (gpa < range.end) throw new TargetStateError(`There is no memory at ${hex(gpa)} of the partition`);
+  }
+}
+
+/** Addresses, however many they are: ranges that touch are one. */
+class Addresses {
+  readonly #pieces = new Pieces<true>();
+
+  add(start: number, end: number): void {
+    if (start >= end) return;
+    const touching = this.#pieces.overlapping(start - 1, end + 1);
+    const from = Math.min(start, touching[0]?.start ?? start);
+    const to = Math.max(end, touching.at(-1)?.end ?? end);
+    this.#pieces.replace(start - 1, end + 1, [{ start: from, end: to, value: true }]);
+  }
+
+  delete(start: number, end: number): void {
+    this.#pieces.remove(start, end);
+  }
+
+  clear(): void {
+    this.#pieces.list = [];
+  }
+
+  /** Those of `[start, end)`, as ranges in order. */
+  within(start: number, end: number): readonly { readonly start: number; readonly end: number }[] {
+    return this.#pieces.overlapping(start, end).map((piece) => part(piece, start, end));
   }
 }

@@ -224,19 +224,19 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
         for (const piece of back) {
           const moved = { start: piece.start - offset + start, end: piece.end - offset + start, value: piece.value };
           this.#replace(new MemoryRange(moved.start, moved.end), [moved]);
-          cutOut(parked, piece.start, piece.end);
+          parked.remove(piece.start, piece.end, cut);
         }
-        for (let at = start; at < end; at += PAGE_SIZE) {
-          if (this.#pieces.at(at) !== undefined) continue;
+        for (const gap of this.#pieces.gaps(start, end)) {
           const value = { ...EMPTY, writable, generation: ++this.#generation };
-          this.#own.set(this.#generation, { length: PAGE_SIZE, fileOffset: 0, buffer: null });
-          this.#replace(MemoryRange.of(at, PAGE_SIZE), [{ start: at, end: at + PAGE_SIZE, value }]);
+          this.#own.set(this.#generation, { length: gap.end - gap.start, fileOffset: 0, buffer: null });
+          this.#replace(new MemoryRange(gap.start, gap.end), [{ ...gap, value }]);
         }
         this.#protect(range, writable);
       },
       destroy: () => {
-        for (let at = start; at < end; at += PAGE_SIZE) {
-          if (parked.at(at - start + offset) !== undefined) this.#replace(MemoryRange.of(at, PAGE_SIZE), []);
+        for (const piece of parked.overlapping(offset, offset + end - start)) {
+          const gone = cut(piece, offset, offset + end - start);
+          this.#replace(new MemoryRange(gone.start - offset + start, gone.end - offset + start), []);
         }
       },
     });
@@ -245,7 +245,7 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
   /** Forgets what is parked of `memory` at the offsets `[start, end)`. */
   discard(memory: HostMemory, start: number, end: number): void {
     const act = () => {
-      cutOut(this.#parkedOf(memory), start, end);
+      this.#parkedOf(memory).remove(start, end, cut);
       if (this.#parkedOf(memory).list.length === 0) this.#parked.delete(memory);
     };
     this.#run("discard", new MemoryRange(start, end), { act, destroy: act });
@@ -265,13 +265,17 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
 
   #park(range: MemoryRange, memory: HostMemory, offset: number): void {
     const parked = this.#parkedOf(memory);
-    for (let at = range.start; at < range.end; at += PAGE_SIZE) {
-      const there = this.at(at);
-      const to = at - range.start + offset;
-      if (there === null || parked.at(to) !== undefined) continue;
-      join(parked, to, there);
-      const value = { ...there, generation: ++this.#generation };
-      this.#replace(MemoryRange.of(at, PAGE_SIZE), [{ start: at, end: at + PAGE_SIZE, value }]);
+    const shift = offset - range.start;
+    for (const gap of parked.gaps(offset, offset + range.length)) {
+      for (const piece of this.#pieces.overlapping(gap.start - shift, gap.end - shift)) {
+        const { start, end, value } = cut(piece, gap.start - shift, gap.end - shift);
+        join(parked, start + shift, end + shift, value);
+        this.#replace(new MemoryRange(start, end), [{
+          start,
+          end,
+          value: { ...value, generation: ++this.#generation },
+        }]);
+      }
     }
   }
 
@@ -316,22 +320,13 @@ export class RecordingVa<M = unknown> implements VaTarget<M> {
 
 const EMPTY = { mappable: null, fileOffset: 0, policy: undefined, copyOnWrite: false, memoryOffset: 0 } as const;
 
-/** Adds a page with `value` to `pieces`, to the piece below it where that is the same memory. */
-function join<M>(pieces: Pieces<RecordedBacking<M>>, at: number, value: RecordedBacking<M>): void {
-  const below = at === 0 ? undefined : pieces.at(at - PAGE_SIZE);
-  const goesOn = below !== undefined && below.end === at && below.value.generation === value.generation &&
+/** Adds `[start, end)` with `value` to `pieces`, to the piece below it where that is the same memory. */
+function join<M>(pieces: Pieces<RecordedBacking<M>>, start: number, end: number, value: RecordedBacking<M>): void {
+  const below = start === 0 ? undefined : pieces.at(start - 1);
+  const goesOn = below !== undefined && below.value.generation === value.generation &&
     below.value.writable === value.writable;
-  const start = goesOn ? below.start : at;
-  pieces.replace(start, at + PAGE_SIZE, [{ start, end: at + PAGE_SIZE, value: goesOn ? below.value : value }]);
-}
-
-/** Takes `[start, end)` out of `pieces`. */
-function cutOut<M>(pieces: Pieces<RecordedBacking<M>>, start: number, end: number): void {
-  const left = pieces.overlapping(start, end).flatMap((piece) => [
-    ...(piece.start < start ? [cut(piece, piece.start, start)] : []),
-    ...(piece.end > end ? [cut(piece, end, piece.end)] : []),
-  ]);
-  pieces.replace(start, end, left);
+  const from = goesOn ? below.start : start;
+  pieces.replace(from, end, [{ start: from, end, value: goesOn ? below.value : value }]);
 }
 
 /** The part of `piece` inside `[start, end)`. */

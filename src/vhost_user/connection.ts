@@ -12,7 +12,7 @@ import { type FdWatch, Poll, pollAny, pollOne, watchFd } from "../../ffi/os/poll
 import { closeFds, type UnixSocket } from "../../ffi/os/socket.ts";
 import type { BackendChannel } from "./backend_channel.ts";
 import { VhostUserError } from "./errors.ts";
-import { decodeU64, type Message } from "./message.ts";
+import { ALL_WELL, decodeU64, type Message } from "./message.ts";
 import { MessageSocket } from "./message_socket.ts";
 import { FLAG_NEED_REPLY, FLAG_REPLY, Request, requestName } from "./protocol.ts";
 import type { Outgoing } from "./vring.ts";
@@ -95,6 +95,9 @@ export class Connection implements Disposable {
   #state: ConnectionState = "open";
   #error: VhostUserError | undefined;
   #awaited = false;
+  // Made once, for what happens with every message.
+  readonly #pumpAll = () => this.#pump();
+  readonly #waitForOne = () => void this.#pumpOne(true);
 
   /** Takes a connected socket over. */
   constructor(socket: UnixSocket, deadline: number) {
@@ -116,7 +119,7 @@ export class Connection implements Disposable {
 
   /** Looks whether the back end has gone, without waiting. */
   look(): ConnectionState {
-    if (this.#state === "open") this.#guard(() => this.#pump());
+    if (this.#state === "open") this.#guard(this.#pumpAll);
     else if (this.#state === "cut off" && (pollOne(this.#messages.socket.fd, 0, 0) & Poll.HUP) !== 0) this.#gone();
     return this.#state;
   }
@@ -141,7 +144,11 @@ export class Connection implements Disposable {
    */
   post(out: Outgoing, flags = 0): void {
     this.#checkOpen(out.request);
-    this.#guard(() => this.#messages.send(Request[out.request], flags, out.payload, out.fds));
+    try {
+      this.#messages.send(Request[out.request], flags, out.payload, out.fds);
+    } catch (error) {
+      this.#fail(error);
+    }
     this.#checkOpen(out.request);
     if (this.#messages.isFull) this.#watch.events = Poll.IN | Poll.OUT;
   }
@@ -224,7 +231,7 @@ export class Connection implements Disposable {
         if (this.#messages.isFull) this.#guard(() => this.#messages.flush());
         else if (waited < PATIENCE) {
           // For as long as requests of the back end may wait, there is one socket to be waited for.
-          this.#guard(() => this.#pump(true));
+          this.#guard(this.#waitForOne);
           continue;
         }
         const { backend } = this;
@@ -236,7 +243,7 @@ export class Connection implements Disposable {
       }
     }
     // It may have acknowledged everything and gone.
-    if (this.#state === "open") this.#guard(() => this.#pump());
+    if (this.#state === "open") this.#guard(this.#pumpAll);
   }
 
   /** Cuts the back end off for what it did. */
@@ -272,16 +279,22 @@ export class Connection implements Disposable {
     });
   }
 
-  /** Reads what has arrived, or, with `waits`, what comes in a moment. */
-  #pump(waits = false): void {
-    for (let message = this.#messages.receive(waits); message !== null; message = this.#messages.receive()) {
-      try {
-        this.#dispatch(message);
-      } finally {
-        // Whoever wants one has made a duplicate.
-        closeFds(message.fds);
-      }
+  /** Reads what has arrived. */
+  #pump(): void {
+    while (this.#pumpOne());
+  }
+
+  /** Reads one message, if it is there, or, with `waits`, comes in a moment. */
+  #pumpOne(waits = false): boolean {
+    const message = this.#messages.receive(waits);
+    if (message === null) return false;
+    try {
+      this.#dispatch(message);
+    } finally {
+      // Whoever wants one has made a duplicate.
+      closeFds(message.fds);
     }
+    return true;
   }
 
   #dispatch(message: Message): void {
@@ -304,14 +317,19 @@ export class Connection implements Disposable {
     try {
       act();
     } catch (error) {
-      // What else the kernel refuses (no descriptors left, say) ends the connection too: a message may be half gone.
-      if (!(error instanceof VhostUserError)) {
-        return this.cutOff(new VhostUserError("protocol", "", "The socket of the back end failed", { cause: error }));
-      }
-      if (error.kind !== "disconnected") return this.cutOff(error);
-      this.#gone();
-      this.#end(error);
+      this.#fail(error);
     }
+  }
+
+  /** What reads or writes has failed: the connection is over. */
+  #fail(error: unknown): void {
+    // What else the kernel refuses (no descriptors left, say) ends the connection too: a message may be half gone.
+    if (!(error instanceof VhostUserError)) {
+      return this.cutOff(new VhostUserError("protocol", "", "The socket of the back end failed", { cause: error }));
+    }
+    if (error.kind !== "disconnected") return this.cutOff(error);
+    this.#gone();
+    this.#end(error);
   }
 
   #miss(name: string): void {
@@ -360,9 +378,9 @@ export function malformed({ request, payload }: Message, cause?: unknown): Vhost
 }
 
 function acknowledged(message: Message): void {
-  // Nearly always it is all zeros.
-  if (message.payload.length === 8 && message.payload.every((byte) => byte === 0)) return;
+  if (message.payload === ALL_WELL) return;
   const value = u64Of(message);
+  if (value === 0n) return;
   const name = requestName(message.request);
   throw new VhostUserError("refused", name, `The back end refused ${name}, with ${value}`);
 }

@@ -1,17 +1,18 @@
-import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
-import { DisposedError, MappingError } from "../core/errors.ts";
+import { DisposedError, MappingError, MembackingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import type { DmaRequest, DmaTarget } from "../targets/targets.ts";
 import type { ConnectionState } from "./connection.ts";
-import { DirtyLog } from "./dirty_log.ts";
 import { VhostUserError } from "./errors.ts";
 import { linkOf, type VhostUserFrontend } from "./frontend.ts";
 import type { BackendLink, MemoryLink } from "./link.ts";
 import { changeTable, covers, entryAt, type Run, type TableChange } from "./memory_table.ts";
-import { exchangeTable } from "./table_exchange.ts";
+import { isGiven, type Piece, pieceAt, pieceOf, type Pieces, runsOf, without, withPiece } from "./pieces.ts";
+import { disturbedVrings, notTakenBack, TableExchange } from "./table_exchange.ts";
+import type { Vring } from "./vrings.ts";
+import { WrittenMemory } from "./written_memory.ts";
 
 /** One entry of a back end's memory table. */
 export interface VhostUserRegion {
@@ -25,14 +26,6 @@ export interface VhostUserRegion {
   readonly backing: string;
 }
 
-/** What the manager has told of one mapping that the back end is given. */
-interface Piece extends Run<OpenFile> {
-  /** A handle of the file. */
-  readonly mappable: Mappable;
-}
-
-type Pieces = ReadonlyMap<number, Piece>;
-
 /** A request that was announced: what there will be after it, and which calls are still to come. */
 interface Announced {
   readonly next: Pieces;
@@ -41,7 +34,17 @@ interface Announced {
   /** The change it makes of a table; `null` where there was none to be changed. */
   readonly change: TableChange<OpenFile> | null;
   readonly table: readonly Run<OpenFile>[];
-  sent: boolean;
+  /** The exchange that has begun beforehand, if there is one. */
+  exchange: Under | null;
+  /** Whether the back end has the table that the request leads to. */
+  isShown: boolean;
+}
+
+/** A change of the table that is under way. */
+interface Under {
+  readonly exchange: TableExchange;
+  readonly change: TableChange<OpenFile>;
+  readonly before: readonly Run<OpenFile>[];
 }
 
 /**
@@ -72,25 +75,23 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   /** A name for messages. */
   readonly name: string;
   readonly #link: BackendLink;
-  /** What the manager has told and the back end is given, by start. */
-  #pieces = new Map<number, Piece>();
+  /** What the manager has told and the back end is given. */
+  #pieces: Pieces = [];
   /** What it is not given, as ends by start: there may be thousands of mappings in a DAX window. */
   readonly #others = new Map<number, number>();
   #announced: Announced | null = null;
   /** What the back end has; after it was cut off, what it may have. */
   #table: readonly Run<OpenFile>[] = [];
+  /** What it may have besides, while its table is being changed; `null` while it is not. */
+  #underWay: readonly Run<OpenFile>[] | null = null;
   #userBase = 0;
-  /** Memory that may have been written without a mark, to be reported once. */
-  #unlogged: Span[] = [];
-  /** Marks of a log that was given up for a longer one. */
-  #carried: Span[] = [];
-  /** Whether somebody wants to know what is written. */
-  #isAsked = false;
+  readonly #written: WrittenMemory;
   #disposed = false;
 
   /** Gives the back end of `frontend` its memory. A front end has one of these. */
   constructor(frontend: VhostUserFrontend) {
     this.#link = linkOf(frontend);
+    this.#written = new WrittenMemory(this.#link);
     this.name = `memory of ${frontend.name}`;
     if (this.#link.memory !== null) throw new TypeError(`${frontend.name} has its memory already`);
     const self = (): VhostUserMemory => this;
@@ -101,8 +102,10 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       holds: (gpa, length) => entryAt(this.#table, gpa, length) !== undefined,
       readUint16: (gpa) => this.#readUint16(gpa),
       introduce: () => {
+        this.#announced = null;
         this.#table = [];
-        this.#settle(this.#pieces);
+        this.#show(this.#pieces);
+        this.#underWay = null;
       },
       lose: () => this.#lose(),
     } satisfies MemoryLink;
@@ -125,33 +128,41 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   }
 
   /**
-   * Announces a request, or its undo. Nothing is sent yet.
+   * Announces a request, its undo, or, where nothing is in it, that a request which was announced does not come. The back
+   * end is told at once where that is all it has to be told, so that several back ends are at work at a time; what comes
+   * of it, the first call of the request waits for.
    *
    * @throws {LimitError} If the back end's table has not enough room for it.
    * @throws {VhostUserError} `"hung"` if it takes memory away that a back end which was cut off may still use.
    */
   prepareDma(change: { readonly unmaps: readonly MemoryRange[]; readonly maps: readonly DmaRequest[] }): undefined {
     if (this.#disposed) return;
-    this.#announced = null;
-    const unmaps = change.unmaps.filter(({ start }) => this.#pieces.has(start));
-    const maps = change.maps.filter(isGiven);
-    if (unmaps.length + maps.length === 0) return;
-    const next = new Map(this.#pieces);
+    this.#takeBack();
+    this.#endInterrupted();
+    let next = this.#pieces;
     const calls = new Set<number>();
-    for (const { start } of unmaps) {
-      next.delete(start);
+    for (const { start } of change.unmaps) {
+      if (pieceAt(next, start) === undefined) continue;
+      next = without(next, start);
       calls.add(-1 - start);
     }
-    for (const request of maps) {
-      this.#checkBase(request, next.size);
-      next.set(request.range.start, pieceOf(request));
+    for (const request of change.maps) {
+      if (!isGiven(request)) continue;
+      this.#checkBase(request, next.length);
+      next = withPiece(next, pieceOf(request));
       calls.add(request.range.start);
     }
+    if (calls.size === 0) return;
     const { connection, ready, rules } = this.#link;
     const table = this.#table;
     if (connection.state === "cut off") this.#keepFrom(runsOf(next));
     const planned = ready && connection.state === "open" ? changeTable(table, runsOf(next), rules) : null;
-    this.#announced = { next, calls, change: planned, table, sent: false };
+    const announced: Announced = { next, calls, change: planned, table, exchange: null, isShown: false };
+    this.#announced = announced;
+    if (planned === null || planned.removed.length + planned.added.length === 0) return;
+    const disturbed = disturbedVrings(this.#link, planned);
+    if (disturbed.length > 0 || this.#written.isBeyondLog(planned.table)) return;
+    announced.exchange = this.#begin(next, planned, disturbed);
   }
 
   /**
@@ -166,16 +177,21 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     const { range } = request;
     if (!isGiven(request)) return void this.#others.set(range.start, range.end);
     const added = pieceOf(request);
-    for (const { start, end, file, fileOffset } of this.#pieces.values()) {
+    for (const { start, end, file, fileOffset } of this.#pieces) {
       // An undo that does not know whether something was taken away gives it again.
       if (start === added.start && end === added.end && file === added.file && fileOffset === added.fileOffset) return;
       if (start < range.end && range.start < end) {
         throw new MappingError(`${this.name} has ${new MemoryRange(start, end)} already`, range);
       }
     }
-    this.#checkBase(request, this.#pieces.size);
-    this.#carryOut(range.start, () => new Map(this.#pieces).set(range.start, added));
-    this.#pieces.set(range.start, { ...added, mappable: added.mappable.clone() });
+    this.#checkBase(request, this.#pieces.length);
+    const mappable = added.mappable.clone();
+    try {
+      this.#become(range.start, withPiece(this.#pieces, { ...added, mappable }));
+    } catch (error) {
+      mappable[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /**
@@ -186,7 +202,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
    */
   unmapDma(range: MemoryRange): undefined {
     if (this.#disposed) return;
-    const piece = this.#pieces.get(range.start);
+    const piece = pieceAt(this.#pieces, range.start);
     if (piece === undefined && this.#others.get(range.start) === range.end) {
       this.#others.delete(range.start);
       return;
@@ -194,12 +210,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     if (piece === undefined || piece.end !== range.end) {
       throw new MappingError(`${this.name} has no mapping at exactly ${range}`, range);
     }
-    this.#carryOut(-1 - range.start, () => {
-      const next = new Map(this.#pieces);
-      next.delete(range.start);
-      return next;
-    });
-    this.#pieces.delete(range.start);
+    this.#become(-1 - range.start, without(this.#pieces, range.start));
     piece.mappable[Symbol.dispose]();
   }
 
@@ -208,36 +219,15 @@ export class VhostUserMemory implements DmaTarget, Disposable {
    * it has. The first call starts the log, and reports everything. Blocks for that.
    */
   takeDirty(mark: (start: number, end: number) => void): void {
-    const link = this.#link;
-    const state = link.connection.look();
-    this.#isAsked = true;
+    this.#written.isAsked = true;
     // Between its last writes and their marks it may have died.
-    if (state === "gone") this.#lose();
-    for (const { start, end } of [...this.#carried.splice(0), ...this.#unlogged.splice(0)]) mark(start, end);
-    if (state === "gone") return;
-    if (state === "open" && link.log !== null) {
-      for (const span of this.#table) link.log.take(span, mark);
-      return;
-    }
-    for (const { start, end } of this.#table) mark(start, end);
-    if (state !== "open" || !link.canLog || !link.ready) return;
-    const log = new DirtyLog(2 * Math.max(2 ** 32, this.#end(this.#table)));
-    try {
-      link.startLog(log);
-    } catch (error) {
-      log[Symbol.dispose]();
-      // Without a log, all is reported each time. A back end that fell silent has been cut off, which whoever asks it
-      // for something next is told.
-      if (!(error instanceof VhostUserError)) throw error;
-    }
+    if (this.#link.connection.look() === "gone") this.#lose();
+    this.#written.take(this.#table, mark);
   }
 
   /** Has the back end stop logging what it writes, which costs it time. Blocks. Does nothing if it does not log. */
   stopLogging(): void {
-    const { log } = this.#link;
-    if (log === null) return;
-    this.#link.stopLog();
-    log[Symbol.dispose]();
+    this.#written.stopLogging();
   }
 
   /** Forgets everything. Detach it from its manager first: what is still attached stays with the back end. */
@@ -247,47 +237,113 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     this.#link.memory = null;
     this.#link.log?.[Symbol.dispose]();
     this.#link.log = null;
-    for (const { mappable } of this.#pieces.values()) mappable[Symbol.dispose]();
-    this.#pieces.clear();
+    for (const { mappable } of this.#pieces) mappable[Symbol.dispose]();
+    this.#pieces = [];
   }
 
-  /** Has the back end follow one call of the manager: with all of its request at once, if that was announced. */
-  #carryOut(call: number, alone: () => Pieces): void {
+  /** Has the back end follow one call of the manager, after which there will be `pieces`. */
+  #become(call: number, pieces: Pieces): void {
+    this.#endInterrupted();
+    try {
+      this.#carryOut(call, pieces);
+    } catch (error) {
+      // What else is thrown came from where nothing was expected, such as the end of the stack.
+      if (error instanceof MembackingError) this.#underWay = null;
+      throw error;
+    }
+    // Without a call in between, so that no exception can come between the one and the other.
+    this.#pieces = pieces;
+    this.#underWay = null;
+  }
+
+  /** Carries out one call: with all of its request at once, if that was announced. */
+  #carryOut(call: number, alone: Pieces): void {
     const announced = this.#announced;
     // What is taken away unannounced, and was announced to be given, is given anew (after a discard, say).
     const isRenewed = call < 0 && announced?.calls.has(-1 - call);
     if (announced === null || !(announced.calls.delete(call) || isRenewed)) {
-      this.#announced = null;
-      return this.#settle(alone());
+      this.#takeBack();
+      return this.#show(alone);
     }
-    if (!announced.sent) {
-      this.#settle(announced.next, announced);
-      announced.sent = true;
+    if (!announced.isShown) {
+      const { exchange } = announced;
+      announced.exchange = null;
+      if (exchange !== null) this.#finish(exchange);
+      else this.#show(announced.next, announced);
+      announced.isShown = true;
     }
     if (announced.calls.size === 0) this.#announced = null;
   }
 
+  /** An exchange that an exception ended, and nobody else, leaves a back end of which nobody knows what it has. */
+  #endInterrupted(): void {
+    const mayHave = this.#underWay;
+    if (mayHave === null || (this.#announced !== null && this.#announced.exchange !== null)) return;
+    const { connection } = this.#link;
+    connection.cutOff(new VhostUserError("protocol", "", "A change of the back end's memory table was interrupted"));
+    this.#announced = null;
+    if (connection.state === "gone") this.#lose();
+    else this.#table = [...this.#table, ...mayHave];
+    this.#underWay = null;
+  }
+
+  /** What was announced does not come. What the back end was told of it already is taken back. */
+  #takeBack(): void {
+    const exchange = this.#announced?.exchange ?? null;
+    this.#announced = null;
+    if (exchange === null) return;
+    try {
+      this.#finish(exchange);
+    } catch (error) {
+      if (!(error instanceof VhostUserError)) throw error;
+      // It has the table it had, or is cut off, which the next call tells.
+      this.#underWay = null;
+      return;
+    }
+    try {
+      this.#show(this.#pieces);
+    } catch (error) {
+      if (!(error instanceof VhostUserError)) throw error;
+      if (error.kind === "refused") notTakenBack(this.#link.connection, error);
+    }
+    this.#underWay = null;
+  }
+
   /** Has the back end's table cover what of `pieces` it is given, or leaves it as it was and throws. */
-  #settle(pieces: Pieces, announced: Announced | null = null): void {
+  #show(pieces: Pieces, announced: Announced | null = null): void {
     const link = this.#link;
-    const { connection } = link;
-    const state = (): ConnectionState => connection.state; // which changes under way
-    if (state() === "gone") this.#lose();
-    if (!link.ready || state() === "gone") return;
-    if (state() === "cut off") return this.#keepFrom(runsOf(pieces));
+    const { state } = link.connection;
+    if (state === "gone") this.#lose();
+    if (!link.ready || state === "gone") return;
+    if (state === "cut off") return this.#keepFrom(runsOf(pieces));
     const known = announced?.table === this.#table ? announced.change : null;
     const change = known ?? changeTable(this.#table, runsOf(pieces), link.rules);
     if (change.removed.length === 0 && change.added.length === 0) return;
-    this.#lengthenLog(this.#end(change.table));
-    const before = this.#table;
-    const files = new Map<OpenFile, Mappable>();
-    for (const { file, mappable } of [...this.#pieces.values(), ...pieces.values()]) files.set(file, mappable);
+    if (this.#written.isBeyondLog(change.table)) this.#written.lengthenLog(this.#table, change.table);
+    this.#finish(this.#begin(pieces, change, disturbedVrings(link, change)));
+  }
+
+  /** Sends what makes the change of the table that has the back end see `pieces`. */
+  #begin(pieces: Pieces, change: TableChange<OpenFile>, disturbed: readonly Vring[]): Under {
+    this.#underWay = change.added;
+    const ours = this.#pieces;
+    const exchange = new TableExchange(this.#link, change, disturbed, {
+      before: this.#table,
+      userBase: this.#userBase,
+      fdOf: (file) => {
+        const isOf = (piece: Piece) => piece.file === file;
+        return (pieces.find(isOf) ?? ours.find(isOf))?.mappable.fd ?? file.fd;
+      },
+    });
+    return { exchange, change, before: this.#table };
+  }
+
+  /** Waits for a change of the table that has begun. */
+  #finish({ exchange, change, before }: Under): void {
+    const { connection } = this.#link;
+    const state = (): ConnectionState => connection.state; // which changes under way
     try {
-      exchangeTable(link, change, {
-        before,
-        userBase: this.#userBase,
-        fdOf: (file) => files.get(file)?.fd ?? file.fd,
-      });
+      exchange.finish();
       this.#table = change.table;
     } catch (error) {
       // One that was cut off may have any of it.
@@ -297,7 +353,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
       if (state() === "gone") this.#lose();
       else if (state() === "open") this.#resume();
     }
-    for (const span of change.removed) link.log?.take(span, (start, end) => this.#carried.push({ start, end }));
+    this.#written.carry(change.removed);
   }
 
   /** Vrings that cannot be resumed now cost the back end its connection, and not the request. */
@@ -326,31 +382,12 @@ export class VhostUserMemory implements DmaTarget, Disposable {
   }
 
   #lose(): void {
-    if (this.#isAsked) this.#unlogged.push(...this.#table.map(({ start, end }) => ({ start, end })));
+    this.#written.lose(this.#table);
     this.#table = [];
   }
 
-  /** A log has a bit for each page of the table. */
-  #lengthenLog(end: number): void {
-    const { log } = this.#link;
-    if (log === null || end <= log.end) return;
-    const longer = new DirtyLog(2 * end);
-    try {
-      this.#link.startLog(longer);
-    } catch (error) {
-      longer[Symbol.dispose]();
-      throw error;
-    }
-    for (const span of this.#table) log.take(span, (start, end) => this.#carried.push({ start, end }));
-    log[Symbol.dispose]();
-  }
-
-  #end(runs: readonly Span[]): number {
-    return runs.reduce((most, { end }) => Math.max(most, end), 0);
-  }
-
   #readUint16(gpa: number): number {
-    for (const { start, end, mappable, fileOffset } of this.#pieces.values()) {
+    for (const { start, end, mappable, fileOffset } of this.#pieces) {
       if (gpa < start || gpa + 2 > end) continue;
       const bytes = new Uint8Array(2);
       mappable.read(fileOffset + gpa - start, bytes);
@@ -367,20 +404,4 @@ export class VhostUserMemory implements DmaTarget, Disposable {
     }
     this.#userBase = base;
   }
-}
-
-/** Whether a back end is given it. They map what they are given for writing, so they are given nothing else. */
-function isGiven(request: DmaRequest): request is DmaRequest & { readonly mappable: Mappable } {
-  return request.type === "ram" && request.mappable !== null && request.mappable.writable;
-}
-
-function pieceOf(request: DmaRequest & { readonly mappable: Mappable }): Piece {
-  const { range: { start, end }, mappable, fileOffset } = request;
-  return { start, end, fileOffset, file: fileOf(mappable), mappable };
-}
-
-/** What a back end is given, in ascending order. */
-function runsOf(pieces: Pieces): Run<OpenFile>[] {
-  return Array.from(pieces.values(), ({ start, end, file, fileOffset }) => ({ start, end, file, fileOffset }))
-    .sort((a, b) => a.start - b.start);
 }

@@ -59,20 +59,26 @@ function viewOf(payload: Uint8Array): DataView {
   return scratch;
 }
 
-/** Puts a message where it is sent from. @returns Its length. */
-export function putMessage(into: DataView<ArrayBuffer>, request: number, flags: number, payload: Uint8Array): number {
+/** Puts a message where it is sent from, which is all of `bytes` as well. @returns Its length. */
+export function putMessage(
+  into: DataView<ArrayBuffer>,
+  bytes: Uint8Array<ArrayBuffer>,
+  request: number,
+  flags: number,
+  payload: Uint8Array,
+): number {
   into.setUint32(0, request, true);
   into.setUint32(4, VERSION | flags, true);
   into.setUint32(8, payload.length, true);
-  new Uint8Array(into.buffer).set(payload, HEADER_SIZE);
+  if (payload.length > 0) bytes.set(payload, HEADER_SIZE);
   return HEADER_SIZE + payload.length;
 }
 
 /** A message as it is sent. */
 export function encodeMessage(request: number, flags: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
-  const view = new DataView(new ArrayBuffer(HEADER_SIZE + payload.length));
-  putMessage(view, request, flags, payload);
-  return new Uint8Array(view.buffer);
+  const bytes = new Uint8Array(HEADER_SIZE + payload.length);
+  putMessage(new DataView(bytes.buffer), bytes, request, flags, payload);
+  return bytes;
 }
 
 /** The header at `at`. */
@@ -84,6 +90,8 @@ export function decodeHeader(view: DataView, at = 0): MessageHeader {
   };
 }
 
+/** The payload of most answers, all zeros. One for all, which nobody writes to. */
+export const ALL_WELL: Uint8Array<ArrayBuffer> = new Uint8Array(8);
 /** No payload. */
 export const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 

@@ -9,6 +9,7 @@ import { closeFds, type UnixSocket } from "../../ffi/os/socket.ts";
 import { duplicateFd } from "../../ffi/os/socket.ts";
 import { VhostUserError } from "./errors.ts";
 import {
+  ALL_WELL,
   decodeHeader,
   encodeMessage,
   HEADER_SIZE,
@@ -26,6 +27,8 @@ interface Waiting {
   fds: readonly number[];
 }
 
+/** The length of nearly all answers, and the least one has: a header and eight bytes. */
+const ANSWER_SIZE = HEADER_SIZE + 8;
 /** How many bytes may wait for a peer that reads none. */
 const MAX_WAITING = 64 * 1024;
 
@@ -67,7 +70,7 @@ export class MessageSocket implements Disposable {
    */
   send(request: number, flags: number, payload: Uint8Array, fds: readonly number[] = []): void {
     if (this.#waiting.length > 0) return this.#wait(encodeMessage(request, flags, payload), fds);
-    const length = putMessage(this.#outgoing, request, flags, payload);
+    const length = putMessage(this.#outgoing, this.#outgoingBytes, request, flags, payload);
     const sent = this.#send(this.#outgoingBytes, fds, length);
     if (sent === length) return;
     const rest = this.#outgoingBytes.slice(sent ?? 0, length);
@@ -111,18 +114,24 @@ export class MessageSocket implements Disposable {
    */
   receive(waits = false): Message | null {
     while (true) {
-      const message = this.#ready.shift();
-      if (message !== undefined) return message;
+      if (this.#ready.length > 0) return this.#ready.shift() ?? null;
       if (this.#drained) {
         this.#drained = false;
         return null;
       }
       const into = this.#have === 0 ? this.#buffer : this.#buffer.subarray(this.#have);
-      const received = this.#receive(into, waits);
+      const length = waits ? this.#missing : into.length;
+      const received = this.#receive(into, waits, length);
       if (received === null) return null;
-      this.#drained = received.length < into.length && received.fds.length === 0;
+      this.#drained = received.length < length && received.fds.length === 0;
       this.#take(received);
     }
+  }
+
+  /** What the next message lacks, in bytes. Back ends send a header and what belongs to it apart; one wait is for both. */
+  get #missing(): number {
+    if (this.#have < ANSWER_SIZE) return ANSWER_SIZE - this.#have;
+    return HEADER_SIZE + decodeHeader(this.#incoming).size - this.#have;
   }
 
   /**
@@ -139,30 +148,36 @@ export class MessageSocket implements Disposable {
       while (end - at >= HEADER_SIZE) {
         const header = decodeHeader(this.#incoming, at);
         checkHeader(header);
-        const next = at + HEADER_SIZE + header.size;
+        const { request, flags, size } = header;
+        const next = at + HEADER_SIZE + size;
         if (next > end) break;
-        last = { ...header, payload: buffer.slice(at + HEADER_SIZE, next), fds: at === 0 ? this.#fds : [] };
+        // An array is memory outside of the heap, however small, and most answers say nothing but that all is well.
+        const payload = size === 8 && isZero(this.#incoming, at + HEADER_SIZE)
+          ? ALL_WELL
+          : buffer.slice(at + HEADER_SIZE, next);
+        last = { request, flags, size, payload, fds: at === 0 ? this.#fds : [] };
         if (at === 0) this.#fds = [];
         this.#ready.push(last);
         at = next;
       }
     } finally {
       // Whatever happens, they are somebody's to close.
-      (last === undefined || at < end ? this.#fds : last.fds).push(...fds);
+      if (fds.length > 0) (last === undefined || at < end ? this.#fds : last.fds).push(...fds);
     }
     if (truncated || this.#fds.length > MAX_FDS || (last?.fds.length ?? 0) > MAX_FDS) {
       throw new VhostUserError("protocol", "", `The back end sent more than ${MAX_FDS} file descriptors at once`);
     }
-    if (at > 0) buffer.copyWithin(0, at, end);
+    if (at > 0 && at < end) buffer.copyWithin(0, at, end);
     this.#have = end - at;
   }
 
   #receive(
     into: Uint8Array<ArrayBuffer>,
     waits: boolean,
+    length: number,
   ): { length: number; fds: number[]; truncated: boolean } | null {
     try {
-      return this.socket.receive(into, waits);
+      return this.socket.receive(into, waits, length);
     } catch (cause) {
       throw goneBy(cause);
     }
@@ -184,6 +199,10 @@ export class MessageSocket implements Disposable {
     this.#waiting = [];
     this.socket[Symbol.dispose]();
   }
+}
+
+function isZero(view: DataView, at: number): boolean {
+  return view.getUint32(at, true) === 0 && view.getUint32(at + 4, true) === 0;
 }
 
 function checkHeader({ flags, size }: MessageHeader): void {

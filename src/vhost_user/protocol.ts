@@ -106,7 +106,7 @@ export const ProtocolFeature = {
   /** It has a virtio device status. */
   STATUS: 1n << 16n,
   /** It maps files into shared memory regions of the device. */
-  SHMEM: 1n << 20n,
+  SHMEM: 1n << 22n,
 } as const satisfies Readonly<Record<string, bigint>>;
 
 /** The protocol features this front end can make use of. */

@@ -45,7 +45,8 @@ export class ShmemWindows {
    * Maps what a back end asks for, as strictly as the specification wants it: only where nothing is mapped.
    *
    * A mapping that begins in its file and reaches beyond its end is mapped as far as there is a file; that is what DAX
-   * drivers ask for, whose mappings are 2 MiB however short the file is. The rest stays a hole.
+   * drivers ask for, whose mappings are 2 MiB however short the file is. The rest stays a hole. A length that ends within a
+   * page means all of the page.
    *
    * @throws {VhostUserError} `"refused"` if it is not to be had.
    * @throws {MembackingError} If the window cannot map it.
@@ -107,8 +108,9 @@ export class ShmemWindows {
     const window = this.#windows.get(request.shmid);
     if (window === undefined) throw refused(name, `there is no shared memory region ${request.shmid}`);
     const { shmOffset, length, fdOffset } = request;
-    if (length === 0 || [shmOffset, length, fdOffset].some((value) => value % PAGE_SIZE !== 0)) {
-      throw refused(name, `${rangeOf(request)} and file offset ${hex(fdOffset)} are not whole pages`);
+    if (length === 0) throw refused(name, "it has no length");
+    if (shmOffset % PAGE_SIZE !== 0 || fdOffset % PAGE_SIZE !== 0) {
+      throw refused(name, `its offsets ${hex(shmOffset)} and ${hex(fdOffset)} are not where pages begin`);
     }
     if (length > window.memory.length || shmOffset > window.memory.length - length) {
       throw refused(name, `${rangeOf(request)} reaches beyond region ${request.shmid} of ${hex(window.memory.length)}`);
@@ -125,7 +127,8 @@ export function isRefusal(error: unknown): boolean {
 function requestOf(name: string, { payload }: Message): ShmemRequest {
   const request = decodeShmem(payload);
   if (request === null) throw refused(name, `it has numbers that make no sense`);
-  return request;
+  // As mmap and munmap take it; vhost-device-media asks for buffers of 112.5 pages.
+  return { ...request, length: Math.ceil(request.length / PAGE_SIZE) * PAGE_SIZE };
 }
 
 function refused(name: string, why: string): VhostUserError {

@@ -59,7 +59,9 @@ export class Vrings implements Iterable<Vring> {
 
   /** Those of a state. */
   in(state: VringState): Vring[] {
-    return [...this.#rings.values()].filter((vring) => vring.state === state);
+    const found: Vring[] = [];
+    for (const vring of this.#rings.values()) if (vring.state === state) found.push(vring);
+    return found;
   }
 
   /** The back end is gone. */

@@ -1,10 +1,10 @@
 import { assertEquals } from "@std/assert";
-import { noKvm, testUnless } from "../support/require.ts";
+import { noKvm, testUnless, tooSlow } from "../support/require.ts";
 import { FAMILIES } from "./families/mod.ts";
 import { attack } from "./run.ts";
 
 /** How long the attack of the ordinary tests is; `deno task attack` takes as long as it is told. */
-const SECONDS = Number(Deno.env.get("ATTACK_SECONDS") ?? 20);
+const SECONDS = Number(Deno.env.get("ATTACK_SECONDS") ?? 60);
 
 function attackWith(families: typeof FAMILIES): (t: Deno.TestContext) => Promise<void> {
   return async () => {
@@ -21,8 +21,13 @@ function attackWith(families: typeof FAMILIES): (t: Deno.TestContext) => Promise
 }
 
 const [withKvm, without] = [true, false].map((needs) => FAMILIES.filter(({ needsKvm = false }) => needsKvm === needs));
-Deno.test(
+testUnless(
+  tooSlow,
   "nothing that a caller, a peer or the host does crashes, hangs, leaks or changes other memory",
   attackWith(without ?? []),
 );
-testUnless(noKvm, "nothing that is done to virtual machines crashes, hangs or leaks", attackWith(withKvm ?? []));
+testUnless(
+  tooSlow ?? noKvm,
+  "nothing that is done to virtual machines crashes, hangs or leaks",
+  attackWith(withKvm ?? []),
+);

@@ -13,12 +13,15 @@ import {
   SyncRegionManagerClient,
   VaMapper,
 } from "membacking";
+import { currentThread } from "../../ffi/os/thread.ts";
+import { ring } from "../../src/serving/bell.ts";
+import { LINE } from "../../src/serving/shared_words.ts";
 import { clientRound } from "./client_round.ts";
 import { Random } from "./random.ts";
 
 /** What such a Worker is to be. */
 export interface Job {
-  readonly role: "client" | "sync-client" | "owner";
+  readonly role: "client" | "sync-client" | "flood" | "owner";
   /** One port for each client of an owner; the one of a client. */
   readonly ports: readonly MessagePort[];
   readonly seed: number;
@@ -58,6 +61,24 @@ async function beSyncClient(random: Random, port: MessagePort): Promise<void> {
   }
 }
 
+/**
+ * Says what clients say, without a pause, and that there is more. Deno does not end a thread that does nothing else, so it
+ * ends by itself.
+ */
+function beFlood(port: MessagePort): void {
+  const { port1, port2 } = new MessageChannel();
+  port.onmessage = ({ data }) => {
+    if (data.kind !== "welcome") return;
+    const [line, bell] = [new Int32Array(data.line), new Int32Array(data.bell)];
+    for (const until = performance.now() + 500; performance.now() < until;) {
+      for (let i = 0; i < 100; i++) port1.postMessage({ kind: "forget", key: i });
+      Atomics.add(line, LINE.posted, 2 ** 20);
+      ring(bell);
+    }
+  };
+  port.postMessage({ kind: "hello", thread: currentThread(), messages: port2 }, [port2]);
+}
+
 function beOwner(ports: readonly MessagePort[]): void {
   const va = VaMapper.reserve(2 ** 24);
   const manager = new RegionManager(va, { overlap: "any" });
@@ -81,6 +102,7 @@ scope.onmessage = async ({ data: { role, ports, seed } }) => {
   try {
     if (role === "owner") return beOwner(ports);
     if (port === undefined) throw new Error("A client needs a port");
+    if (role === "flood") return beFlood(port);
     await (role === "client" ? beClient(random, port) : beSyncClient(random, port));
   } catch (error) {
     scope.postMessage(`${error}`);

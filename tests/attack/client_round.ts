@@ -20,5 +20,6 @@ export async function clientRound(
   if (random.oneIn(2)) lock[Symbol.dispose]();
   else setTimeout(() => lock[Symbol.dispose](), 1);
   client.memory.read(0, PAGE);
+  for (const { range } of client.memory.pieces()) client.memory.find(range.start);
   await region.remove().catch(() => {}); // refused while the lock is held
 }

@@ -1,5 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
-import { type GuestMemory, GuestMemoryManager, Mappable, MemoryRange, type RegionHandle } from "membacking";
+import {
+  type GuestMemory,
+  GuestMemoryManager,
+  Mappable,
+  type MemoryPiece,
+  MemoryRange,
+  type RegionHandle,
+  RegionManagerClient,
+} from "membacking";
 import { Kvm, type KvmVcpu } from "membacking/kvm";
 import { RealModeCode, startRealMode } from "../support/guest.ts";
 import { kvmTest } from "../support/require.ts";
@@ -21,8 +29,9 @@ const ACT = `
   const region = regions[which], rangeInRegion = new MemoryRange(from * 0x1000, to * 0x1000);
   if (kind === 0) await region.map({ writable });
   else if (kind === 1) await region.unmap();
-  else if (kind === 2) await region.removeMappings(rangeInRegion);
-  else await region.addMapping({ rangeInRegion, mappable: file, fileOffset: offset * 0x1000, writable });
+  else await region.removeMappings(rangeInRegion); // Also before others: memory in no file has to be removed by name.
+  const what = offset % 4 === 0 ? { mappable: "private" } : { mappable: file, fileOffset: offset * 0x1000 };
+  if (kind > 2) await region.addMapping({ rangeInRegion, writable, ...what });
 `;
 
 const MAKE = `
@@ -43,17 +52,52 @@ const LOOK = `
     const isThere = client.memory.isMapped(gpa, 4);
     found.push([isThere ? client.memory.readUint32(gpa) : -1, client.memory.isMapped(gpa, 4, { write: true })]);
   }
-  return found;
+  const piece = (found) => found === null ? null : {
+    ...found, range: [found.range.start, found.range.end], mappable: null, hva: found.hva - client.memory.find(0).hva,
+  };
+  return {
+    pages: found,
+    pieces: [...client.memory.pieces()].map(piece),
+    found: found.map((_, page) => piece(client.memory.find(at + page * 0x1000))),
+  };
 `;
 
-type Seen = readonly (readonly [value: number, writable: boolean])[];
+/** A piece as plain data, but for the file, which clients do not have; host addresses from that of GPA 0 on. */
+type Found = Omit<MemoryPiece, "range"> & { readonly range: readonly [start: number, end: number] };
+
+interface Seen {
+  readonly pages: readonly (readonly [value: number, writable: boolean])[];
+  readonly pieces: readonly Found[];
+  /** What `find` finds for each page. */
+  readonly found: readonly (Found | null)[];
+}
+
+function foundIn(memory: GuestMemory): Found[] {
+  const base = memory.find(0)?.hva ?? NaN;
+  return [...memory.pieces()].map(({ range: { start, end }, ...piece }) => ({
+    ...piece,
+    ...{ range: [start, end], mappable: null, hva: piece.hva - base },
+  }));
+}
 
 function look(memory: GuestMemory): Seen {
-  return Array.from({ length: PAGES }, (_, page) => {
+  const pages = Array.from({ length: PAGES }, (_, page) => {
     const gpa = AT + page * PAGE;
     const value = memory.isMapped(gpa, 4) ? memory.readUint32(gpa) : NOTHING;
-    return [value, memory.isMapped(gpa, 4, { write: true })];
+    return [value, memory.isMapped(gpa, 4, { write: true })] as const;
   });
+  const pieces = foundIn(memory);
+  return { pages, pieces, found: pages.map((_, page) => pieceAt(pieces, AT + page * PAGE)) };
+}
+
+function pieceAt(pieces: readonly Found[], gpa: number): Found | null {
+  return pieces.find(({ range: [start, end] }) => start <= gpa && gpa < end) ?? null;
+}
+
+/** The same to another process, which cannot access private memory. */
+function fromOutside({ pages, pieces, found }: Seen): Seen {
+  const seen = pages.map((page, i) => found[i]?.kind === "private" ? [NOTHING, false] as const : page);
+  return { pages: seen, pieces, found };
 }
 
 /** What the guest reads from each page. */
@@ -100,7 +144,8 @@ kvmTest("guest, owner, Worker and process see the same memory after each request
   const ownAct = new Function("regions", "file", "MemoryRange", "request", `return (async () => {${ACT}})();`);
 
   const random = randomFrom(20261126);
-  const counts = { there: 0, nothing: 0, readOnly: 0 };
+  const counts = { there: 0, nothing: 0, readOnly: 0, own: 0 };
+  const names = new Set<string>();
   for (let step = 0; step < STEPS; step++) {
     const from = random(PAGES);
     const to = from + 1 + random(PAGES - from);
@@ -112,13 +157,63 @@ kvmTest("guest, owner, Worker and process see the same memory after each request
 
     const expected = look(guest.memory);
     const what = `step ${step}: actor ${actor}, ${request}`;
-    for (const each of remotes) assertEquals(await each.run<Seen>(LOOK, { at, pages }), expected, what);
-    assertEquals(guestLooks(vcpu), expected.map(([value]) => value), what);
-    for (const [value, writable] of expected) {
+    for (const each of remotes) {
+      const seen = await each.run<Seen>(LOOK, { at, pages });
+      assertEquals(seen, each === process ? fromOutside(expected) : expected, what);
+    }
+    assertEquals(guestLooks(vcpu), expected.pages.map(([value]) => value), what);
+    for (const piece of expected.found) {
+      if (piece?.kind === "private") counts.own++;
+      if (piece !== null) names.add(piece.region.name);
+    }
+    for (const [value, writable] of expected.pages) {
       if (value === NOTHING) counts.nothing++;
       else if (writable) counts.there++;
       else counts.readOnly++;
     }
   }
   assert(Object.values(counts).every((count) => count > STEPS / 4), JSON.stringify(counts));
+  assert(names.size >= 3, `${[...names]}`);
+});
+
+Deno.test("a client finds what the owner finds where deeds change what memory is", async () => {
+  const ram = new MemoryRange(0, 0x10_0000);
+  using guest = GuestMemoryManager.create({ maxAddress: 0x40_0000, ram: [{ name: "low", ranges: [ram] }] });
+  const own = MemoryRange.of(0x10_0000, 0x10_0000);
+  using region = guest.regions.newRegion({ name: "own", range: own, priority: 3, type: "device" });
+  region.addMapping({ rangeInRegion: MemoryRange.of(0, own.length), mappable: "private" });
+  region.map();
+  const { port1, port2 } = new MessageChannel();
+  using _served = guest.regions.serve(port1);
+  using client = await RegionManagerClient.connect(port2);
+  const kinds = new Set<string>();
+  const check = (what: string) => {
+    assertEquals(foundIn(client.memory), foundIn(guest.memory), what);
+    for (const { kind } of client.memory.pieces()) kinds.add(kind);
+  };
+  check("at first");
+  using file = Mappable.memfd("image", 0x4000);
+  using image = guest.newDeviceMemory("image", 0x8000);
+  image.map({ offset: 0, mappable: file, copyOnWrite: true });
+  for (const gpa of [0x30_0000, 0x31_0000]) {
+    image.mapToGuest(gpa, true);
+    assertEquals(client.memory.find(gpa)?.region.name, "image");
+    check(`at ${gpa}`);
+  }
+  const before = [...client.memory.pieces()];
+  {
+    using _template = guest.freeze();
+    check("frozen");
+    client.memory.writeUint32(0x1000, 1);
+    guest.rollback();
+    check("rolled back");
+  }
+  guest.discard(new MemoryRange(0x4000, 0x8000));
+  check("discarded");
+  guest.setRamVisibility(ram, "read-only");
+  check("read-only");
+  guest.setRamVisibility(ram, "unmapped");
+  check("unmapped");
+  assertEquals(before.length, 3);
+  assertEquals([...kinds].sort(), ["copy-on-write", "private", "shared"]);
 });

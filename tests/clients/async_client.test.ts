@@ -430,6 +430,18 @@ Deno.test("ClientRegionHandle.teardown waits, can be aborted, and keeps the sign
   assertEquals(rig.regions.inspect().regions, []);
 });
 
+Deno.test("a signal that is none leaves no port open and no request behind that nobody waits for", async () => {
+  using rig = new Rig();
+  const none = { throwIfAborted() {}, addEventListener: 5 } as unknown as AbortSignal;
+  const { port1, port2 } = new MessageChannel();
+  rig.regions.serve(port1);
+  await assertRejects(() => RegionManagerClient.connect(port2, { signal: none }), TypeError);
+  using client = await RegionManagerClient.connect(port2); // The port has not been claimed.
+  const region = await client.newRegion({ name: "ram", range: range(0, 0x8000), priority: 0 });
+  await assertRejects(() => region.teardown({ signal: none }), TypeError);
+  rig.regions[Symbol.dispose](); // Ends what is waited for.
+});
+
 Deno.test("bytes of a lock that were transferred away stay locked", async () => {
   using rig = new Rig();
   const client = await rig.connect();

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Mappable, RegionManager, VaMapper } from "membacking";
+import { Mappable, MemoryRange, RegionManager, VaMapper } from "membacking";
 import { internalsOf } from "../../src/regions/region_manager.ts";
 import { LANE_BYTES, LaneReceiver, LaneSender } from "../../src/serving/lane.ts";
 import { ProtocolError } from "../../src/serving/protocol_error.ts";
@@ -105,7 +105,6 @@ Deno.test("RegionManager.poll serves clients of all kinds while the owner does n
   await using sync = await Remote.start(rig.regions, { sync: true, timeout: 60_000 });
   await using async = await Remote.start(rig.regions);
   await using process = await RemoteProcess.start(rig.regions);
-  // Connected and at work: what the event loop has begun to take from a port when it stops is not there to be polled.
   for (const [index, remote] of [sync, async, process].entries()) {
     await remote.run(NEW_REGION, { at: 0x1_0000 * (index + 1) });
   }
@@ -132,6 +131,101 @@ Deno.test("RegionManager.poll serves clients of all kinds while the owner does n
   assertThrows(() => rig.regions.batch(() => rig.regions.poll()), TypeError, "batch");
   // A process may still say that it has let go of what changed; then there is silence.
   for (let polls = 0; rig.regions.poll() > 0; polls++) assert(polls < 100, "something goes on arriving");
+});
+
+/** All kinds of request, many times, each answer counted at `counter`; with `waits`, teardowns wait for a lock too. */
+const ALL_KINDS = `
+  const { region } = kept;
+  for (let i = 1; i <= count; i++) {
+    switch (i % 6) {
+      case 0:
+        await client.inspect();
+        break;
+      case 1:
+        await region.unmap();
+        await region.map();
+        break;
+      case 2: {
+        using lent = await client.memfd("lent", 0x1000), own = Mappable.memfd("own", 0x1000);
+        for (const mappable of [lent, own]) {
+          await region.addMapping({ rangeInRegion: new MemoryRange(0x2000, 0x3000), mappable });
+        }
+        break;
+      }
+      case 3:
+        await client.batch(() => { for (let i = 0; i < 300; i++) void region.map({ writable: i % 2 === 1 }); });
+        break;
+      case 4: {
+        const range = MemoryRange.of(at + 0x8000, 0x1000);
+        const more = await client.newRegion({ name: "x".repeat(50_000), range, priority: 1 });
+        using file = await client.memfd("more", 0x1000);
+        await more.addMapping({ rangeInRegion: new MemoryRange(0, 0x1000), mappable: file });
+        await more.map();
+        const lock = client.memory.lock(range);
+        if (!waits) lock[Symbol.dispose]();
+        const gone = more.teardown();
+        if (waits) lock[Symbol.dispose]();
+        await gone;
+        break;
+      }
+      case 5:
+        await client.regions();
+    }
+    client.memory.writeUint32(counter, i);
+  }
+`;
+
+Deno.test("an owner that is synchronous from any moment on answers all by RegionManager.poll, whichever way it comes", async () => {
+  using rig = new Rig();
+  await using sync = await Remote.start(rig.regions, { sync: true, timeout: 60_000 });
+  await using async = await Remote.start(rig.regions);
+  await using other = await Remote.start(rig.regions);
+  await using process = await RemoteProcess.start(rig.regions);
+  const remotes = [async, other, sync, process];
+  const PARTS = 20, COUNT = 30;
+  const words = new MemoryRange(0, 0x1000);
+  const counters = remotes.map((_, index) => 4 * index);
+  const ram = rig.regions.newRegion({ name: "counters", range: words, priority: 0 });
+  ram.addMapping({ rangeInRegion: words, mappable: rig.file });
+  ram.map();
+  const place = (index: number) => 0x1_0000 * (index + 1);
+  for (const [index, remote] of remotes.entries()) await remote.run(NEW_REGION, { at: place(index) });
+  const nap = new Int32Array(new SharedArrayBuffer(4));
+  for (let part = 0; part < PARTS; part++) {
+    const done = remotes.map((remote, index) => {
+      const [at, counter] = [place(index), 4 * index];
+      rig.regions.memory.writeUint32(counter, 0);
+      return remote.run(ALL_KINDS, { at, counter, count: COUNT, waits: remote !== sync });
+    });
+    for (const each of done) each.catch(() => {});
+    const end = performance.now() + 20_000;
+    const answered = () => counters.map((at) => rig.regions.memory.readUint32(at));
+    // In the middle of that the owner leaves its event loop, which has begun with whatever there was.
+    for (let turns = part % 7; turns > 0 || answered().includes(0); turns--) {
+      assert(performance.now() < end, `in part ${part} not all began: ${answered()}`);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    while (answered().some((count) => count < COUNT)) {
+      assert(performance.now() < end, `in part ${part} only ${answered()} were answered`);
+      rig.regions.poll();
+      Atomics.wait(nap, 0, 0, 0.1);
+    }
+    await Promise.all(done);
+  }
+  assertEquals(rig.regions.inspect().regions.length, remotes.length + 1);
+});
+
+Deno.test("who sends on while a lane is drained does not keep it from its end", () => {
+  const lane = new SharedArrayBuffer(LANE_BYTES);
+  const sender = new LaneSender(lane, "to-owner");
+  let received = 0;
+  const receiver = new LaneReceiver(lane, "to-owner", () => {
+    if (++received === 1000) throw new Error("It goes on and on");
+    sender.send(1, () => 1);
+  });
+  for (let i = 0; i < 3; i++) sender.send(1, () => 1);
+  assertEquals([receiver.drain(), receiver.drain()], [3, 3]);
+  assertEquals(received, 6);
 });
 
 Deno.test("a lane hands on its messages and those that went by another way in one order", () => {

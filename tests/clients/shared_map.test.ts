@@ -1,12 +1,27 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
-import { CODE } from "../../src/serving/page_codes.ts";
+import { MembackingError } from "membacking";
+import { CODE, REGION_ROW, ROW } from "../../src/serving/page_codes.ts";
 import { PageReader } from "../../src/clients/page_reader.ts";
 import { FixedSink, ThreadSink } from "../../src/serving/page_sinks.ts";
 import { NO_ACCOUNTS, PageWriter } from "../../src/serving/page_writer.ts";
+import type { MapRegion } from "../../src/serving/region_rows.ts";
 import { PAGE } from "../support/units.ts";
 
-const FILES = Array.from({ length: 6 }, (_, fd) => ({ key: { fd }, file: { fd }, delta: fd * PAGE }));
+/** Names of every length around what one row, and two and three, have room for. */
+const REGIONS: readonly MapRegion[] = Array.from({ length: 40 }, (_, id) => ({
+  id: id + 1,
+  name: "\0r\u{1f9e0}e\ud800gion\uffff".repeat(4).slice(0, id),
+  priority: id * 6,
+  type: id % 2 === 0 ? "ram" : "device",
+}));
+
+const [region = { id: 0, name: "", priority: 0, type: "ram" as const }] = REGIONS;
+const FILES = Array.from(
+  { length: 6 },
+  (_, fd) => ({ key: { fd }, file: { fd }, delta: fd * PAGE, kind: "shared" as const, region }),
+);
+const PRIVATE = { key: {}, file: null, delta: 6 * PAGE, kind: "private" as const };
 
 interface Edit {
   readonly start: number;
@@ -14,11 +29,13 @@ interface Edit {
   /** Which of `FILES`, 6 for private memory, 7 for nothing. */
   readonly what: number;
   readonly writable: boolean;
+  /** Whose. */
+  readonly region: MapRegion;
 }
 
 /** What a page shows, as text. */
-function naive({ what, writable }: Edit): string {
-  return what === 7 ? "nothing" : `${what} ${writable ? "rw" : "ro"}`;
+function naive({ what, writable, region }: Edit): string {
+  return what === 7 ? "nothing" : `${what} ${writable ? "rw" : "ro"} ${JSON.stringify(region)}`;
 }
 
 function shown(reader: PageReader, gpa: number): string {
@@ -28,6 +45,16 @@ function shown(reader: PageReader, gpa: number): string {
   const row = reader.row(found.code);
   if (row !== undefined) assertEquals(row.delta, row.fd * PAGE);
   return `${row?.fd ?? 6} ${(found.code & CODE.writable) !== 0 ? "rw" : "ro"}`;
+}
+
+/** The same, and who shows there. */
+function shownBy(reader: PageReader, gpa: number): string {
+  const found = reader.pieceAt(gpa);
+  if (found === undefined) return "nothing";
+  assert(found.start <= gpa && gpa < found.end);
+  const { region, kind, delta } = reader.nature(found.code);
+  assertEquals(kind === "private", delta === 6 * PAGE);
+  return `${shown(reader, gpa)} ${JSON.stringify(region)}`;
 }
 
 /** A writer, and a reader of what it writes. */
@@ -47,24 +74,18 @@ const edit = fc.record({
   pages: fc.oneof(fc.nat(12), fc.constantFrom(512, 1024, 512 * 512, 512 * 512 + 3)),
   what: fc.nat(7),
   writable: fc.boolean(),
+  region: fc.constantFrom(...REGIONS),
 });
 
 Deno.test("the shared map shows after any edits what a list of edits says, page by page", () => {
   fc.assert(
     fc.property(fc.array(edit, { minLength: 1, maxLength: 25 }), (edits) => {
       const { writer, reader } = newMap(LENGTH);
-      for (const { start, pages, what, writable } of edits) {
+      for (const { start, pages, what, writable, region } of edits) {
         const end = Math.min((start + pages) * PAGE, LENGTH);
         if (start * PAGE >= end) continue;
         const access = writable ? CODE.writable : 0;
-        const file = FILES[what];
-        if (what === 7) writer.paint(start * PAGE, end, null);
-        else {writer.paint(start * PAGE, end, {
-            key: file?.key ?? null,
-            file: file?.file ?? null,
-            delta: file?.delta ?? 0,
-            access,
-          });}
+        writer.paint(start * PAGE, end, what === 7 ? null : { ...FILES[what] ?? PRIVATE, access, region });
       }
       const expected = (page: number) => {
         const last = edits.findLast(({ start, pages }) => start <= page && page < start + pages);
@@ -72,13 +93,13 @@ Deno.test("the shared map shows after any edits what a list of edits says, page 
       };
       for (const anchor of ANCHORS) {
         for (let page = anchor; page < Math.min(anchor + 60, LENGTH / PAGE); page++) {
-          assertEquals(shown(reader, page * PAGE), expected(page), `page ${page}`);
+          assertEquals(shownBy(reader, page * PAGE), expected(page), `page ${page}`);
         }
       }
       assertEquals(reader.at(LENGTH, true), undefined);
       // Nothing mapped, nothing kept.
       writer.paint(0, LENGTH, null);
-      assertEquals([writer.nodeCount, writer.rowCount], [1, 1]);
+      assertEquals([writer.nodeCount, writer.rowCount], [1, 0]);
     }),
     { numRuns: 500 },
   );
@@ -93,7 +114,7 @@ Deno.test("a file that is shown again over itself keeps its row", () => {
   writer.paint(2 ** 29, 2 ** 29 + PAGE, { ...b, access: 0 });
   assertEquals([shown(reader, 0), shown(reader, 2 ** 29)], ["1 ro", "2 ro"]);
   writer.paint(PAGE, PAGE, { ...FILES[3] ?? a, access: 0 });
-  assertEquals(writer.rowCount, 3);
+  assertEquals(writer.rowCount, 2);
 });
 
 Deno.test("the shared map tells how far the same access reaches, whatever the files", () => {
@@ -117,16 +138,18 @@ Deno.test("the shared map grows, and uses its nodes and rows again", () => {
   const rounds: number[] = [];
   for (let round = 0; round < 3; round++) {
     for (let i = 0; i < 3000; i++) {
-      writer.paint(i * 2 ** 21, i * 2 ** 21 + PAGE, { key: { round, i }, file: { fd: i }, delta: i, access: 0 });
+      writer.paint(i * 2 ** 21, i * 2 ** 21 + PAGE, {
+        ...{ key: { round, i }, file: { fd: i }, delta: i, kind: "shared", region, access: 0 },
+      });
     }
     const code = reader.at(2999 * 2 ** 21, true)?.code ?? 0;
     assertEquals(reader.row(code)?.fd, 2999);
-    assertEquals(writer.rowCount, 3001);
+    assertEquals(writer.rowCount, 3000);
     rounds.push(sink.nodes.byteLength, sink.rows.byteLength);
   }
   assertEquals(rounds.slice(0, 2), rounds.slice(4), "it grew in the first round alone");
   for (let i = 0; i < 3000; i++) writer.paint(i * 2 ** 21, i * 2 ** 21 + PAGE, null);
-  assertEquals([writer.nodeCount, writer.rowCount], [1, 1]);
+  assertEquals([writer.nodeCount, writer.rowCount], [1, 0]);
 });
 
 Deno.test("what is scribbled over the shared map misleads who reads it, and neither hangs it nor reaches the writer", () => {
@@ -145,7 +168,67 @@ Deno.test("what is scribbled over the shared map misleads who reads it, and neit
     writer.paint(2 ** 30, 2 ** 30 + PAGE, null);
   }
   writer.paint(0, 2 ** 36, null);
-  assertEquals([writer.nodeCount, writer.rowCount], [1, 1]);
+  assertEquals([writer.nodeCount, writer.rowCount], [1, 0]);
+});
+
+Deno.test("a region is written down once while what it shows comes and goes, and not kept for ever", () => {
+  const { writer, reader } = newMap(2 ** 30);
+  const paint = { ...PRIVATE, access: 0 };
+  const written: number[] = [];
+  for (const region of [...REGIONS, ...REGIONS]) {
+    writer.paint(0, PAGE, { ...paint, region });
+    assertEquals(reader.nature(reader.pieceAt(0)?.code ?? 0).region, region);
+    writer.paint(0, PAGE, null);
+    written.push(writer.regionRowCount);
+  }
+  assertEquals(written.at(39), written.at(-1), "the second time there was nothing to write");
+  for (let id = 100; id < 1000; id++) {
+    writer.paint(0, PAGE, { ...paint, region: { id, name: `region ${id}`, priority: 0, type: "ram" } });
+    writer.paint(0, PAGE, null);
+    assert(writer.regionRowCount < 300, `${writer.regionRowCount}`);
+  }
+  // Of many that show nothing goes.
+  const many = Array.from(
+    { length: 500 },
+    (_, i): MapRegion => ({ id: i + 2000, name: `${i}`, priority: 1, type: "ram" }),
+  );
+  for (const [i, region] of many.entries()) writer.paint(i * PAGE, (i + 1) * PAGE, { ...paint, key: {}, region });
+  for (let i = 0; i < 500; i += 2) writer.paint(i * PAGE, (i + 1) * PAGE, null);
+  for (let i = 1; i < 500; i += 2) {
+    assertEquals(reader.nature(reader.pieceAt(i * PAGE)?.code ?? 0).region, many[i]);
+  }
+});
+
+Deno.test("what is scribbled over rows is a MembackingError to who asks for a region, or another name, and never more", () => {
+  const { writer, sink } = newMap(2 ** 30);
+  const region = REGIONS.at(-1)!;
+  writer.paint(0, PAGE, { ...PRIVATE, access: 0, region });
+  const numbers = new Float64Array(sink.rows);
+  const row = 1;
+  const regionRow = numbers[row * ROW.length + ROW.region] ?? 0;
+  const errors: string[] = [];
+  for (const [at, places] of [[row, Object.values(ROW)], [regionRow, Object.values(REGION_ROW)]] as const) {
+    for (const place of places.filter((place) => place < ROW.length)) {
+      for (const value of [NaN, -1, 0, 0.5, 1, 7, 1e6, 2 ** 48, 2 ** 60, Infinity]) {
+        const index = at * ROW.length + place;
+        const kept = numbers[index] ?? 0;
+        numbers[index] = value;
+        const reader = new PageReader(2 ** 30, sink.nodes, sink.rows);
+        try {
+          const { region } = reader.nature(reader.pieceAt(0)?.code ?? 0);
+          assert(typeof region.name === "string" && region.priority <= 255);
+        } catch (error) {
+          assert(error instanceof MembackingError, `${error}`);
+          errors.push(error.message);
+        }
+        numbers[index] = kept;
+      }
+    }
+  }
+  assert(errors.length > 40, `${errors.length}`);
+  new Int32Array(sink.nodes)[0] = CODE.readable; // A code of no row.
+  const reader = new PageReader(2 ** 30, sink.nodes, sink.rows);
+  assertThrows(() => reader.nature(reader.pieceAt(0)?.code ?? 0), MembackingError, "makes no sense");
 });
 
 Deno.test("a sink that comes later has everything, and one that is too small says so once", () => {

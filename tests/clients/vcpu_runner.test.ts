@@ -218,6 +218,54 @@ kvmTest("a pause that fails is no pause, alone or among others", async () => {
   await noAttachments(machine);
 });
 
+kvmTest("a pause gets the vCPU out of the guest, wherever its words say that it is and in which thread", async () => {
+  using machine = touching();
+  const vcpu = new RunningVcpu(machine.vcpu);
+  await until(() => count(machine) > 0n, "the guest runs");
+  const words = new Int32Array(vcpu.words);
+  const [state, thread, started, attached] = [0, 1, 2, 4];
+  const scribbles: Readonly<Record<number, number>>[] = [
+    ...[{ [state]: 0 }, { [state]: 77 }, { [thread]: 0 }, { [thread]: 1 }, { [thread]: Deno.pid }],
+    ...[{ [thread]: 2 ** 31 - 1 }, { [thread]: -5 }, { [started]: 1 }, { [attached]: 0 }],
+    ...[{ [state]: 0, [thread]: 0 }, { [state]: 0, [thread]: 5, [started]: 9, [attached]: 0 }],
+  ];
+  for (const scribble of scribbles) {
+    const before = words.slice();
+    for (const [at, value] of Object.entries(scribble)) words[Number(at)] = value;
+    {
+      using _paused = vcpu.control.pause();
+      // Without asking the vCPU first: that would wait in the kernel for as long as it runs.
+      await until(() => {
+        const seen = count(machine);
+        return Array.from({ length: 200 }, () => count(machine)).every((now) => now === seen);
+      }, `the guest stands still with ${JSON.stringify(scribble)}`);
+      assert(machine.vcpu.getRegs().rip > 0n);
+    }
+    for (const at of [thread, started, attached]) words[at] = before[at] ?? 0;
+    const reached = count(machine);
+    await until(() => count(machine) > reached, "the guest runs again");
+  }
+  assertEquals(await vcpu.stop(), { interrupted: 1 });
+});
+
+kvmTest("a pause leaves a vCPU that nobody runs free to enter the guest", () => {
+  using machine = touching();
+  using control = new VcpuControl(machine.vcpu);
+  {
+    using runner = VcpuRunner.attach(control.share());
+    control.pause()[Symbol.dispose]();
+    control.kick();
+    assertEquals(runner.run().kind, "interrupted");
+    control.pause()[Symbol.dispose]();
+  }
+  control.pause()[Symbol.dispose]();
+  assertEquals(machine.vcpu.immediateExit, false);
+  // One that is gone and was not in the guest is out of it.
+  machine.vcpu[Symbol.dispose]();
+  control.pause()[Symbol.dispose]();
+  assertEquals(control.pauses, 0);
+});
+
 kvmTest("a pause waits no longer than its deadline, whatever the runner's words say", async () => {
   using machine = new TestMachine();
   using control = new VcpuControl(machine.vcpu, { deadline: 100 });

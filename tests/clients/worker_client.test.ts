@@ -12,6 +12,7 @@ import {
 } from "membacking";
 import { isAlive } from "../../ffi/os/thread.ts";
 import { openFds } from "../support/proc.ts";
+import { SLOWNESS } from "../support/require.ts";
 import { Remote } from "./remote.ts";
 import { remoteError } from "./remote_error.ts";
 import { until } from "./runner.ts";
@@ -183,7 +184,8 @@ Deno.test("a synchronous client's batch is one request, and knows its new region
 
 Deno.test("a request that the owner does not get to in time is withdrawn, and never carried out", async () => {
   using rig = new Rig();
-  await using remote = await Remote.start(rig.regions, { sync: true, timeout: 500 });
+  const timeout = 500 * SLOWNESS;
+  await using remote = await Remote.start(rig.regions, { sync: true, timeout });
   const pending = remote.run(
     `try {
       client.newRegion({ name: "late", range: MemoryRange.of(0x2_0000, 0x2000), priority: 1 });
@@ -194,12 +196,12 @@ Deno.test("a request that the owner does not get to in time is withdrawn, and ne
   );
   // The owner is busy: its event loop stands still.
   const busy = new Int32Array(new SharedArrayBuffer(4));
-  Atomics.wait(busy, 0, 0, 1500);
+  Atomics.wait(busy, 0, 0, 3 * timeout);
   assertEquals(await pending, [
     "RequestTimeoutError",
-    500,
+    timeout,
     false,
-    'The owner of the region manager did not answer "newRegion" within 500 ms, and the request was withdrawn',
+    `The owner of the region manager did not answer "newRegion" within ${timeout} ms, and the request was withdrawn`,
   ]);
   assertEquals(rig.others, []);
   // The next ones are served as if nothing had been.
@@ -280,7 +282,8 @@ Deno.test("a thread is known by more than its number", async () => {
 
 Deno.test("a time-out names what was called, and not what it was made of", async () => {
   using rig = new Rig();
-  await using remote = await Remote.start(rig.regions, { sync: true, timeout: 500 });
+  const timeout = 500 * SLOWNESS;
+  await using remote = await Remote.start(rig.regions, { sync: true, timeout });
   await remote.run(`
     kept.bar = client.newDeviceMemory("bar", 0x1000);
     kept.bar.map({ offset: 0, mappable: client.memfd("bar", 0x1000) });
@@ -292,7 +295,7 @@ Deno.test("a time-out names what was called, and not what it was made of", async
     }
     return messages;
   `);
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5 * timeout);
   assertEquals(await pending, ["mapToGuest", "batch"]);
   assertEquals(rig.others, []);
 });

@@ -1,10 +1,10 @@
 // Freeze, thaw and rollback, interrupted by the end of the stack at every depth.
 
 import { assert, assertEquals, assertGreater } from "@std/assert";
-import { GuestMemoryManager } from "membacking";
+import { GuestMemoryManager, type Snapshot } from "membacking";
 import { RecordingDmaTarget } from "membacking/testing";
-import { openFds } from "../support/proc.ts";
-import { near, stackLimit } from "../support/stack.ts";
+import { openFds, openFiles } from "../support/proc.ts";
+import { FRAME, near } from "../support/stack.ts";
 import { range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
@@ -41,7 +41,7 @@ for (const { name, act, isBack } of CASES) {
         write(guest, 2);
         let thrown: unknown;
         try {
-          near(stackLimit(), depth, () => act(guest));
+          near(FRAME * depth, () => act(guest));
         } catch (error) {
           thrown = error;
           interrupted++;
@@ -65,3 +65,42 @@ for (const { name, act, isBack } of CASES) {
     assertEquals(leaks, 0);
   });
 }
+
+Deno.test("a restore or a save that the stack ends in, wherever, leaves no file open and nothing behind", async () => {
+  const folder = Deno.makeTempDirSync();
+  try {
+    using guest = newGuest();
+    write(guest, 7);
+    using snapshot = await guest.save(`${folder}/whole`);
+    GuestMemoryManager.restore(snapshot)[Symbol.dispose]();
+    const before = openFiles();
+    const outcomes: Record<string, number> = {};
+    for (let depth = 0; depth < 700; depth += 3) {
+      let saving: Promise<Snapshot> | undefined;
+      const acts: [name: string, act: () => void][] = [
+        ["restored", () => GuestMemoryManager.restore(snapshot)[Symbol.dispose]()],
+        ["saved", () => void (saving = guest.save(`${folder}/${depth}`))],
+      ];
+      for (const [name, act] of acts) {
+        let outcome = name;
+        try {
+          near(FRAME * depth, act);
+          if (saving !== undefined) (await saving)[Symbol.dispose]();
+        } catch (error) {
+          assert(error instanceof RangeError, `${error}`);
+          outcome = `not ${name}`;
+        }
+        outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+        assertEquals(openFiles(), before, `${outcome}, ${depth} frames from the end`);
+      }
+      assertEquals(words(guest), [7, 7, 7]);
+    }
+    for (const outcome of ["restored", "not restored", "saved", "not saved"]) assertGreater(outcomes[outcome] ?? 0, 10);
+    const left = [...Deno.readDirSync(folder)].filter(({ name }) => name.endsWith(".partial"));
+    assertEquals(left, []);
+    using again = GuestMemoryManager.restore(snapshot);
+    assertEquals(words(again), [7, 7, 7]);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

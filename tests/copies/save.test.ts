@@ -36,6 +36,29 @@ function contents(guest: GuestMemoryManager): Record<string, number> {
   return found;
 }
 
+Deno.test("a snapshot appears where its name meant when it was asked for, wherever the process goes meanwhile", async () => {
+  using there = folder();
+  using elsewhere = folder();
+  using guest = newGuest();
+  guest.memory.fill(0, 4 * MIB, 7);
+  const before = Deno.cwd();
+  try {
+    Deno.chdir(there.path);
+    const saving = guest.save("saved");
+    Deno.chdir(elsewhere.path);
+    using saved = await saving;
+    Deno.chdir(there.path);
+    const flattening = saved.flatten("flat");
+    Deno.chdir(elsewhere.path);
+    using flat = await flattening;
+    assertEquals(flat.storedBytes, saved.storedBytes);
+  } finally {
+    Deno.chdir(before);
+  }
+  const names = (path: string) => [...Deno.readDirSync(path)].map(({ name }) => name).sort();
+  assertEquals([names(there.path), names(elsewhere.path)], [["flat", "saved"], []]);
+});
+
 for (const copyOnWrite of [true, false]) {
   Deno.test(`a restored guest has the RAM, the visibility and the state that were saved (copyOnWrite: ${copyOnWrite})`, async () => {
     using dir = folder();

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { GuestMemoryManager, Mappable, MappingError, MembackingError, type SaveOptions } from "membacking";
+import { GuestMemoryManager, Mappable, MappingError, MembackingError, OsError, type SaveOptions } from "membacking";
 import { RecordingDmaTarget, RecordingVa } from "membacking/testing";
 import { HUGE_PAGE, moreHugePages, noHugePages, testUnless } from "../support/require.ts";
 import { range } from "../support/units.ts";
@@ -114,6 +114,33 @@ Deno.test("RAM over a file that somebody has made shorter cannot be saved, which
   await assertRejects(() => guest.save(`${disk.path}/cut`), MembackingError, "ended");
   assertEquals([...Deno.readDirSync(disk.path)].map(({ name }) => name).sort(), ["ram", "whole"]);
 });
+
+/** The descriptor of a file that can be mapped, and neither be sought in nor read, as a dma-buf; negative where there is none. */
+function secretMemory(length: number): number {
+  const { symbols } = Deno.dlopen("libc.so.6", {
+    syscall: { parameters: ["i64", "u32"], result: "i64" },
+    ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+    close: { parameters: ["i32"], result: "i32" },
+  });
+  const MEMFD_SECRET = 447n;
+  const fd = Number(symbols.syscall(MEMFD_SECRET, 0));
+  if (fd >= 0) symbols.ftruncate(fd, BigInt(length));
+  if (length === 0 && fd >= 0) symbols.close(fd);
+  return fd;
+}
+
+testUnless(
+  secretMemory(0) < 0 ? "this kernel has no memfd_secret" : undefined,
+  "RAM over a file that cannot be read is no RAM of zeros: saving it is an error",
+  async () => {
+    using disk = folder();
+    using backing = Mappable.fromFd(secretMemory(MIB), { fixedSize: true });
+    using guest = GuestMemoryManager.create({ maxAddress: 4 * MIB, ram: [{ ranges: [range(0, MIB)], backing }] });
+    guest.memory.fill(0, MIB, 5);
+    await assertRejects(() => guest.save(`${disk.path}/secret`), OsError, "pread");
+    assertEquals([...Deno.readDirSync(disk.path)], []);
+  },
+);
 
 Deno.test("a DMA target that pins memory, and host memory that is only recorded, cannot be frozen, cloned into or restored into", async () => {
   using disk = folder();

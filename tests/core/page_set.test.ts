@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
-import { eachRun, firstWordSet } from "../../src/core/page_runs.ts";
+import { firstWordSet, WordRuns } from "../../src/core/page_runs.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
 import { PageSet } from "../../src/core/page_set.ts";
 
@@ -119,7 +119,7 @@ Deno.test("PageMarks gathers what was marked since the last take, in any order",
   );
 });
 
-Deno.test("eachRun() finds the runs of set bits in any stretch of a bitmap, long ones too", () => {
+Deno.test("WordRuns finds the runs of set bits in any stretch of a bitmap, long ones too", () => {
   const BITS = 4096;
   const stretches = fc.array(fc.tuple(fc.nat(BITS - 1), fc.oneof(fc.integer({ min: 1, max: 5 }), fc.nat(2000))));
   fc.assert(
@@ -134,9 +134,13 @@ Deno.test("eachRun() finds the runs of set bits in any stretch of a bitmap, long
         }
       }
       const found: string[] = [];
-      eachRun(words, from, to, 100, (start, end) => {
-        found.push(new MemoryRange((start - 100) * PAGE_SIZE, (end - 100) * PAGE_SIZE).toString());
-      });
+      const runs = new WordRuns(words);
+      // Whatever it was at before makes no difference.
+      runs.restart(b, BITS);
+      runs.next();
+      runs.restart(from, to);
+      while (runs.next()) found.push(new MemoryRange(runs.start * PAGE_SIZE, runs.end * PAGE_SIZE).toString());
+      assert(!runs.next());
       assertEquals(found, textOf(bits));
       const first = words.findIndex((word) => word !== 0);
       assertStrictEquals(firstWordSet(words, 0, words.length), first === -1 ? words.length : first);

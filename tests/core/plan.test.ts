@@ -16,7 +16,7 @@ import { type Mapping, paramsOf, type Region } from "../../src/core/map/region.t
 import { State } from "../../src/core/map/state.ts";
 import { MemoryRange } from "../../src/core/memory_range.ts";
 import { outOfStep } from "../../src/core/plan/out_of_step.ts";
-import { type Facts, type Plan, plan } from "../../src/core/plan/plan.ts";
+import { type Facts, type Plan, Planner } from "../../src/core/plan/plan.ts";
 import { inverse, type Step } from "../../src/core/plan/steps.ts";
 import type { Partition } from "../../src/core/targets.ts";
 
@@ -71,7 +71,7 @@ class Planned {
   plan(edit: (state: State) => Change): Plan {
     const change = edit(this.state);
     const capacities = change.state.partitions.map(({ target }) => target.disposed ? -1 : this.capacity);
-    return plan(this.state, change, { ...this.facts, capacities });
+    return new Planner().plan(this.state, change, { ...this.facts, capacities });
   }
 }
 
@@ -370,7 +370,10 @@ Deno.test("plan: planning asks no target anything", () => {
   };
   const region = map.backed(0x1000, 0x3000, fileMapping());
   const attached = addPartition(map.state, { id: 100, target, offset: 0, pin: false });
-  map.state = plan(map.state, attached, { spareMappings: Infinity, capacities: [10] }).state;
-  const planned = plan(map.state, unmapRegion(map.state, region), { spareMappings: Infinity, capacities: [10] });
+  map.state = new Planner().plan(map.state, attached, { spareMappings: Infinity, capacities: [10] }).state;
+  const planned = new Planner().plan(map.state, unmapRegion(map.state, region), {
+    spareMappings: Infinity,
+    capacities: [10],
+  });
   assertEquals(steps(planned), ["-slot 0x1000-0x3000 rw", "remove 0x1000-0x3000"]);
 });

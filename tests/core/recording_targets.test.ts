@@ -229,3 +229,29 @@ Deno.test("Faults refuses plans that make no sense", () => {
   for (const passes of [-1, 0.5, NaN, Infinity]) assertThrows(() => new Faults().failAfter(passes), RangeError);
   for (const times of [0, -1, NaN]) assertThrows(() => new Faults().failAfter(0, { times }), RangeError);
 });
+
+Deno.test("recording targets take a range of any size in one step, as the targets they stand for do", () => {
+  const size = 2 ** 52;
+  const all = range(0, size);
+  const partition = new RecordingPartition({ dirtyLog: true });
+  partition.mapRange(HVA, all, { writable: true, executable: true, logDirty: true });
+  partition.pinRange(all);
+  partition.write(all);
+  assertEquals(partition.pinned, [all]);
+  partition.unpinRange(range(0x1000, size));
+  assertEquals(partition.pinned, [range(0, 0x1000)]);
+  const taken: [number, number][] = [];
+  partition.faults.reset();
+  partition.faults.failAfter(0, { mode: "old-state-destroyed" });
+  assertThrows(() => partition.takeDirty?.(all, (start, end) => void taken.push([start, end])));
+  partition.takeDirty?.(all, (start, end) => void taken.push([start, end]));
+  assertEquals(taken, [[0, size / 2], [size / 2, size]]);
+
+  const va = new RecordingVa(size);
+  const memory = { start: 0, end: size };
+  va.map(0, size, null, 0, true, undefined);
+  va.park(0, size, memory, 0);
+  assertEquals(va.parkedBytes, size);
+  va.restore(0, size, memory, 0, false);
+  assertEquals([va.parkedBytes, va.ranges.length], [0, 1]);
+});

@@ -2,15 +2,16 @@
 // random, and changed by requests meanwhile, is copied round by round. Once everybody stands still and what was written
 // since is copied too, both memories are equal. Without any one of the sources of written pages they are not.
 
-import { assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { assertEquals, assertGreater, assertLessOrEqual, assertRejects } from "@std/assert";
 import { PageSet } from "membacking";
-import { LockKeeper } from "../../src/memory/lock_keeper.ts";
+import { MemoryLocks } from "../../src/memory/memory_locks.ts";
 import { WriteMarks } from "../../src/memory/write_marks.ts";
 import { WrittenPages } from "../../src/memory/written_pages.ts";
 import { Device } from "../../examples/precopy/device.ts";
 import { DATA_AT } from "../../examples/precopy/guest.ts";
 import { preCopy, SecondMemory } from "../../examples/precopy/precopy.ts";
 import { kvmTest } from "../support/require.ts";
+import { until } from "../clients/runner.ts";
 import { PAGE, range } from "../support/units.ts";
 import { Busy, END, Flaky, HOLES } from "./busy.ts";
 
@@ -123,7 +124,7 @@ const SOURCES: readonly {
   },
   {
     name: "locks that are held",
-    leaveOut: () => patched(LockKeeper.prototype, "writers", () => []),
+    leaveOut: () => patched(MemoryLocks.prototype, "writers", () => []),
     turn: (busy) => busy.writeThroughLock(),
   },
   {
@@ -157,7 +158,18 @@ for (const { name, leaveOut, start, turn = () => {} } of SOURCES) {
   });
 }
 
-kvmTest("DirtyTracker: a guest that writes nothing gives empty sets", async () => {
+/** How many pages may be walked through as page tables: AMD's processors count that as a write, however it ends. */
+const PAGE_TABLES = hasAmd() ? 3 : 0;
+
+function hasAmd(): boolean {
+  try {
+    return Deno.statSync("/sys/module/kvm_amd").isDirectory;
+  } catch {
+    return false;
+  }
+}
+
+kvmTest("DirtyTracker: a guest that writes nothing gives empty sets, but for its page tables", async () => {
   for (const dirtyLog of ["bitmap", "ring"] as const) {
     await using busy = new Busy({ dirtyLog, hook: true });
     busy.attach();
@@ -167,9 +179,13 @@ kvmTest("DirtyTracker: a guest that writes nothing gives empty sets", async () =
     while (tracker.take().within(range(DATA_AT, END)).count === 0) {
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
+    const data = range(DATA_AT, END);
+    await until(() => tracker.take().within(data).count === 0, "the first write has been seen");
     for (let i = 0; i < 20; i++) {
       await new Promise((resolve) => setTimeout(resolve, 1));
-      assertEquals(tracker.take().count, 0);
+      const taken = tracker.take();
+      assertEquals(taken.within(data).count, 0);
+      assertLessOrEqual(taken.count, PAGE_TABLES);
     }
   }
 });

@@ -4,7 +4,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { DisposedError, GuestMemoryError, Mappable, MemoryRange, PageSet } from "membacking";
 import { RecordingVa } from "membacking/testing";
 import { State } from "../../src/core/map/state.ts";
-import { LockKeeper } from "../../src/memory/lock_keeper.ts";
+import { MemoryLocks } from "../../src/memory/memory_locks.ts";
 import { DirtyRig, pages, taken } from "./rig.ts";
 import { PAGE } from "../support/units.ts";
 
@@ -51,6 +51,59 @@ for (const [name, length, write] of WRITES) {
     }
   });
 }
+
+Deno.test("DirtyTracker: beside the page that was written last, nothing is written unseen or where nothing is", () => {
+  using rig = new DirtyRig();
+  const { memory } = rig.manager;
+  rig.region(4, 8);
+  using tracker = rig.manager.trackDirty();
+  for (const last of [4, 6, 7]) {
+    memory.writeUint32(last * PAGE + 8, 1);
+    assertEquals(taken(tracker), `${last}`);
+    // Just after a take, and once more with the page remembered.
+    for (let again = 0; again < 2; again++) {
+      memory.writeUint32(last * PAGE, 1);
+      for (const at of [4 * PAGE - 4, 4 * PAGE - 1, 3 * PAGE, 4, 8 * PAGE - 3, 8 * PAGE, 12 * PAGE]) {
+        assertThrows(() => memory.writeUint32(at, 1), GuestMemoryError, undefined, `${at} beside page ${last}`);
+      }
+    }
+    assertEquals(taken(tracker), `${last}`);
+  }
+  memory.writeUint32(5 * PAGE, 1);
+  memory.writeUint32(6 * PAGE - 2, 1);
+  memory.writeUint32(5 * PAGE - 1, 1);
+  memory.writeUint32(8 * PAGE - 4, 1);
+  assertEquals(taken(tracker), "4-7");
+});
+
+Deno.test("DirtyTracker: a write of whatever length is seen where it begins and where it ends", () => {
+  using rig = new DirtyRig();
+  const { memory } = rig.manager;
+  rig.region(4, 16);
+  rig.region(20, 24).map({ writable: false });
+  using tracker = rig.manager.trackDirty();
+  for (let at = 0; at < 8; at++) {
+    for (let length = 1; length <= 8; length++) {
+      memory.write(4 * PAGE + at, new Uint8Array(length));
+      assertEquals(taken(tracker), "4");
+      for (let again = 0; again < 2; again++) {
+        assertThrows(() => memory.write(20 * PAGE + at, new Uint8Array(length)), GuestMemoryError);
+      }
+    }
+  }
+  const end = 8 * PAGE;
+  for (const length of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 100, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 9000]) {
+    for (const back of [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, length - 1, length, length + 1, PAGE, 2 * PAGE, 3 * PAGE]) {
+      const at = end - Math.min(Math.max(back, 1), 3 * PAGE);
+      const remembered = at - at % PAGE;
+      // The first one after a take finds the memory, the second one remembers the page.
+      for (let again = 0; again < 2; again++) memory.writeUint8(remembered, 1);
+      memory.write(at, new Uint8Array(length));
+      const expected = PageSet.of([MemoryRange.bounding(remembered, Math.max(remembered + 1, at + length))]);
+      assertEquals([...tracker.take()].map(String), [...expected].map(String), `${length} bytes, ${end - at} before`);
+    }
+  }
+});
 
 Deno.test("DirtyTracker: looking and writes that fail count as nothing", () => {
   using rig = new DirtyRig();
@@ -142,14 +195,14 @@ Deno.test("DirtyTracker ends with its region manager", () => {
   tracker[Symbol.dispose]();
 });
 
-Deno.test("LockKeeper: a client that was cut off in an access may write anywhere until it is out, and once more", () => {
-  const keeper = new LockKeeper(new RecordingVa<Mappable>(16 * PAGE), () => State.empty(), () => {}, () => {});
+Deno.test("MemoryLocks: a client that was cut off in an access may write anywhere until it is out, and once more", () => {
+  const locks = new MemoryLocks(new RecordingVa<Mappable>(16 * PAGE), () => State.empty(), () => {}, () => {});
   let isAtIt = true;
-  keeper.addStray(() => isAtIt);
+  locks.addStray(() => isAtIt);
   const all = [{ start: 0, end: 16 * PAGE }];
-  assertEquals(keeper.writers(), all);
-  assertEquals(keeper.writers(), all);
+  assertEquals(locks.writers(), all);
+  assertEquals(locks.writers(), all);
   isAtIt = false;
-  assertEquals(keeper.writers(), all);
-  assertEquals(keeper.writers(), []);
+  assertEquals(locks.writers(), all);
+  assertEquals(locks.writers(), []);
 });

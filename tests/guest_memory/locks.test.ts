@@ -329,6 +329,26 @@ Deno.test("aborting a teardown leaves the region as it was, and locks are given 
   await extra.teardown({ signal: AbortSignal.timeout(60_000) });
 });
 
+Deno.test("a signal that is none, or whose methods are hidden, is in nobody's way", async () => {
+  using guest = create();
+  using file = Mappable.memfd("extra", PAGE);
+  const extra = region(guest, 8 * MIB, 8 * MIB + PAGE, file);
+  const place = MemoryRange.of(8 * MIB, PAGE);
+  const locked = guest.memory.lock(place);
+  const none = { throwIfAborted() {}, addEventListener() {}, removeEventListener: 5 } as unknown as AbortSignal;
+  await assertRejects(() => extra.teardown({ signal: none }), TypeError, "AbortSignal");
+  guest.memory.lock(place)[Symbol.dispose]();
+  const controller = new AbortController();
+  Object.assign(controller.signal, { removeEventListener: 5 });
+  const first = extra.teardown({ signal: controller.signal });
+  const second = extra.teardown();
+  await turn();
+  // Whoever releases a lock is not told of it.
+  locked[Symbol.dispose]();
+  await Promise.all([first, second]);
+  assertThrows(() => extra.map(), DisposedError);
+});
+
 Deno.test("of two teardowns one can be aborted while the other goes on to wait", async () => {
   using guest = create();
   using file = Mappable.memfd("extra", PAGE);

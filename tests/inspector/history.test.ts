@@ -35,7 +35,7 @@ Deno.test("a history numbers its points from 1 on, and keeps what fits", () => {
 
 Deno.test("the newest point is kept whatever it costs", () => {
   const { history, toggle, manager } = recorded(0);
-  history.begin(internalsOf(manager).state);
+  history.begin(internalsOf(manager).state());
   toggle();
   toggle();
   assertEquals([history.first, history.last], [3, 3]);

@@ -11,7 +11,7 @@ import { PAGE } from "../support/units.ts";
 import { bounds, PAGES, pagesDrawn, pagesSeen, World } from "./world.ts";
 
 function drawn(manager: RegionManager): Map<string, Lane> {
-  const { state } = internalsOf(manager);
+  const state = internalsOf(manager).state();
   const { devices } = new Layouts().of(state.layers);
   const window = new Window(Axis.STRAIGHT, 0, PAGES * PAGE, PAGES);
   return new Map(lanesOf(state, window, devices).map((lane) => [lane.key, lane]));
@@ -49,10 +49,10 @@ Deno.test("what two states differ in is what inspect() says differently, page by
     for (let i = 0; i < 20; i++) world.step();
     // As the inspector does it, old states are kept.
     using _kept = world.manager.watchRequests(() => {});
-    const old = internalsOf(world.manager).state;
+    const old = internalsOf(world.manager).state();
     const before = content(world.manager);
     for (let i = 0; i < 6; i++) world.step();
-    const { state } = internalsOf(world.manager);
+    const state = internalsOf(world.manager).state();
     const after = content(world.manager);
     const found = Array<string>(PAGES).fill("");
     for (const { start, end, kind } of compare(old, state, EVERYWHERE, new Layouts()).seen) {
@@ -97,7 +97,7 @@ Deno.test("lanes of 30,000 regions have no more pieces than columns, and cost le
       region.map();
     }
   });
-  const { state } = internalsOf(manager);
+  const state = internalsOf(manager).state();
   const { axis } = new Layouts().of(state.layers);
   const whole = new Window(axis, 0, axis.total, 1200);
   for (const { key, pieces } of lanesOf(state, whole, [])) {

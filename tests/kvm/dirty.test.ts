@@ -4,9 +4,11 @@ import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/ass
 import { MappingError, MembackingError, MemoryRange, OsError, PageSet } from "membacking";
 import { type CreateVmOptions, type KvmCap, KvmVcpu } from "membacking/kvm";
 import { PageMarks } from "../../src/core/page_marks.ts";
+import { RingReader } from "../../ffi/kvm/ring_reader.ts";
 import { LongModeCode, STOP_PORT, TestMachine, type TestMachineOptions } from "../support/guest.ts";
 import { openFds } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
+import { throwsNearEnd } from "../support/stack.ts";
 import { PAGE, range } from "../support/units.ts";
 
 /** Where the guest finds the addresses it shall write. */
@@ -152,6 +154,27 @@ for (const { mode, cap, vm } of MODES) {
     assertStrictEquals(guest.take().count, 0);
   }, cap);
 
+  kvmTest(`KvmVm.takeDirty() by ${mode} that the stack ends in, wherever, loses nothing`, () => {
+    using guest = writer();
+    const mine = guest.slot(DATA_AT, DATA_AT + 16 * PAGE);
+    let interrupted = 0;
+    for (const words of [65_536, ...Array.from({ length: 150 }, (_, i) => 900 - 6 * i)]) {
+      const short = guest.slot(DATA_AT + 32 * PAGE, DATA_AT + 64 * PAGE);
+      const written = [3, 4, 9, 33, 40, 41, 63].map((page) => DATA_AT + page * PAGE);
+      guest.writes(...written);
+      guest.vm.unmapRange(short);
+      const marks = new PageMarks();
+      const told = (start: number, end: number) => marks.add(start, end);
+      // Of a part, of the rest, and of what is left after all of that.
+      for (const part of [mine, short]) {
+        if (throwsNearEnd(words, () => guest.vm.takeDirty(part, told))) interrupted++;
+      }
+      guest.vm.takeDirty(range(0, 2 ** 30), told);
+      assertPages(marks.take(), pages(...written));
+    }
+    assert(interrupted > 10, `${interrupted}`);
+  }, cap);
+
   kvmTest(`KvmVm by ${mode} that is disposed hands its log over afterwards`, () => {
     using guest = writer();
     const slot = guest.slot(DATA_AT, DATA_AT + 10 * PAGE);
@@ -181,6 +204,41 @@ kvmTest("KvmVcpu.run() harvests a full ring itself, and nothing is lost or told 
     assertPages(guest.take(), pages(...all));
     assertStrictEquals(guest.take().count, 0);
   }
+}, "DIRTY_LOG_RING");
+
+kvmTest("KvmVcpu.run() goes on where the owner has emptied the full ring just before, and nothing is lost", () => {
+  const count = 5000;
+  using guest = new Writer({ vm: { dirtyLog: "ring", dirtyRingEntries: 1024 } }, DATA_AT + count * PAGE);
+  guest.slot(DATA_AT, DATA_AT + count * PAGE);
+  const all = Array.from({ length: count }, (_, page) => DATA_AT + page * PAGE);
+  const taken: PageSet[] = [];
+  const { spill } = RingReader.prototype;
+  RingReader.prototype.spill = function () {
+    taken.push(guest.take());
+    return spill.call(this);
+  };
+  try {
+    guest.writes(...all);
+  } finally {
+    RingReader.prototype.spill = spill;
+  }
+  assert(taken.length > 1);
+  taken.push(guest.take());
+  assertPages(taken.reduce((sum, pages) => sum.union(pages)), pages(...all));
+}, "DIRTY_LOG_RING");
+
+kvmTest("a ring that is said to be full, and has had nothing in it since the last time, is not waited for", () => {
+  using guest = new Writer({ vm: { dirtyLog: "ring", dirtyRingEntries: 1024 } }, DATA_AT + PAGE);
+  guest.slot(DATA_AT, DATA_AT + PAGE);
+  const { ring } = guest.vcpu.share();
+  assert(ring !== undefined);
+  using reader = new RingReader(guest.vcpu.share().fd, ring);
+  for (let round = 0; round < 2; round++) {
+    guest.writes(DATA_AT);
+    assert(reader.spill());
+    assert(!reader.spill());
+  }
+  assertPages(guest.take(), pages(DATA_AT));
 }, "DIRTY_LOG_RING");
 
 kvmTest("Kvm.createVm() refuses rings of lengths that there are not", () => {

@@ -227,6 +227,31 @@ Deno.test("EventFd.wait() ends with its signal and with the eventfd", async () =
   await assertRejects(() => event.wait(), DisposedError);
 });
 
+/** What is no signal, and one whose methods are something else. */
+const NO_SIGNALS: readonly (() => AbortSignal)[] = [
+  () => ({ throwIfAborted() {} }) as unknown as AbortSignal,
+  () => ({ throwIfAborted() {}, addEventListener() {} }) as unknown as AbortSignal,
+  () => Object.create(AbortSignal.prototype),
+];
+
+Deno.test("who waits for an eventfd with what is no signal is refused, and takes no count from others", async () => {
+  for (const signal of NO_SIGNALS) {
+    const event = new EventFd();
+    await assertRejects(() => event.wait({ signal: signal() }), TypeError);
+    const waiting = event.wait();
+    event.signal();
+    assertEquals(await waiting, 1);
+    event[Symbol.dispose](); // Nobody is left to be told, by a rejection that nobody handles.
+  }
+  // The listener is no method that a property can hide.
+  using event = new EventFd();
+  const controller = new AbortController();
+  const signal = Object.assign(controller.signal, { addEventListener: 5, removeEventListener: 5 }) as unknown;
+  const waiting = event.wait({ signal: signal as AbortSignal });
+  controller.abort(new Error("enough"));
+  await assertRejects(() => waiting, Error, "enough");
+});
+
 kvmTest("a guest in another thread rings a bell that this thread awaits", async () => {
   using machine = new TestMachine();
   using event = new EventFd();

@@ -1,10 +1,11 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { Kvm, KvmCap } from "../../ffi/kvm/mod.ts";
+import type { KvmCpuidEntry } from "../../ffi/kvm/cpuid_msrs.ts";
 import { openAdvice } from "../../ffi/kvm/open_error.ts";
 import { libc } from "../../ffi/os/libc.ts";
 import { Errno, OsError } from "../../ffi/os/os_error.ts";
 import { DisposedError } from "../../src/core/errors.ts";
-import { openFds } from "../support/proc.ts";
+import { openFds, readProc } from "../support/proc.ts";
 import { kvmTest, testUnless } from "../support/require.ts";
 
 Deno.test("a KVM device that is not there says how to get one", () => {
@@ -96,6 +97,26 @@ kvmTest("the supported CPUID has leaf 0 with a vendor", () => {
   const leaves = kvm.getSupportedCpuid();
   const vendor = leaves.find((leaf) => leaf.function === 0);
   assert(vendor !== undefined && vendor.eax > 0 && vendor.ebx !== 0);
+});
+
+kvmTest("the supported CPUID is the same whichever processor is asked", () => {
+  const kvm = new URL("../../ffi/kvm/mod.ts", import.meta.url).href;
+  const program = `import { Kvm } from "${kvm}"; console.log(JSON.stringify(Kvm.open().getSupportedCpuid()));`;
+  const allowed = /^Cpus_allowed_list:\s*(.+)$/m.exec(readProc("/proc/self/status"))?.[1] ?? "";
+  const askedOn = (processor = ""): KvmCpuidEntry[] => {
+    const args = ["-c", processor, Deno.execPath(), "eval", "--no-check", program];
+    return JSON.parse(
+      new TextDecoder().decode(new Deno.Command("taskset", { args, stderr: "inherit" }).outputSync().stdout),
+    );
+  };
+  const processors = allowed.split(/[-,]/);
+  const leaves = askedOn(processors[0]);
+  assertEquals(askedOn(processors.at(-1)), leaves);
+  // Which number a vCPU has is not for KVM to say.
+  for (const { function: leaf, ebx, edx } of leaves) {
+    if (leaf === 1) assertEquals(ebx >>> 24, 0);
+    if (leaf === 0xb || leaf === 0x1f) assertEquals(edx, 0);
+  }
 });
 
 kvmTest("a disposed KVM refuses everything, and its VMs go on", () => {

@@ -5,19 +5,11 @@ import { KvmVcpu, VcpuControl } from "../../ffi/kvm/mod.ts";
 import { LimitError } from "../../src/core/errors.ts";
 import { until } from "../clients/runner.ts";
 import { RealModeCode, TestMachine } from "../support/guest.ts";
-import { mappings, openFds } from "../support/proc.ts";
+import { mappings, openFds, openFiles } from "../support/proc.ts";
 import { kvmTest } from "../support/require.ts";
 
 /** How many descriptors of vCPUs are open. */
-function vcpuFds(): number {
-  return [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
-    try {
-      return Deno.readLinkSync(`/proc/self/fd/${name}`).includes("kvm-vcpu");
-    } catch {
-      return false;
-    }
-  }).length;
-}
+const vcpuFds = () => openFiles(/kvm-vcpu/).length;
 
 kvmTest("an array that changes while it is read sizes nothing but its own copy", () => {
   using machine = new TestMachine();

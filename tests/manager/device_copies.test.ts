@@ -34,7 +34,7 @@ Deno.test("what is written to copy-on-write device memory moves with it, and sta
 Deno.test("copy-on-write device memory is given up when it is unmapped or disposed, in the guest or not", () => {
   using guest = GuestMemoryManager.create({ maxAddress: 64 * MIB, ram: [{ ranges: [new MemoryRange(0, MIB)] }] });
   using file = Mappable.memfd("rom", 4 * PAGE);
-  const parked = () => internalsOf(guest.regions).state.parked.size;
+  const parked = () => internalsOf(guest.regions).state().parked.size;
   const bar = guest.newDeviceMemory("bar", 4 * PAGE);
   bar.map({ offset: 0, mappable: file, copyOnWrite: true });
   bar.mapToGuest(8 * MIB, true);

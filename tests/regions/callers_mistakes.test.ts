@@ -35,6 +35,20 @@ Deno.test("what is no target is refused at the door", () => {
   assertEquals([rig.manager.inspect().partitions.length, rig.manager.inspect().dmaTargets.length], [0, 0]);
 });
 
+Deno.test("a capacity that becomes nonsense later on limits nothing, and no request fails for it", () => {
+  using rig = new Rig();
+  const partition = { mapRange() {}, unmapRange() {}, capacity: 8 as unknown };
+  const attached = rig.manager.addPartition(partition as Partition);
+  for (const capacity of [5n, "7", {}, NaN, -3, null]) {
+    partition.capacity = capacity;
+    const region = rig.backed(0, 0x4000);
+    region.unmap();
+    region.map();
+    region[Symbol.dispose]();
+  }
+  attached[Symbol.dispose]();
+});
+
 Deno.test("a capacity that is no number of ranges is refused", () => {
   using rig = new Rig();
   for (const capacity of [-1, NaN, 1.5, "7"]) {

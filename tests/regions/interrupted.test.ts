@@ -4,7 +4,7 @@ import { assert, assertEquals, assertGreater, assertStrictEquals } from "@std/as
 import { Mappable, type MemoryRange, type RegionHandle, RegionManager, VaMapper } from "membacking";
 import { Faults, RecordingDmaTarget, RecordingPartition } from "membacking/testing";
 import { openFds } from "../support/proc.ts";
-import { near, stackLimit } from "../support/stack.ts";
+import { FRAME, near } from "../support/stack.ts";
 import { PAGE, range } from "../support/units.ts";
 
 /** Calls `act` so many frames further down. */
@@ -149,7 +149,11 @@ const REQUESTS: Readonly<Record<string, (scene: Scene) => () => void>> = {
 };
 
 /** How many frames are left: fewer than a request needs, all along it, and some in which it fits. */
-const DEPTHS = [...Array.from({ length: 54 }, (_, i) => 3 * i), 200, 300, 400, 600, 800, 1000, 1500, 2000];
+const DEPTHS = [
+  ...Array.from({ length: 48 }, (_, i) => i),
+  ...Array.from({ length: 40 }, (_, i) => 48 + 3 * i),
+  ...[200, 300, 400, 600, 800, 1000, 1500, 2000],
+];
 
 /** What everybody has before a request, or after one that is carried out. */
 function outcome(prepare: (scene: Scene) => () => void, done: boolean): unknown {
@@ -175,7 +179,7 @@ for (const [name, prepare] of Object.entries(REQUESTS)) {
         let error: unknown = null;
         scene.vm.stairs.frames = 0;
         try {
-          near(stackLimit(), depth, request);
+          near(FRAME * depth, request);
         } catch (thrown) {
           error = thrown;
         }

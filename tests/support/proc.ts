@@ -107,3 +107,18 @@ export function openFds(): number {
   for (let fd = 0; fd < HIGHEST_FD; fd++) if (fdFlags(fd) !== undefined) count++;
   return count;
 }
+
+/** What open files are called that a test may leave behind: memory and snapshots, and not what the runtime has for itself. */
+const OURS = /memfd:|\/(memory|index)$|\.partial/;
+
+/** The names of the open files that match. */
+export function openFiles(which: RegExp = OURS): string[] {
+  const names = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${name}`);
+    } catch {
+      return ""; // the directory that was just read
+    }
+  });
+  return names.filter((name) => which.test(name)).sort();
+}

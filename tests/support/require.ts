@@ -16,6 +16,20 @@ export function testUnless(missing: string | undefined, name: string, fn: Body):
   else Deno.test({ name: `${name} [ignored: ${missing}]`, ignore: true, fn });
 }
 
+/** Why `program`, which is to be had from `source`, cannot be run here, or what it says of itself when asked by `ask`. */
+export function askProgram(
+  program: string,
+  source: string,
+  ask = "--version",
+): { readonly missing: string } | { readonly missing: undefined; readonly said: string } {
+  try {
+    const { stdout } = new Deno.Command(program, { args: [ask], stderr: "null" }).outputSync();
+    return { missing: undefined, said: new TextDecoder().decode(stdout) };
+  } catch {
+    return { missing: `${program} is not installed (${source})` };
+  }
+}
+
 const kvmFailure = reasonFrom(() => {
   using kvm = Kvm.open();
   using _vm = kvm.createVm();
@@ -35,6 +49,17 @@ function lacking(cap: keyof typeof KvmCap): string | undefined {
   using kvm = Kvm.open();
   return kvm.checkExtension(KvmCap[cap]) > 0 ? undefined : `this KVM has no KVM_CAP_${cap}`;
 }
+
+/** Whether the processor is one that QEMU emulates, as where the second KVM is: ten to fifty times slower than others. */
+export const isEmulated: boolean = /^model name\s*: QEMU (Virtual|TCG) CPU/m.test(readProc("/proc/cpuinfo"));
+
+/** By how much what goes by time has to wait longer here. */
+export const SLOWNESS: number = isEmulated ? 10 : 1;
+
+/** Why a test that asks how much is done in some seconds says nothing here. */
+export const tooSlow: string | undefined = isEmulated
+  ? "the processor is emulated, and what this does in its time says nothing"
+  : undefined;
 
 /** The size of the huge pages that tests use, in bytes. */
 export const HUGE_PAGE = 2 ** 21;

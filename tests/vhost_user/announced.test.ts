@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Mappable, MappingError, MemoryRange } from "membacking";
-import { ProtocolFeature } from "membacking/vhost-user";
-import { Rig } from "./rig.ts";
-import { EVERYTHING, without } from "./scripted_backend.ts";
+import { type DmaTarget, Mappable, MappingError, MemoryRange, RegionManager } from "membacking";
+import { Faults, RecordingVa } from "membacking/testing";
+import { ProtocolFeature, VhostUserMemory } from "membacking/vhost-user";
+import { ADDED_AT, rangesOf, Rig } from "./rig.ts";
+import { EVERYTHING, ScriptedBackend, without } from "./scripted_backend.ts";
 
 const WHOLE = without(ProtocolFeature.CONFIGURE_MEM_SLOTS);
 
@@ -61,6 +62,84 @@ Deno.test("a switch that is refused half done is taken back", async () => {
   assertEquals([...await rig.backend.read(0x1000_0000, 1)], [0]);
   one[Symbol.dispose]();
   other[Symbol.dispose]();
+});
+
+Deno.test("all back ends are told before the first is waited for, and what it refuses is taken back from those", async () => {
+  await using rig = await Rig.make({ ...EVERYTHING, faults: [{ on: "ADD_MEM_REG", nth: 2, act: "refuse" }] });
+  await using other = await ScriptedBackend.start();
+  using frontend = await other.connect(EVERYTHING);
+  using memory = new VhostUserMemory(frontend);
+  using _attached = rig.guest.regions.addDmaTarget(memory);
+  using region = rig.region();
+  const before = (await other.state()).log.length;
+  assertThrows(() => region.map(), MappingError);
+  const { log, regions } = await other.state();
+  assertEquals(log.slice(before), ["ADD_MEM_REG", "REM_MEM_REG"]);
+  assertEquals([await rig.held(), rangesOf(regions)], [rig.told, rig.told]);
+  region.map();
+  assertEquals([await rig.held(), rangesOf((await other.state()).regions)], [rig.told, rig.told]);
+});
+
+/** A target that refuses whatever is announced, in the end. */
+class Refusing implements DmaTarget {
+  refuses = false;
+  mapDma(): undefined {}
+  unmapDma(): undefined {}
+  prepareDma(): undefined {
+    if (this.refuses) throw new Error("no room");
+  }
+}
+
+Deno.test("what a back end was told is taken back where another target refuses the request", async () => {
+  await using rig = await Rig.make();
+  const target = new Refusing();
+  using _attached = rig.guest.regions.addDmaTarget(target);
+  const region = rig.region();
+  for (const [ask, messages] of [[() => region.map(), "ADD REM"], [() => region.unmap(), "REM ADD"]] as const) {
+    target.refuses = true;
+    const before = (await rig.backend.state()).log.length;
+    const held = rig.told;
+    assertThrows(ask, MappingError, "no room");
+    const { log } = await rig.backend.state();
+    assertEquals(log.slice(before), messages.split(" ").map((name) => `${name}_MEM_REG`));
+    assertEquals([await rig.held(), rig.told], [held, held]);
+    target.refuses = false;
+    ask();
+    assertEquals(await rig.held(), rig.told);
+  }
+  region[Symbol.dispose]();
+});
+
+Deno.test("a back end that does not take back what it was told is cut off, and keeps it until it is gone", async () => {
+  await using rig = await Rig.make({ ...EVERYTHING, faults: [{ on: "REM_MEM_REG", nth: 1, act: "refuse" }] });
+  const target = new Refusing();
+  using _attached = rig.guest.regions.addDmaTarget(target);
+  const region = rig.region();
+  const held = rig.told;
+  target.refuses = true;
+  assertThrows(() => region.map(), MappingError, "no room");
+  assertEquals(rig.frontend.state, "cut off");
+  assertEquals(rig.told, [...held, String(region.range)], "it may have it");
+  target.refuses = false;
+});
+
+Deno.test("what a back end was told is taken back where host memory cannot be mapped", async () => {
+  await using backend = await ScriptedBackend.start();
+  using frontend = await backend.connect(EVERYTHING);
+  const faults = new Faults();
+  using regions = new RegionManager(new RecordingVa<Mappable>(0x1_0000_0000, { faults }));
+  using memory = new VhostUserMemory(frontend);
+  using _attached = regions.addDmaTarget(memory);
+  using file = Mappable.memfd("added", 0x1000);
+  const region = regions.newRegion({ name: "added", range: MemoryRange.of(ADDED_AT, 0x1000), priority: 1 });
+  region.addMapping({ rangeInRegion: MemoryRange.of(0, 0x1000), mappable: file });
+  const before = (await backend.state()).log.length;
+  faults.failAfter(0, { on: ({ method }) => method === "map" });
+  assertThrows(() => region.map(), MappingError);
+  assertEquals((await backend.state()).log.slice(before), ["ADD_MEM_REG", "REM_MEM_REG"]);
+  assertEquals(memory.table, []);
+  region.map();
+  assertEquals((await backend.state()).regions.map(({ gpa }) => gpa), [ADDED_AT]);
 });
 
 for (const others of [0, 9]) {

@@ -24,6 +24,18 @@ Deno.test("a front end agrees with its back end on what both know, and says what
   assert(state.log.includes("SET_OWNER") && state.log.includes("SET_BACKEND_REQ_FD"));
 });
 
+Deno.test("what a back end calls GET_VRING_BASE_INFLIGHT or GPA_ADDRESSES is left alone, and is no SHMEM", async () => {
+  await using backend = await ScriptedBackend.start();
+  const plain = without(ProtocolFeature.SHMEM);
+  using frontend = await backend.connect({
+    ...plain,
+    protocolFeatures: plain.protocolFeatures | 1n << 20n | 1n << 21n,
+  });
+  assertEquals(frontend.protocolFeatures, plain.protocolFeatures);
+  assertEquals((await backend.state()).protocolFeatures, plain.protocolFeatures);
+  assertEquals(ProtocolFeature.SHMEM, 1n << 22n);
+});
+
 Deno.test("protocol features can be left alone, and those that need them go with them", async () => {
   await using backend = await ScriptedBackend.start();
   const { BACKEND_REQ, CONFIG } = ProtocolFeature;

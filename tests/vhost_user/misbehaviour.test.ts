@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { MappingError } from "membacking";
 import { ProtocolFeature, VhostUserError } from "membacking/vhost-user";
 import { BackendRequest } from "../../src/vhost_user/protocol.ts";
@@ -215,7 +215,9 @@ Deno.test("nonsense between two requests ends the connection, at the next reques
   } catch (error) {
     // Read while an answer was due: the request fails as with any wrong answer, and the next one has no back end.
     if (!(error instanceof MappingError && error.cause instanceof VhostUserError)) throw error;
-    assertEquals([error.outOfStep, error.cause.kind, rig.frontend.state], [[], "protocol", "disconnected"]);
+    assertEquals([error.outOfStep, error.cause.kind], [[], "protocol"]);
+    // It is cut off at once; when it closes its own end is up to it.
+    assertNotEquals(rig.frontend.state, "connected");
     region.map();
   }
   assertEquals(rig.guest.memory.readUint8(ADDED_AT), 0);

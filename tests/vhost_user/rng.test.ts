@@ -8,19 +8,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { GuestMemoryManager, Mappable, MemoryRange } from "membacking";
 import { VhostUserFrontend, VhostUserMemory } from "membacking/vhost-user";
-import { testUnless } from "../support/require.ts";
+import { askProgram, testUnless } from "../support/require.ts";
 import { Virtqueue } from "./virtqueue.ts";
 
 const PROGRAM = "vhost-device-rng";
-
-function whyNot(): string | undefined {
-  try {
-    new Deno.Command(PROGRAM, { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
-    return undefined;
-  } catch {
-    return `${PROGRAM} is not installed (crates.io)`;
-  }
-}
 
 /** A device on a socket; it appends its number to the path. */
 class RngDevice implements AsyncDisposable {
@@ -44,7 +35,7 @@ class RngDevice implements AsyncDisposable {
 }
 
 testUnless(
-  whyNot(),
+  askProgram(PROGRAM, "crates.io").missing,
   "vhost-device-rng: random bytes arrive in memory that was added, cut, switched; and after a crash",
   async () => {
     const directory = Deno.makeTempDirSync();

@@ -23,7 +23,7 @@ export type Act =
   | "not-a-reply" // leaves the reply flag out
   | "version" // speaks version 3
   | "ask-first" // makes a request of its own and waits for the reply before it answers
-  | "slow"; // answers 5 ms late
+  | "slow"; // answers 2 ms late
 
 /** When it does that: at the `nth` (from 1) message of a kind. */
 export interface Fault {

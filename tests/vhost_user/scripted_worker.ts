@@ -121,7 +121,7 @@ class ScriptedBackend implements Disposable {
     const { socket } = this.#front;
     if (answer(socket, request, payload, fds, act)) this[Symbol.dispose]();
     const later = () => this.disposed || answer(socket, request, payload, fds, undefined);
-    if (act === "slow") setTimeout(later, 5);
+    if (act === "slow") setTimeout(later, 2);
     if (act !== "ask-first") return;
     this.#answerLater = later;
     const { asksFirst } = this.#script;

@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { GuestMemoryManager, Mappable, MemoryRange } from "membacking";
 import { VhostUserFrontend, VhostUserMemory } from "membacking/vhost-user";
-import { testUnless } from "../support/require.ts";
+import { askProgram, testUnless } from "../support/require.ts";
 import { type Part, Virtqueue } from "./virtqueue.ts";
 
 /** One of the two programs. */
@@ -38,11 +38,8 @@ const DAEMONS: readonly Daemon[] = [
 ];
 
 function whyNot({ program, source }: Daemon): string | undefined {
-  try {
-    new Deno.Command(program, { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
-  } catch {
-    return `${program} is not installed (${source})`;
-  }
+  const { missing } = askProgram(program, source);
+  if (missing !== undefined) return missing;
   return Deno.uid() === 0 ? undefined : "virtiofsd changes its root directory, which takes root";
 }
 

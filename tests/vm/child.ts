@@ -39,7 +39,8 @@ export async function runChild<Report>(name: string, options: ChildOptions = {})
   return JSON.parse(text(stdout));
 }
 
-const TUNABLES = ["arena_max=1", `top_pad=${2 ** 26}`, `mmap_threshold=${2 ** 30}`]
+/** Keeps the runtime from making mappings, where there are few. */
+export const TUNABLES: string = ["arena_max=1", `top_pad=${2 ** 26}`, `mmap_threshold=${2 ** 30}`]
   .map((tunable) => `glibc.malloc.${tunable}`).join(":");
 
 /** Throws unless the request failed, left everything as it was, and came true once the cause of its failure was gone. */

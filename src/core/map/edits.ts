@@ -12,7 +12,7 @@ import { addToLayers, removeFromLayers } from "./layers.ts";
 import { checkOverlap, fragments, hide, type OverlapRule, show } from "./overlap.ts";
 import { MappingError } from "../errors.ts";
 import { MemoryRange } from "../memory_range.ts";
-import { RangeMap } from "../range_map.ts";
+import { Place, RangeMap } from "../range_map.ts";
 import type { MapParams, Mapping, OwnMemory, Region } from "./region.ts";
 import type { Span } from "../span.ts";
 import { type DmaState, EMPTY_BOOK, type PartitionState, type State } from "./state.ts";
@@ -100,9 +100,13 @@ export function setMapping(
   mayLose: boolean = false,
 ): Change {
   const { params, mappings: before } = state.regionState(region);
-  const old = before.throughout(start, end);
-  if (old === null && mapping === null) return change(state, NOWHERE);
-  const removed = old === null || (old !== undefined && old.own === null) ? NO_MEMORY : ownMemoryIn(before, start, end);
+  const there = new Place<Mapping>();
+  before.seek(start, there);
+  const isOneThing = there.end >= end;
+  if (isOneThing && there.value === null && mapping === null) return change(state, NOWHERE);
+  const removed = isOneThing && (there.value === null || there.value.own === null)
+    ? NO_MEMORY
+    : ownMemoryIn(before, start, end);
   if (mapping !== null && removed.length > 0 && !mayLose) {
     throw new MappingError(
       `Region "${region.name}" has memory there that is in no file and would be lost, remove it first`,
@@ -110,7 +114,7 @@ export function setMapping(
     );
   }
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
-  const { gone, split } = old === null ? UNTOUCHED : touchedIn(before, start, end);
+  const { gone, split } = isOneThing ? touchedAt(there, start, end) : touchedIn(before, start, end);
   const next = state.withRegion(region, { region, params, mappings }, state.layers, state);
   const changed = params === null ? NOWHERE : fragments(state.visible, region, start, end);
   return { state: next, changed, gone, split, removed };
@@ -162,14 +166,20 @@ const UNTOUCHED: Touched = { gone: NO_MAPPINGS, split: NO_MAPPINGS };
 
 /** What giving `[start, end)` to another mapping does to the entries of `mappings`. */
 export function touchedIn(mappings: RangeMap<Mapping>, start: number, end: number): Touched {
-  const first = mappings.entryAt(start);
-  if (first !== undefined && first.end >= end) {
-    // One that is cut at one end stays one.
-    if (first.start < start) return first.end > end ? { gone: NO_MAPPINGS, split: [first.value] } : UNTOUCHED;
-    return first.end > end ? UNTOUCHED : { gone: [first.value], split: NO_MAPPINGS };
-  }
+  const first = new Place<Mapping>();
+  mappings.seek(start, first);
+  if (first.end >= end) return touchedAt(first, start, end);
   const inside = mappings.overlapping(start, end).filter((entry) => entry.start >= start && entry.end <= end);
   return { gone: inside.map(({ value }) => value), split: NO_MAPPINGS };
+}
+
+/** The same where `[start, end)` is one thing, or lies in one. */
+function touchedAt(there: Place<Mapping>, start: number, end: number): Touched {
+  const { value } = there;
+  if (value === null) return UNTOUCHED;
+  // One that is cut at one end stays one.
+  if (there.start < start) return there.end > end ? { gone: NO_MAPPINGS, split: [value] } : UNTOUCHED;
+  return there.end > end ? UNTOUCHED : { gone: [value], split: NO_MAPPINGS };
 }
 
 /** Attaches a partition that has been told of nothing yet. */

@@ -47,9 +47,28 @@ export class Sight {
   /** Moves to `gpa`, which is not below where it was. */
   move(gpa: number): void {
     if (gpa < this.end) return;
+    if (gpa >= this.#shown.end) {
+      this.#state.visible.seek(gpa, this.#shown);
+      this.#enter(gpa);
+    }
+    this.#find(gpa);
+  }
+
+  /** The same where `other`, which is at `gpa`, may have found who shows there: most requests do not change that. */
+  moveTo(gpa: number, other: Sight): void {
+    if (gpa < this.end) return;
+    if (gpa >= this.#shown.end) {
+      if (other.#state.visible === this.#state.visible) this.#shown.copy(other.#shown);
+      else this.#state.visible.seek(gpa, this.#shown);
+      this.#enter(gpa);
+    }
+    this.#find(gpa);
+  }
+
+  /** Finds what backs `gpa`, in the region that shows there. */
+  #find(gpa: number): void {
     const shown = this.#shown;
     const backed = this.#backed;
-    if (gpa >= shown.end) this.#enter(gpa);
     if (gpa >= backed.end) {
       if (this.#mappings === null) {
         backed.value = null;
@@ -80,9 +99,9 @@ export class Sight {
     return mapping === null || region === null || params === null ? null : { mapping, region, params, writable };
   }
 
+  /** Turns to the region that shows there. */
   #enter(gpa: number): void {
-    const { visible, regions } = this.#state;
-    visible.seek(gpa, this.#shown);
+    const { regions } = this.#state;
     const region = this.#shown.value;
     const owner = region === null ? undefined : regions.get(region);
     this.region = region;

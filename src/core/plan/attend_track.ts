@@ -124,9 +124,12 @@ export class AttendTrack {
   }
 }
 
+const NO_STEPS: readonly AttendStep[] = [];
+
 /** The steps that end all pins of a partition that goes. */
-export function unpinAll(partition: PartitionState): AttendStep[] {
+export function unpinAll(partition: PartitionState): readonly AttendStep[] {
   const { held, uncertain } = partition.pins;
+  if (held.isEmpty && uncertain.length === 0) return NO_STEPS;
   return [
     ...uncertain.map(({ start, end }): AttendStep => unpin(partition, start, end, true)),
     ...Array.from(held, ({ start, end }): AttendStep => unpin(partition, start, end, false)),

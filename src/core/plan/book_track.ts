@@ -22,7 +22,7 @@
 
 import { LimitError } from "../errors.ts";
 import { Sight } from "../map/sight.ts";
-import type { Book, State } from "../map/state.ts";
+import { type Book, EMPTY_BOOK, State } from "../map/state.ts";
 import { type Entry, Place, type RangeMap } from "../range_map.ts";
 import { parted, type Span } from "../span.ts";
 import type { Step } from "./steps.ts";
@@ -39,28 +39,38 @@ const NOWHERE: readonly Span[] = [];
 const NO_STEPS: readonly Step[] = [];
 const NONE: never[] = [];
 
-/** The track of one target's book. */
-export abstract class BookTrack<V> implements Track {
+/** What one walk has found out about one book. */
+class Findings<V> {
+  readonly book: Book<V>;
+  readonly next: State;
+  readonly spans: readonly Span[];
   /** Ranges to take away, each exactly one that the target holds. */
   gone: Entry<V>[] = NONE;
   /** Ranges to give after that, in order. */
   added: Added<V>[] = NONE;
-  readonly #book: Book<V>;
-  readonly #next: State;
-  readonly #spans: readonly Span[];
   /** Ranges that stay, under another value that comes to the same. */
-  protected renamed: Entry<V>[] = NONE;
+  renamed: Entry<V>[] = NONE;
   /** The range of the book, or the gap, that the walk is at. */
-  readonly #under = new Place<V>();
+  readonly under = new Place<V>();
   /** Whether it is a range that somewhere does not want what it has, or has another value that comes to the same. */
-  #differs = false;
-  #isRenamed = false;
+  differs = false;
+  isRenamed = false;
 
-  /** A track that leads from what `book` says to what is wanted in `next`, which differs over `spans`. */
   constructor(book: Book<V>, next: State, spans: readonly Span[]) {
-    this.#book = book;
-    this.#next = next;
-    this.#spans = spans;
+    this.book = book;
+    this.next = next;
+    this.spans = spans;
+  }
+}
+
+/** The track of one target's book. */
+export abstract class BookTrack<V> implements Track {
+  /** What the walk under way has found out. */
+  protected found: Findings<V> = new Findings(EMPTY_BOOK, State.empty(), NOWHERE);
+
+  /** Begins anew: from what `book` says to what is wanted in `next`, which differs over `spans`. */
+  protected from(book: Book<V>, next: State, spans: readonly Span[]): void {
+    this.found = new Findings(book, next, spans);
   }
 
   /** What the target should hold where `sight` is, `null` for nothing. */
@@ -75,19 +85,20 @@ export abstract class BookTrack<V> implements Track {
   begin(): void {}
 
   segment(start: number, end: number, _before: Sight, after: Sight): void {
-    const under = this.#under;
+    const { found } = this;
+    const { under } = found;
     const wanted = after.poisoned ? null : this.wants(after);
     for (let at = start; at < end;) {
       if (at >= under.end) {
-        this.#leave();
-        this.#book.held.seek(at, under);
+        if (found.differs || found.isRenamed) this.#leave(found);
+        found.book.held.seek(at, under);
       }
       const stop = under.end < end ? under.end : end;
       if (under.value === null) {
         if (wanted !== null) this.#add(at, stop, wanted, this.partOf(after));
       } else if (under.value !== wanted) {
-        if (wanted !== null && this.isSame(under.value, wanted)) this.#isRenamed = true;
-        else this.#differs = true;
+        if (wanted !== null && this.isSame(under.value, wanted)) found.isRenamed = true;
+        else found.differs = true;
       }
       at = stop;
     }
@@ -95,66 +106,74 @@ export abstract class BookTrack<V> implements Track {
 
   finish(): void {}
 
+  /** Whether nothing of the book changes. */
+  get isIdle(): boolean {
+    const { gone, added, renamed, differs, isRenamed, book } = this.found;
+    return !differs && !isRenamed && gone.length + added.length + renamed.length + book.uncertain.length === 0;
+  }
+
   /**
    * Says that the walk is over, and what the book says then. The target can hold `capacity` ranges.
    *
    * @throws {LimitError} If they do not fit.
    */
   complete(capacity: number): Book<V> {
-    const book = this.#book;
-    this.#leave();
+    const { found } = this;
+    const { book, spans } = found;
+    this.#leave(found);
     this.#fit(capacity);
     let { held } = book;
-    for (let i = 0; i < this.gone.length; i++) held = held.delete(this.gone[i]!.start, this.gone[i]!.end);
-    held = withEntries(withEntries(held, this.renamed), this.added);
-    const uncertain = book.uncertain.length === 0 ? NOWHERE : parted(book.uncertain, this.#spans).outside;
+    for (const { start, end } of found.gone) held = held.delete(start, end);
+    held = withEntries(withEntries(held, found.renamed), found.added);
+    const uncertain = book.uncertain.length === 0 ? NOWHERE : parted(book.uncertain, spans).outside;
     return held === book.held && uncertain.length === book.uncertain.length ? book : { held, uncertain };
   }
 
   /** The steps that take away: first what an undo that failed left open. */
   get leaving(): readonly Step[] {
-    const { uncertain } = this.#book;
-    if (this.gone.length === 0 && uncertain.length === 0) return NO_STEPS;
-    const cleared = parted(uncertain, this.#spans).inside;
+    const { gone, spans, book: { uncertain } } = this.found;
+    if (gone.length === 0 && uncertain.length === 0) return NO_STEPS;
+    const cleared = parted(uncertain, spans).inside;
     return [
       ...cleared.map(({ start, end }) => this.step(start, end, null, null, true)),
-      ...this.gone.map(({ start, end, value }) => this.step(start, end, value, null, false)),
+      ...gone.map(({ start, end, value }) => this.step(start, end, value, null, false)),
     ];
   }
 
   /** The steps that give. */
   get arriving(): readonly Step[] {
-    if (this.added.length === 0) return NO_STEPS;
-    return this.added.map(({ start, end, value }) => this.step(start, end, null, value, false));
+    return this.found.added.map(({ start, end, value }) => this.step(start, end, null, value, false));
   }
 
   #add(start: number, end: number, value: V, part: number): void {
-    const last = this.added.length === 0 ? undefined : this.added[this.added.length - 1];
+    const { found } = this;
+    const last = found.added.length === 0 ? undefined : found.added[found.added.length - 1];
     if (last !== undefined && last.end === start && last.part === part) last.end = end;
-    else this.added = appended(this.added, { start, end, value, part });
+    else found.added = appended(found.added, { start, end, value, part });
   }
 
   /** The walk leaves a range of the book: one that does not want what it has goes, and what is wanted of it comes. */
-  #leave(): void {
-    const { start, end, value } = this.#under;
-    if (value !== null && this.#differs) {
-      this.gone = appended(this.gone, { start, end, value });
+  #leave(found: Findings<V>): void {
+    const { start, end, value } = found.under;
+    if (value !== null && found.differs) {
+      found.gone = appended(found.gone, { start, end, value });
       this.#addAnew(start, end, value);
-    } else if (value !== null && this.#isRenamed) {
-      this.renamed = appended(this.renamed, { start, end, value: this.#wantedAt(start, value) });
+    } else if (value !== null && found.isRenamed) {
+      found.renamed = appended(found.renamed, { start, end, value: this.#wantedAt(start, value) });
     }
-    this.#differs = this.#isRenamed = false;
+    found.differs = found.isRenamed = false;
   }
 
   /** Gives what is wanted of a range that goes. Outside of the changed spans it wants what it had. */
   #addAnew(start: number, end: number, value: V): void {
+    const { spans, next } = this.found;
     let at = start;
-    for (const span of this.#spans) {
+    for (const span of spans) {
       if (span.end <= at) continue;
       if (span.start >= end) break;
       if (at < span.start) this.#add(at, span.start, this.#wantedAt(at, value), NaN);
       const to = Math.min(span.end, end);
-      const sight = new Sight(this.#next);
+      const sight = new Sight(next);
       for (at = Math.max(span.start, start); at < to;) {
         sight.move(at);
         const stop = Math.min(sight.end, to);
@@ -168,7 +187,7 @@ export abstract class BookTrack<V> implements Track {
 
   /** What comes to the same as `value` and is there afterwards: `value` itself may not be. */
   #wantedAt(gpa: number, value: V): V {
-    const sight = new Sight(this.#next);
+    const sight = new Sight(this.found.next);
     sight.move(gpa);
     const wanted = this.wants(sight);
     return wanted !== null && this.isSame(value, wanted) ? wanted : value;
@@ -179,10 +198,11 @@ export abstract class BookTrack<V> implements Track {
    * a joined range goes whole when a part of it does.
    */
   #fit(capacity: number): void {
-    let excess = this.#book.held.size - this.gone.length + this.added.length - capacity;
+    const { found } = this;
+    let excess = found.book.held.size - found.gone.length + found.added.length - capacity;
     if (!(excess > 0)) return;
     const joined: Added<V>[] = [];
-    for (const range of this.added) {
+    for (const range of found.added) {
       const last = joined.at(-1);
       if (excess > 0 && last !== undefined && last.end === range.start && this.isSame(last.value, range.value)) {
         last.end = range.end;
@@ -192,7 +212,7 @@ export abstract class BookTrack<V> implements Track {
       }
     }
     if (excess > 0) throw new LimitError("memory slots", capacity, capacity + excess, "use fewer or larger mappings");
-    this.added = joined;
+    found.added = joined;
   }
 }
 

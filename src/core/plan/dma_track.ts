@@ -3,7 +3,7 @@ import { hex } from "../hex.ts";
 import { MemoryRange } from "../memory_range.ts";
 import type { Piece } from "../map/region.ts";
 import type { Sight } from "../map/sight.ts";
-import type { DmaState, State } from "../map/state.ts";
+import { type DmaState, EMPTY_BOOK, type State } from "../map/state.ts";
 import type { Span } from "../span.ts";
 import { BookTrack } from "./book_track.ts";
 import type { DmaStep } from "./steps.ts";
@@ -11,14 +11,16 @@ import type { DmaStep } from "./steps.ts";
 /** The mappings of one DMA target. A mapping is never cut: it goes whole, and what is left of it comes anew. */
 export class DmaTrack extends BookTrack<Piece> {
   /** The target before. */
-  readonly dma: DmaState;
+  dma: DmaState = NOBODY;
+  /** The target after the request, once the walk is over. */
+  after: DmaState = NOBODY;
   /** Whether the request attaches it. */
-  readonly isNew: boolean;
+  isNew = false;
 
-  /** A track from what the target has been told to what shows in `next`. */
-  constructor(dma: DmaState, next: State, spans: readonly Span[], isNew: boolean) {
-    super(dma.mappings, next, spans);
-    this.dma = dma;
+  /** Begins anew: from what the target has been told to what shows in `next`. */
+  follow(dma: DmaState, next: State, spans: readonly Span[], isNew: boolean): void {
+    this.from(dma.mappings, next, spans);
+    this.dma = this.after = dma;
     this.isNew = isNew;
   }
 
@@ -42,6 +44,12 @@ export class DmaTrack extends BookTrack<Piece> {
     super.segment(start, end, before, after);
   }
 
+  /** Says that the walk is over. */
+  completeAll(): void {
+    const mappings = this.complete(Infinity);
+    if (mappings !== this.dma.mappings) this.after = { ...this.dma, mappings };
+  }
+
   protected wants(sight: Sight): Piece | null {
     return sight.piece();
   }
@@ -61,3 +69,6 @@ export class DmaTrack extends BookTrack<Piece> {
     return { kind: "dma", dma: this.dma, start, end, from, to, uncertain };
   }
 }
+
+/** What a track follows before it is used. */
+const NOBODY: DmaState = { id: 0, target: {}, needsFd: false, pins: false, mappings: EMPTY_BOOK };

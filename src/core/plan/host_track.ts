@@ -35,6 +35,7 @@ interface OpenStep {
 }
 
 const NONE: HostStep[] = [];
+const NO_DISCARDS: readonly OwnRange[] = [];
 
 /** Whether a segment's memory is another one afterwards, so that what was attached to it is gone. */
 export function isReplaced(before: Sight, after: Sight): boolean {
@@ -51,16 +52,19 @@ export class HostTrack implements Track {
   /** Ranges given back. */
   leaving: HostStep[] = NONE;
   /** Memory in no file that is given up once the request has happened. */
-  discards: readonly OwnRange[] = [];
+  discards: readonly OwnRange[] = NO_DISCARDS;
   readonly #parked: Parked;
-  #parking: Parking | null = null;
   readonly #before: number;
+  #parking: Parking | null = null;
   #open: OpenStep | null = null;
-  // The kernel mapping just below the segment, and how many there are more than before up to it: afterwards, and when
-  // everything new is in place and nothing has been given back yet.
-  readonly #was = new Edges();
-  readonly #then = new Edges();
-  readonly #midway = new Edges();
+  // What was and what will be just below the segment, and how many kernel mappings there are more than before up to it:
+  // afterwards, and when everything new is in place and nothing has been given back yet.
+  #from: Mapping | null = null;
+  #fromWritable = false;
+  #to: Mapping | null = null;
+  #toWritable = false;
+  #growth = 0;
+  #midway = 0;
 
   /** A track that leads away from `old`. */
   constructor(old: State) {
@@ -73,24 +77,27 @@ export class HostTrack implements Track {
     return this.#parking === null ? NONE : this.#parking.steps;
   }
 
+  /** All steps, in the order of effects. */
+  get steps(): readonly HostStep[] {
+    if (this.#parking === null && this.leaving.length === 0) return this.arriving;
+    if (this.#parking === null && this.arriving.length === 0) return this.leaving;
+    return [...this.parking, ...this.arriving, ...this.leaving];
+  }
+
   /** How many kernel mappings there are afterwards. */
   get hostMappings(): number {
-    return this.#before + this.#then.count - this.#was.count;
+    return this.#before + this.#growth;
   }
 
   begin(_start: number, left: Sight): void {
-    this.#was.begin(left.mapping, left.writable);
-    this.#then.begin(left.mapping, left.writable);
-    this.#midway.begin(left.mapping, left.writable);
+    this.#from = this.#to = left.mapping;
+    this.#fromWritable = this.#toWritable = left.writable;
   }
 
   segment(start: number, end: number, before: Sight, after: Sight): void {
     const from = before.mapping;
     const to = after.mapping;
-    this.#was.pass(from, before.writable);
-    this.#then.pass(to, after.writable);
-    if (to === null) this.#midway.pass(from, before.writable);
-    else this.#midway.pass(to, after.writable);
+    this.#pass(from, before.writable, to, after.writable);
     if (before.poisoned || before.lost) return this.#damaged(start, end, before, after);
     if (from !== null && to !== null && isSameMemory(from, to)) {
       if (before.writable === after.writable) this.#close();
@@ -112,9 +119,7 @@ export class HostTrack implements Track {
 
   finish(_end: number, right: Sight): void {
     this.#close();
-    this.#was.pass(right.mapping, right.writable);
-    this.#then.pass(right.mapping, right.writable);
-    this.#midway.pass(right.mapping, right.writable);
+    this.#pass(right.mapping, right.writable, right.mapping, right.writable);
   }
 
   /**
@@ -125,10 +130,9 @@ export class HostTrack implements Track {
   checkLimit(spare: number): void {
     // A system call that cuts a mapping in three needs two more for a moment. Whatever gives mappings back is let
     // through: it is the way out.
-    const growth = this.#then.count - this.#was.count;
     // What is parked takes mappings of its own.
-    const most = Math.max(growth, this.#midway.count - this.#was.count) + 2 + 3 * this.parking.length;
-    if (most <= spare || growth <= 0) return;
+    const most = Math.max(this.#growth, this.#midway) + 2 + 3 * this.parking.length;
+    if (most <= spare || this.#growth <= 0) return;
     throw new LimitError(
       "host mappings",
       Math.max(0, this.#before + spare),
@@ -166,6 +170,28 @@ export class HostTrack implements Track {
         this.arriving = appended(this.arriving, step);
       }
     }
+  }
+
+  /** Counts where kernel mappings end and begin at the start of the next segment, holes included. */
+  #pass(from: Mapping | null, fromWritable: boolean, to: Mapping | null, toWritable: boolean): void {
+    const was = edge(this.#from, this.#fromWritable, from, fromWritable);
+    const growth = edge(this.#to, this.#toWritable, to, toWritable) - was;
+    this.#growth += growth;
+    // Half-way is as afterwards, but for what is to be removed and is still there.
+    const wasRemoved = this.#to === null && this.#from !== null;
+    const isRemoved = to === null && from !== null;
+    if (wasRemoved || isRemoved) {
+      const below = wasRemoved ? this.#from : this.#to;
+      const isBelowWritable = wasRemoved ? this.#fromWritable : this.#toWritable;
+      const above = isRemoved
+        ? edge(below, isBelowWritable, from, fromWritable)
+        : edge(below, isBelowWritable, to, toWritable);
+      this.#midway += above - was;
+    } else this.#midway += growth;
+    this.#from = from;
+    this.#fromWritable = fromWritable;
+    this.#to = to;
+    this.#toWritable = toWritable;
   }
 
   #own(): Parking {
@@ -215,24 +241,16 @@ function appended(steps: HostStep[], step: HostStep): HostStep[] {
   return steps;
 }
 
-/** Counts where one kernel mapping ends and the next begins, holes included, along one view. */
-class Edges {
-  count = 0;
-  #mapping: Mapping | null = null;
-  #writable = false;
-
-  begin(mapping: Mapping | null, writable: boolean): void {
-    this.#mapping = mapping;
-    this.#writable = writable;
-  }
-
-  pass(mapping: Mapping | null, writable: boolean): void {
-    const beneath = this.#mapping;
-    if (beneath === null || mapping === null) { if (beneath !== mapping) this.count++; }
-    else if (this.#writable !== writable || !isSameMemory(beneath, mapping)) this.count++;
-    this.#mapping = mapping;
-    this.#writable = writable;
-  }
+/** Whether one kernel mapping, or hole, ends and another begins where the one thing lies below the other: 1 or 0. */
+function edge(
+  below: Mapping | null,
+  isBelowWritable: boolean,
+  above: Mapping | null,
+  isAboveWritable: boolean,
+): number {
+  if (below === above && isBelowWritable === isAboveWritable) return 0;
+  if (below === null || above === null) return below === above ? 0 : 1;
+  return isBelowWritable === isAboveWritable && isSameMemory(below, above) ? 0 : 1;
 }
 
 /** Whether the open step's one system call can take the next segment in as well. */

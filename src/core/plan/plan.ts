@@ -13,15 +13,16 @@
  * @module
  */
 
-import { MemoryRange } from "../memory_range.ts";
+import type { MemoryRange } from "../memory_range.ts";
 import type { Change, OwnRange } from "../map/edits.ts";
 import { EVERYWHERE, normalize, type Span } from "../span.ts";
-import { type Damage, type DmaState, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
+import { type Damage, type PartitionState, type State, UNDAMAGED } from "../map/state.ts";
 import { unpinAll } from "./attend_track.ts";
 import { DmaTrack } from "./dma_track.ts";
+import { exposedRanges } from "./exposure.ts";
 import { HostTrack } from "./host_track.ts";
 import { SlotTrack } from "./slot_track.ts";
-import { type DmaStep, type HostStep, isTurn, type SlotStep, type Step } from "./steps.ts";
+import type { DmaStep, SlotStep, Step } from "./steps.ts";
 import { type Track, walk } from "./walk.ts";
 
 /** What the targets say of themselves, asked before planning. */
@@ -50,49 +51,127 @@ export interface Plan {
 }
 
 /**
- * Plans the way from `old` to the next state.
- *
- * @throws {MappingError} If the next state cannot be: huge pages cut, no file for a DMA target.
- * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
+ * Plans requests, one at a time. A plan depends on nothing but what it is handed: the tracks of targets are kept from one
+ * plan to the next only because making them takes as long as the walk.
  */
-export function plan(old: State, { state: next, changed, removed }: Change, facts: Facts): Plan {
-  const spans = spansToCompare(old, changed);
-  const host = new HostTrack(old);
-  const partitions = slotTracks(old, next, spans, facts);
-  const devices = next.dmaTargets.length === 0 ? NO_DMA_TRACKS : dmaTracks(old, next, spans);
-  walk(old, next, spans, tracksOf(host, partitions, devices));
-  // Those that have just come are shown all there is.
-  const newcomers = newcomersAmong(old, next, partitions, devices);
-  if (newcomers.length > 0) walk(next, next, EVERYWHERE, newcomers);
-  const parked = host.complete(removed);
-  host.checkLimit(facts.spareMappings);
-  const partitionStates = completePartitions(next, partitions);
-  const dmaStates = completeDmaTargets(next, devices);
+export class Planner {
+  /** One for each partition and DMA target that is told, in their order. */
+  readonly #partitions: SlotTrack[] = [];
+  readonly #devices: DmaTrack[] = [];
+  /** Those that are shown what changes. */
+  readonly #shown: Track[] = [];
 
-  const leavers = old.partitions === next.partitions ? NO_PARTITIONS : departed(old, next);
-  let steps: readonly Step[] = NO_STEPS;
-  for (let i = 0; i < devices.length; i++) steps = then(steps, devices[i]!.leaving);
-  if (old.dmaTargets !== next.dmaTargets) steps = then(steps, dmaGoodbyes(old, next));
-  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.unpins);
-  for (const partition of leavers) steps = then(steps, unpinAll(partition));
-  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.leaving);
-  for (const partition of leavers) steps = then(steps, slotGoodbyes(partition));
-  steps = then(then(then(steps, host.parking), host.arriving), host.leaving);
-  for (let i = 0; i < devices.length; i++) steps = then(steps, devices[i]!.arriving);
-  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.arriving);
-  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.turns);
-  for (let i = 0; i < partitions.length; i++) steps = then(steps, partitions[i]!.pins);
+  /**
+   * Plans the way from `old` to the next state.
+   *
+   * @throws {MappingError} If the next state cannot be: huge pages cut, no file for a DMA target.
+   * @throws {LimitError} If it would take more memory slots or kernel mappings than there are.
+   */
+  plan(old: State, { state: next, changed, removed }: Change, facts: Facts): Plan {
+    const spans = spansToCompare(old, changed);
+    const host = new HostTrack(old);
+    this.#follow(host, old, next, spans, facts);
+    walk(old, next, spans, this.#shown);
+    // Those that have just come are shown all there is.
+    if (old.partitions !== next.partitions || old.dmaTargets !== next.dmaTargets) {
+      const newcomers = [...this.#partitions, ...this.#devices].filter(({ isNew }) => isNew);
+      if (newcomers.length > 0) walk(next, next, EVERYWHERE, newcomers);
+    }
+    const parked = host.complete(removed);
+    host.checkLimit(facts.spareMappings);
+    let { partitions, dmaTargets } = next;
+    let steps: readonly Step[] = host.steps;
+    if (this.#complete(old, next)) {
+      partitions = this.#partitions.map(({ after }) => after);
+      dmaTargets = this.#devices.map(({ after }) => after);
+      steps = this.#inOrder(host, old, next);
+    }
+    const state = next.withTargets(partitions, dmaTargets, host.hostMappings, mended(old.damage, spans), parked);
+    return { old, state, steps, discards: host.discards, exposed: exposedRanges(steps, host, this.#partitions) };
+  }
 
-  const state = next.withTargets(partitionStates, dmaStates, host.hostMappings, mended(old.damage, spans), parked);
-  return { old, state, steps, discards: host.discards, exposed: exposedRanges(steps, host, partitions) };
+  /** Sets the tracks upon their targets: those that stay or come. A partition that is disposed is told nothing. */
+  #follow(host: HostTrack, old: State, next: State, spans: readonly Span[], { capacities }: Facts): void {
+    const partitions = this.#partitions;
+    const devices = this.#devices;
+    const shown = this.#shown;
+    let told = 0;
+    let count = 0;
+    shown[count++] = host;
+    for (let i = 0; i < next.partitions.length; i++) {
+      const partition = next.partitions[i]!;
+      const capacity = capacities[i]!;
+      if (capacity < 0) continue;
+      const isNew = old.partitions !== next.partitions && old.partitions.every(({ id }) => id !== partition.id);
+      const track = partitions[told] ?? new SlotTrack();
+      track.follow(partition, next, isNew ? EVERYWHERE : spans, capacity, isNew);
+      partitions[told++] = track;
+      if (!isNew) shown[count++] = track;
+    }
+    for (let i = 0; i < next.dmaTargets.length; i++) {
+      const dma = next.dmaTargets[i]!;
+      const isNew = old.dmaTargets !== next.dmaTargets && old.dmaTargets.every(({ id }) => id !== dma.id);
+      const track = devices[i] ?? new DmaTrack();
+      track.follow(dma, next, isNew ? EVERYWHERE : spans, isNew);
+      devices[i] = track;
+      if (!isNew) shown[count++] = track;
+    }
+    if (partitions.length > told) partitions.length = told;
+    if (devices.length > next.dmaTargets.length) devices.length = next.dmaTargets.length;
+    if (shown.length > count) shown.length = count;
+  }
+
+  /** Says that the walk is over, and whether a target is told anything, comes or goes. */
+  #complete(old: State, next: State): boolean {
+    const partitions = this.#partitions;
+    const devices = this.#devices;
+    // A partition that is disposed goes as well.
+    let isTold = old.partitions !== next.partitions || old.dmaTargets !== next.dmaTargets ||
+      partitions.length !== next.partitions.length;
+    for (let i = 0; i < partitions.length; i++) {
+      const track = partitions[i]!;
+      if (track.isIdle) continue;
+      track.completeAll(heldElsewhere(track, partitions));
+      isTold = true;
+    }
+    for (let i = 0; i < devices.length; i++) {
+      const track = devices[i]!;
+      if (track.isIdle) continue;
+      track.completeAll();
+      isTold = true;
+    }
+    return isTold;
+  }
+
+  /** All steps, in the order of effects. */
+  #inOrder(host: HostTrack, old: State, next: State): readonly Step[] {
+    const partitions = this.#partitions;
+    const devices = this.#devices;
+    const leavers = old.partitions === next.partitions
+      ? NOBODY
+      : old.partitions.filter(({ id }) => next.partitions.every((partition) => partition.id !== id));
+    const steps: Step[] = [];
+    for (const { leaving } of devices) append(steps, leaving);
+    if (old.dmaTargets !== next.dmaTargets) append(steps, dmaGoodbyes(old, next));
+    for (const { unpins } of partitions) append(steps, unpins);
+    for (const leaver of leavers) append(steps, unpinAll(leaver));
+    for (const { leaving } of partitions) append(steps, leaving);
+    for (const leaver of leavers) append(steps, slotGoodbyes(leaver));
+    append(steps, host.steps);
+    for (const { arriving } of devices) append(steps, arriving);
+    for (const { arriving } of partitions) append(steps, arriving);
+    for (const { turns } of partitions) append(steps, turns);
+    for (const { pins } of partitions) append(steps, pins);
+    return steps;
+  }
 }
 
-/** All of the one, then all of the other. */
-function then(first: readonly Step[], second: readonly Step[]): readonly Step[] {
-  return second.length === 0 ? first : first.length === 0 ? second : [...first, ...second];
-}
+const NOBODY: readonly PartitionState[] = [];
 
-const NO_STEPS: readonly Step[] = [];
+/** One by one: there are few, and a list that is spread out is made anew each time. */
+function append(steps: Step[], more: readonly Step[]): void {
+  for (let i = 0; i < more.length; i++) steps.push(more[i]!);
+}
 
 /** The spans to compare, in order and not touching. */
 function spansToCompare({ damage }: State, changed: readonly Span[]): readonly Span[] {
@@ -115,56 +194,6 @@ function mended(damage: Damage, spans: readonly Span[]): Damage {
   return lost.isEmpty && poisoned.isEmpty && outOfStep.isEmpty ? UNDAMAGED : { lost, poisoned, outOfStep };
 }
 
-/** Tracks for the partitions that stay or come. A disposed one is told nothing. */
-function slotTracks(old: State, next: State, spans: readonly Span[], { capacities }: Facts): readonly SlotTrack[] {
-  const { partitions } = next;
-  if (partitions.length === 0) return NO_SLOT_TRACKS;
-  if (partitions.length === 1 && old.partitions === partitions && capacities[0]! >= 0) {
-    return [new SlotTrack(partitions[0]!, next, spans, capacities[0]!, false)];
-  }
-  const tracks: SlotTrack[] = [];
-  for (let i = 0; i < partitions.length; i++) {
-    const partition = partitions[i]!;
-    const capacity = capacities[i]!;
-    if (capacity < 0) continue;
-    const isNew = old.partitions !== partitions && old.partitions.every(({ id }) => id !== partition.id);
-    tracks.push(new SlotTrack(partition, next, isNew ? EVERYWHERE : spans, capacity, isNew));
-  }
-  return tracks;
-}
-
-/** What is shown the changes. */
-function tracksOf(host: HostTrack, partitions: readonly SlotTrack[], devices: readonly DmaTrack[]): readonly Track[] {
-  if (devices.length === 0 && partitions.length === 1 && !partitions[0]!.isNew) return [host, partitions[0]!];
-  return [host, ...partitions.filter(({ isNew }) => !isNew), ...devices.filter(({ isNew }) => !isNew)];
-}
-
-function newcomersAmong(
-  old: State,
-  next: State,
-  partitions: readonly SlotTrack[],
-  devices: readonly DmaTrack[],
-): readonly Track[] {
-  if (old.partitions === next.partitions && old.dmaTargets === next.dmaTargets) return NO_TRACKS;
-  return [...partitions.filter(({ isNew }) => isNew), ...devices.filter(({ isNew }) => isNew)];
-}
-
-const NO_SLOT_TRACKS: readonly SlotTrack[] = [];
-const NO_DMA_TRACKS: readonly DmaTrack[] = [];
-const NO_TRACKS: readonly Track[] = [];
-const NO_PARTITIONS: readonly PartitionState[] = [];
-
-/** The partitions with what they hold after the request; those that are disposed leave. */
-function completePartitions(next: State, tracks: readonly SlotTrack[]): readonly PartitionState[] {
-  let isSame = tracks.length === next.partitions.length;
-  for (let i = 0; i < tracks.length; i++) {
-    const track = tracks[i]!;
-    track.completeAll(heldElsewhere(track, tracks));
-    isSame &&= track.after === track.partition;
-  }
-  return isSame ? next.partitions : tracks.map(({ after }) => after);
-}
-
 /** How many ranges a partition that is attached twice holds by its other attachments. */
 function heldElsewhere({ partition: { id, target } }: SlotTrack, tracks: readonly SlotTrack[]): number {
   let count = 0;
@@ -172,27 +201,6 @@ function heldElsewhere({ partition: { id, target } }: SlotTrack, tracks: readonl
     for (const { after } of tracks) if (after.target === target && after.id !== id) count += after.slots.held.size;
   }
   return count;
-}
-
-function dmaTracks(old: State, next: State, spans: readonly Span[]): readonly DmaTrack[] {
-  return next.dmaTargets.map((dma) => {
-    const isNew = old.dmaTargets !== next.dmaTargets && old.dmaTargets.every(({ id }) => id !== dma.id);
-    return new DmaTrack(dma, next, isNew ? EVERYWHERE : spans, isNew);
-  });
-}
-
-function completeDmaTargets(next: State, tracks: readonly DmaTrack[]): readonly DmaState[] {
-  if (tracks.length === 0) return next.dmaTargets;
-  const states = tracks.map(({ dma }, i) => {
-    const mappings = tracks[i]!.complete(Infinity);
-    return mappings === dma.mappings ? dma : { ...dma, mappings };
-  });
-  return states.every((state, i) => state === next.dmaTargets[i]) ? next.dmaTargets : states;
-}
-
-/** The partitions that the request detaches. */
-function departed(old: State, next: State): PartitionState[] {
-  return old.partitions.filter(({ id }) => next.partitions.every((partition) => partition.id !== id));
 }
 
 /** Takes everything away from a partition that goes. */
@@ -219,51 +227,4 @@ function dmaGoodbyes(old: State, next: State): DmaStep[] {
       { kind: "dma", dma, start, end, from: value, to: null, uncertain: false }
     )),
   ]);
-}
-
-/**
- * Where a running guest could see the request half done.
- *
- * One system call that a guest sees is atomic to it, and ranges that only appear expose nothing: each was absent before.
- */
-function exposedRanges(
-  steps: readonly Step[],
-  { parking, arriving, leaving }: HostTrack,
-  partitions: readonly SlotTrack[],
-): readonly MemoryRange[] {
-  const only = steps[0];
-  if (only === undefined || (steps.length === 1 && (only.kind !== "host" || !isLate(only)))) return NOT_EXPOSED;
-  let unmaps = 0;
-  const seen: Span[] = [];
-  for (const step of steps) {
-    if (step.kind !== "slot" || isTurn(step)) continue;
-    if (step.to === null) unmaps++;
-    seen.push(step);
-  }
-  let live = 0;
-  let late = false;
-  for (const list of [parking, arriving, leaving]) {
-    for (const step of list) {
-      if (!isUnderSlot(step, partitions)) continue;
-      live++;
-      late ||= isLate(step);
-      seen.push(step);
-    }
-  }
-  if (!late && (seen.length < 2 || (unmaps === 0 && live === 0))) return NOT_EXPOSED;
-  return normalize(seen).map(({ start, end }) => new MemoryRange(start, end));
-}
-
-const NOT_EXPOSED: readonly MemoryRange[] = [];
-
-/** Whether the step replaces memory by way of another address, which a guest could see. */
-function isLate({ mapping }: HostStep): boolean {
-  return mapping?.backing?.mayFailLate ?? false;
-}
-
-/** Whether a guest may look at `span` all the while: some partition has it before and after. */
-function isUnderSlot({ start, end }: Span, partitions: readonly SlotTrack[]): boolean {
-  return partitions.some(({ partition, after }) =>
-    partition.slots.held.overlaps(start, end) && after.slots.held.overlaps(start, end)
-  );
 }

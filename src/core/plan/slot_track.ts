@@ -1,6 +1,6 @@
 import { accessOf, isSameAccess } from "../access.ts";
 import type { Sight } from "../map/sight.ts";
-import type { PartitionState, State } from "../map/state.ts";
+import { EMPTY_BOOK, type PartitionState, type State } from "../map/state.ts";
 import type { Span } from "../span.ts";
 import type { Access } from "../targets.ts";
 import { AttendTrack } from "./attend_track.ts";
@@ -13,41 +13,44 @@ import type { AttendStep, SlotStep } from "./steps.ts";
  */
 export class SlotTrack extends BookTrack<Access> {
   /** The partition before. */
-  readonly partition: PartitionState;
+  partition: PartitionState = NO_PARTITION;
   /** Whether the request attaches it. */
-  readonly isNew: boolean;
+  isNew = false;
   /** The partition after the request, once the walk is over. */
-  after: PartitionState;
+  after: PartitionState = NO_PARTITION;
   /** Pins that end before memory changes, and what begins after it has. */
-  unpins: readonly AttendStep[] = [];
-  pins: readonly AttendStep[] = [];
-  readonly #capacity: number;
-  readonly #spans: readonly Span[];
+  unpins: readonly AttendStep[] = NO_ATTENDANCE;
+  pins: readonly AttendStep[] = NO_ATTENDANCE;
+  #capacity = 0;
   /** Whether somebody wants to know what is written. */
-  readonly #logs: boolean;
-  readonly #pinsAll: boolean;
-  readonly #prefetches: boolean;
+  #logs = false;
   #attend: AttendTrack | null = null;
 
-  /** A track from what the partition, which can hold `capacity` ranges, has been told to what shows in `next`. */
-  constructor(partition: PartitionState, next: State, spans: readonly Span[], capacity: number, isNew: boolean) {
-    super(partition.slots, next, spans);
+  /** Begins anew: from what the partition, which can hold `capacity` ranges, has been told to what shows in `next`. */
+  follow(partition: PartitionState, next: State, spans: readonly Span[], capacity: number, isNew: boolean): void {
+    this.from(partition.slots, next, spans);
     this.partition = this.after = partition;
     this.isNew = isNew;
     this.#capacity = capacity;
-    this.#spans = spans;
     this.#logs = next.trackers > 0;
-    this.#pinsAll = partition.pin && partition.target.pinRange !== undefined;
-    this.#prefetches = partition.target.prefetchRange !== undefined;
+    if (this.#attend !== null) {
+      this.#attend = null;
+      this.unpins = this.pins = NO_ATTENDANCE;
+    }
     if (partition.pins.uncertain.length > 0) this.#attend = new AttendTrack(partition, spans, isNew);
   }
 
   override segment(start: number, end: number, before: Sight, after: Sight): void {
     super.segment(start, end, before, after);
-    if (this.#pinsAll || (this.#prefetches && (before.params?.prefetch === true || after.params?.prefetch === true))) {
-      this.#attend ??= new AttendTrack(this.partition, this.#spans, this.isNew);
+    const { pin } = this.partition;
+    if (pin || (before.params !== null && before.params.prefetch) || (after.params !== null && after.params.prefetch)) {
+      this.#attend ??= new AttendTrack(this.partition, this.found.spans, this.isNew);
       this.#attend.segment(start, end, before, after);
     }
+  }
+
+  override get isIdle(): boolean {
+    return this.#attend === null && super.isIdle;
   }
 
   /**
@@ -60,7 +63,7 @@ export class SlotTrack extends BookTrack<Access> {
     const slots = this.complete(this.#capacity - elsewhere);
     let { pins } = this.partition;
     if (this.#attend !== null) {
-      const done = this.#attend.complete(this.added);
+      const done = this.#attend.complete(this.found.added);
       this.unpins = done.leaving;
       this.pins = done.arriving;
       pins = done.pins;
@@ -71,9 +74,10 @@ export class SlotTrack extends BookTrack<Access> {
 
   /** The steps that begin or end the log of slots that stay. */
   get turns(): readonly SlotStep[] {
-    if (this.renamed.length === 0 || this.partition.target.setDirtyLog === undefined) return NO_TURNS;
+    const { renamed } = this.found;
+    if (renamed.length === 0 || this.partition.target.setDirtyLog === undefined) return NO_TURNS;
     const { held } = this.partition.slots;
-    return this.renamed.map(({ start, end, value }) => this.step(start, end, held.get(start)!, value, false));
+    return renamed.map(({ start, end, value }) => this.step(start, end, held.get(start)!, value, false));
   }
 
   protected wants({ region, params, mapping, writable }: Sight): Access | null {
@@ -97,3 +101,13 @@ export class SlotTrack extends BookTrack<Access> {
 }
 
 const NO_TURNS: readonly SlotStep[] = [];
+const NO_ATTENDANCE: readonly AttendStep[] = [];
+/** Nobody: what a track follows before it is used. */
+const NO_PARTITION: PartitionState = {
+  id: 0,
+  target: { mapRange() {}, unmapRange() {} },
+  offset: 0,
+  pin: false,
+  slots: EMPTY_BOOK,
+  pins: EMPTY_BOOK,
+};

@@ -36,7 +36,7 @@ export function walk(old: State, next: State, spans: readonly Span[], tracks: re
     for (let t = 0; t < tracks.length; t++) tracks[t]!.begin(start, before);
     for (let at = start; at < end;) {
       before.move(at);
-      after.move(at);
+      after.moveTo(at, before);
       let stop = before.end < after.end ? before.end : after.end;
       if (stop > end) stop = end;
       for (let t = 0; t < tracks.length; t++) tracks[t]!.segment(at, stop, before, after);

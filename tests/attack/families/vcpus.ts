@@ -71,7 +71,7 @@ const family: Family = {
           ...{ tables: 0x1_0000, code: 0x1000, ranges: [{ start: 0, end: RAM }] },
           program: pollForever({ start: 0x80_0000, end: 0x90_0000, step: 8, expected: [0], counter: 0x8000 }),
         });
-        using control = new kvm.VcpuControl(vcpu, { deadline: 1000 });
+        using control = new kvm.VcpuControl(vcpu, { deadline: 200 });
         const shared = control.share();
         const worker = new Worker(new URL("../vcpu_worker.ts", import.meta.url), { type: "module" });
         worker.onerror = (event) => event.preventDefault();

@@ -25,7 +25,7 @@ const family: Family = {
           known.manager.serve(port1, { deadline: 300 });
           const worker = new Worker(new URL("../attacker_worker.ts", import.meta.url), { type: "module" });
           worker.onerror = (event) => event.preventDefault();
-          const role = random.oneIn(2) ? "client" : "sync-client";
+          const role = random.of(["client", "client", "sync-client", "sync-client", "flood"] as const);
           worker.postMessage({ role, ports: [port2], seed: random.next() } satisfies Job, [port2]);
           return worker;
         });

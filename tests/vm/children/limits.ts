@@ -66,16 +66,17 @@ export function noQueuedSignals(): Disposable {
   return lower(RLIMIT_SIGPENDING, 0);
 }
 
-/** Leaves no file descriptor to this process, until disposed. */
-export function noDescriptors(): Disposable {
+/** Leaves no file descriptor to this process, or so many, until disposed. */
+export function noDescriptors(spare = 0): Disposable {
   const stack = new DisposableStack();
   let limit = 3;
   for (let fd = 0; fd < 1024; fd++) if (fdFlags(fd) !== undefined) limit = fd + 1;
-  stack.use(lower(RLIMIT_NOFILE, limit));
-  for (let fd = C.dup(0); fd !== -1; fd = C.dup(0)) {
-    const taken = fd;
-    stack.defer(() => void libc().sys.close(taken));
-  }
+  stack.use(lower(RLIMIT_NOFILE, limit + spare));
+  const taken: number[] = [];
+  for (let fd = C.dup(0); fd !== -1; fd = C.dup(0)) taken.push(fd);
+  const close = () => taken.splice(0).forEach((fd) => void libc().sys.close(fd));
+  stack.defer(close);
+  for (const fd of taken.splice(0, spare)) libc().sys.close(fd);
   return stack;
 }
 

@@ -1,5 +1,6 @@
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
+import { checkSignal, onAbort } from "../core/abort.ts";
 import { DisposedError, MappingError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { LockTable } from "../core/lock_table.ts";
 import { MemoryRange } from "../core/memory_range.ts";
@@ -24,7 +25,7 @@ import type { WriteMarks } from "./write_marks.ts";
 const REMEMBERED = 8;
 
 /** The memory map as `GuestMemory` sees it, and the locks on it. */
-export class LockKeeper implements AccessMap {
+export class MemoryLocks implements AccessMap {
   readonly #va: VaTarget<Mappable>;
   readonly #state: () => State;
   readonly #check: () => void;
@@ -195,11 +196,11 @@ export class LockKeeper implements AccessMap {
    * Aborting allows new ones again.
    */
   async drain(regions: readonly Region[], signal: AbortSignal | undefined, then: () => void): Promise<void> {
+    checkSignal(signal);
     const isLocked = ({ start, end }: Span) => this.#table.conflict(start, end) !== undefined;
     for (const region of regions) this.#closing.set(region, (this.#closing.get(region) ?? 0) + 1);
     try {
       for (const region of regions) this.onClosing?.(region);
-      signal?.throwIfAborted();
       while (regions.some((region) => fragments(this.#state().visible, region).some(isLocked))) {
         await this.#nextRelease(signal);
         signal?.throwIfAborted();
@@ -326,12 +327,10 @@ export class LockKeeper implements AccessMap {
   }
 
   #released({ start, end, write = false }: Lock): void {
+    // It may have been written after the last look, which is noted before anybody forgets that it was.
+    if (write) this.marks?.mark(start, end);
     this.#table.remove(start, end);
-    if (write) {
-      this.#writers.remove(start, end);
-      // It may have been written after the last look.
-      this.marks?.mark(start, end);
-    }
+    if (write) this.#writers.remove(start, end);
     this.#wake();
   }
 
@@ -343,11 +342,11 @@ export class LockKeeper implements AccessMap {
     const { promise, resolve } = Promise.withResolvers<void>();
     const wake = () => {
       this.#waiting.delete(wake);
-      signal?.removeEventListener("abort", wake);
+      abort[Symbol.dispose]();
       resolve();
     };
+    const abort = onAbort(signal, wake);
     this.#waiting.add(wake);
-    signal?.addEventListener("abort", wake);
     return promise;
   }
 }
