@@ -4,7 +4,7 @@
  * @module
  */
 
-import { mappings } from "../support/proc.ts";
+import { mappings, type Vma } from "../support/proc.ts";
 
 /** What a leak would show in. */
 export interface Resources {
@@ -16,6 +16,8 @@ export interface Resources {
 
 /** Our reservations are multiples of it; the runtime's hardly ever. */
 const RESERVED = 2 ** 21;
+/** What malloc has for one thread begins at a multiple of it, and is as long: used ahead, inaccessible behind. */
+const ARENA = 2 ** 26;
 /** Sockets are left out: the runtime itself now and then leaves one of a Worker that was terminated. */
 const OURS = /memfd:|kvm|eventfd|eventpoll|pipe:/;
 
@@ -30,11 +32,22 @@ export function resources(): Resources {
       // Closed meanwhile: the descriptor of the directory itself.
     }
   }
-  const mapped = mappings().filter(({ file, access, end, start }) =>
-    /memfd:|kvm/.test(file) ||
-    (file === "" && access.startsWith("---") && end - start >= 2 ** 23 && (end - start) % RESERVED === 0)
-  ).map(({ file, start, end }) => file === "" ? `a reservation of 0x${(end - start).toString(16)}` : file);
-  return { descriptors: descriptors.sort(), mapped: mapped.sort() };
+  const mapped = mappings();
+  const files = mapped.filter(({ file }) => /memfd:|kvm/.test(file)).map(({ file }) => file);
+  const reserved = reservations(mapped).map(({ start, end }) => `a reservation of 0x${(end - start).toString(16)}`);
+  return { descriptors: descriptors.sort(), mapped: [...files, ...reserved].sort() };
+}
+
+/** Which of a process's mappings, in order, are such as a `VaMapper` makes. */
+export function reservations(mapped: readonly Vma[]): Vma[] {
+  return mapped.filter(({ file, access, end, start }, i) => {
+    if (file !== "" || !access.startsWith("---")) return false;
+    if (end - start < 2 ** 23 || (end - start) % RESERVED !== 0) return false;
+    const ahead = mapped[i - 1];
+    const ofMalloc = ahead?.end === start && ahead.start % ARENA === 0 && end === ahead.start + ARENA &&
+      ahead.file === "" && ahead.access === "rw-p";
+    return !ofMalloc;
+  });
 }
 
 /** The same once the runtime has what it makes at the first use of a timer, a Worker and a port. */
