@@ -112,9 +112,12 @@ export function noteUse(change: number): void {
 export function spareMappings(): number {
   measureBudget();
   const most = limit ?? DEFAULT_LIMIT;
-  const spare = () => most - keptBack(most) - counted - (used - usedThen);
-  if (spare() < most * SCARCE && performance.now() >= nextCount) count();
+  if (spareOf(most) < most * SCARCE && performance.now() >= nextCount) count();
   // Before guest memory has to do without, what was only kept from being used goes.
-  while (spare() < RESERVE && giveBackOldest(KEPT_RETIRED)) count();
-  return Math.max(0, spare());
+  while (spareOf(most) < RESERVE && giveBackOldest(KEPT_RETIRED)) count();
+  return Math.max(0, spareOf(most));
+}
+
+function spareOf(most: number): number {
+  return most - keptBack(most) - counted - (used - usedThen);
 }

@@ -1,6 +1,6 @@
 import { fileOf } from "../../ffi/files/mappable.ts";
 import { normalize, type Span } from "../core/span.ts";
-import type { State } from "../core/map/state.ts";
+import { State } from "../core/map/state.ts";
 import type { Region } from "../core/map/region.ts";
 import { Sight } from "../core/map/sight.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
@@ -35,6 +35,7 @@ export class MapPublisher implements FileRows<ShownFile> {
   /** Those whose numbers others know: all that are shown while somebody listens. */
   readonly #byNumber = new Map<number, ShownFile>();
   #files = 0;
+  readonly #sight = new Sight(State.empty());
   #listener: FilesListener | null = null;
 
   /** For `length` bytes of guest memory. */
@@ -110,8 +111,8 @@ export class MapPublisher implements FileRows<ShownFile> {
 
   /** Writes down what is mapped in `spans` now. */
   publish(spans: readonly Span[]): void {
-    const state = this.#state();
-    const sight = new Sight(state);
+    const sight = this.#sight;
+    sight.turnTo(this.#state());
     for (const { start, end } of normalize(spans)) {
       for (let at = start; at < end;) {
         sight.move(at);

@@ -29,19 +29,30 @@ export class Sight {
   poisoned = false;
   /** Where the next stop is: up to there everything above holds. */
   end = -Infinity;
-  readonly #state: State;
+  #state: State;
   readonly #shown = new Place<Region>();
   readonly #backed = new Place<Mapping>();
-  readonly #lost: Place<Mapping | true> | null;
-  readonly #poisoned: Place<true> | null;
+  #lost: Place<Mapping | true> | null = null;
+  #poisoned: Place<true> | null = null;
   #mappings: RangeMap<Mapping> | null = null;
 
   /** A cursor over `state`, nowhere yet. */
   constructor(state: State) {
     this.#state = state;
-    const isWhole = state.damage === UNDAMAGED;
-    this.#lost = isWhole ? null : new Place();
-    this.#poisoned = isWhole ? null : new Place();
+    this.turnTo(state);
+  }
+
+  /** Begins anew over `state`. A cursor that is kept for the next walk is half of what a short walk would make. */
+  turnTo(state: State): void {
+    this.#state = state;
+    this.end = this.#shown.end = this.#backed.end = -Infinity;
+    if (state.damage !== UNDAMAGED) {
+      this.#lost = new Place();
+      this.#poisoned = new Place();
+    } else if (this.#lost !== null) {
+      this.#lost = this.#poisoned = this.stranded = null;
+      this.lost = this.poisoned = false;
+    }
   }
 
   /** Moves to `gpa`, which is not below where it was. */

@@ -41,9 +41,9 @@ const NONE: never[] = [];
 
 /** What one walk has found out about one book. */
 class Findings<V> {
-  readonly book: Book<V>;
-  readonly next: State;
-  readonly spans: readonly Span[];
+  book: Book<V> = EMPTY_BOOK;
+  next: State = State.empty();
+  spans: readonly Span[] = NOWHERE;
   /** Ranges to take away, each exactly one that the target holds. */
   gone: Entry<V>[] = NONE;
   /** Ranges to give after that, in order. */
@@ -56,21 +56,25 @@ class Findings<V> {
   differs = false;
   isRenamed = false;
 
-  constructor(book: Book<V>, next: State, spans: readonly Span[]) {
+  begin(book: Book<V>, next: State, spans: readonly Span[]): void {
     this.book = book;
     this.next = next;
     this.spans = spans;
+    this.gone = this.added = this.renamed = NONE;
+    this.under.end = -Infinity;
+    this.under.value = null;
+    this.differs = this.isRenamed = false;
   }
 }
 
 /** The track of one target's book. */
 export abstract class BookTrack<V> implements Track {
   /** What the walk under way has found out. */
-  protected found: Findings<V> = new Findings(EMPTY_BOOK, State.empty(), NOWHERE);
+  protected readonly found: Findings<V> = new Findings();
 
   /** Begins anew: from what `book` says to what is wanted in `next`, which differs over `spans`. */
   protected from(book: Book<V>, next: State, spans: readonly Span[]): void {
-    this.found = new Findings(book, next, spans);
+    this.found.begin(book, next, spans);
   }
 
   /** What the target should hold where `sight` is, `null` for nothing. */

@@ -19,7 +19,7 @@ import { MemoryRange, PAGE_SIZE } from "../memory_range.ts";
 import { isSameMemory, type Mapping, type Region } from "../map/region.ts";
 import type { Sight } from "../map/sight.ts";
 import type { OwnRange } from "../map/edits.ts";
-import type { Parked, State } from "../map/state.ts";
+import { NOTHING_PARKED, type Parked, type State } from "../map/state.ts";
 import { Parking } from "./parking.ts";
 import type { HostStep } from "./steps.ts";
 import type { Track } from "./walk.ts";
@@ -53,8 +53,8 @@ export class HostTrack implements Track {
   leaving: HostStep[] = NONE;
   /** Memory in no file that is given up once the request has happened. */
   discards: readonly OwnRange[] = NO_DISCARDS;
-  readonly #parked: Parked;
-  readonly #before: number;
+  #parked: Parked = NOTHING_PARKED;
+  #before = 0;
   #parking: Parking | null = null;
   #open: OpenStep | null = null;
   // What was and what will be just below the segment, and how many kernel mappings there are more than before up to it:
@@ -66,10 +66,15 @@ export class HostTrack implements Track {
   #growth = 0;
   #midway = 0;
 
-  /** A track that leads away from `old`. */
-  constructor(old: State) {
+  /** Begins anew: what follows leads away from `old`. */
+  follow(old: State): void {
     this.#parked = old.parked;
     this.#before = old.hostMappings;
+    this.arriving = this.leaving = NONE;
+    this.discards = NO_DISCARDS;
+    this.#parking = null;
+    this.#open = null;
+    this.#growth = this.#midway = 0;
   }
 
   /** Memory in no file that goes where it does not show, before anything takes its place. */

@@ -23,7 +23,7 @@ import { exposedRanges } from "./exposure.ts";
 import { HostTrack } from "./host_track.ts";
 import { SlotTrack } from "./slot_track.ts";
 import type { DmaStep, SlotStep, Step } from "./steps.ts";
-import { type Track, walk } from "./walk.ts";
+import { type Track, Walk } from "./walk.ts";
 
 /** What the targets say of themselves, asked before planning. */
 export interface Facts {
@@ -51,15 +51,17 @@ export interface Plan {
 }
 
 /**
- * Plans requests, one at a time. A plan depends on nothing but what it is handed: the tracks of targets are kept from one
+ * Plans requests, one at a time. A plan depends on nothing but what it is handed: the tracks and cursors are kept from one
  * plan to the next only because making them takes as long as the walk.
  */
 export class Planner {
   /** One for each partition and DMA target that is told, in their order. */
   readonly #partitions: SlotTrack[] = [];
   readonly #devices: DmaTrack[] = [];
-  /** Those that are shown what changes. */
-  readonly #shown: Track[] = [];
+  readonly #host = new HostTrack();
+  /** Those that are shown what changes: that of host memory always. */
+  readonly #shown: Track[] = [this.#host];
+  readonly #walk = new Walk();
 
   /**
    * Plans the way from `old` to the next state.
@@ -69,13 +71,14 @@ export class Planner {
    */
   plan(old: State, { state: next, changed, removed }: Change, facts: Facts): Plan {
     const spans = spansToCompare(old, changed);
-    const host = new HostTrack(old);
-    this.#follow(host, old, next, spans, facts);
-    walk(old, next, spans, this.#shown);
+    const host = this.#host;
+    host.follow(old);
+    this.#follow(old, next, spans, facts);
+    this.#walk.go(old, next, spans, this.#shown);
     // Those that have just come are shown all there is.
     if (old.partitions !== next.partitions || old.dmaTargets !== next.dmaTargets) {
       const newcomers = [...this.#partitions, ...this.#devices].filter(({ isNew }) => isNew);
-      if (newcomers.length > 0) walk(next, next, EVERYWHERE, newcomers);
+      if (newcomers.length > 0) this.#walk.go(next, next, EVERYWHERE, newcomers);
     }
     const parked = host.complete(removed);
     host.checkLimit(facts.spareMappings);
@@ -91,13 +94,12 @@ export class Planner {
   }
 
   /** Sets the tracks upon their targets: those that stay or come. A partition that is disposed is told nothing. */
-  #follow(host: HostTrack, old: State, next: State, spans: readonly Span[], { capacities }: Facts): void {
+  #follow(old: State, next: State, spans: readonly Span[], { capacities }: Facts): void {
     const partitions = this.#partitions;
     const devices = this.#devices;
     const shown = this.#shown;
     let told = 0;
-    let count = 0;
-    shown[count++] = host;
+    let count = 1; // Behind that of host memory.
     for (let i = 0; i < next.partitions.length; i++) {
       const partition = next.partitions[i]!;
       const capacity = capacities[i]!;

@@ -13,7 +13,7 @@
  */
 
 import { Sight } from "../map/sight.ts";
-import type { State } from "../map/state.ts";
+import { State } from "../map/state.ts";
 import type { Span } from "../span.ts";
 
 /** What one follower of the map has to do, worked out segment by segment. */
@@ -26,23 +26,31 @@ export interface Track {
   finish(end: number, right: Sight): void;
 }
 
-/** Shows each of `tracks` the way from `old` to `next` over `spans`, which are in order and do not touch. */
-export function walk(old: State, next: State, spans: readonly Span[], tracks: readonly Track[]): void {
-  const before = new Sight(old);
-  const after = new Sight(next);
-  for (let i = 0; i < spans.length; i++) {
-    const { start, end } = spans[i]!;
-    before.move(start - 1);
-    for (let t = 0; t < tracks.length; t++) tracks[t]!.begin(start, before);
-    for (let at = start; at < end;) {
-      before.move(at);
-      after.moveTo(at, before);
-      let stop = before.end < after.end ? before.end : after.end;
-      if (stop > end) stop = end;
-      for (let t = 0; t < tracks.length; t++) tracks[t]!.segment(at, stop, before, after);
-      at = stop;
+/** The walk of one planner, whose cursors are kept from one to the next. */
+export class Walk {
+  readonly #before: Sight = new Sight(State.empty());
+  readonly #after: Sight = new Sight(State.empty());
+
+  /** Shows each of `tracks` the way from `old` to `next` over `spans`, which are in order and do not touch. */
+  go(old: State, next: State, spans: readonly Span[], tracks: readonly Track[]): void {
+    const before = this.#before;
+    const after = this.#after;
+    before.turnTo(old);
+    after.turnTo(next);
+    for (let i = 0; i < spans.length; i++) {
+      const { start, end } = spans[i]!;
+      before.move(start - 1);
+      for (let t = 0; t < tracks.length; t++) tracks[t]!.begin(start, before);
+      for (let at = start; at < end;) {
+        before.move(at);
+        after.moveTo(at, before);
+        let stop = before.end < after.end ? before.end : after.end;
+        if (stop > end) stop = end;
+        for (let t = 0; t < tracks.length; t++) tracks[t]!.segment(at, stop, before, after);
+        at = stop;
+      }
+      before.move(end);
+      for (let t = 0; t < tracks.length; t++) tracks[t]!.finish(end, before);
     }
-    before.move(end);
-    for (let t = 0; t < tracks.length; t++) tracks[t]!.finish(end, before);
   }
 }
