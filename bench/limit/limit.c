@@ -270,9 +270,7 @@ static void clone_once(uint64_t size) {
   check(ioctl(cpu, KVM_GET_SREGS, &sregs) == 0, "KVM_GET_SREGS");
   sregs.cs.base = sregs.cs.selector = 0;
   check(ioctl(cpu, KVM_SET_SREGS, &sregs) == 0, "KVM_SET_SREGS");
-  struct kvm_regs regs;
-  check(ioctl(cpu, KVM_GET_REGS, &regs) == 0, "KVM_GET_REGS");
-  regs = (struct kvm_regs){.rip = 0x1000, .rflags = 2};
+  struct kvm_regs regs = {.rip = 0x1000, .rflags = 2};
   check(ioctl(cpu, KVM_SET_REGS, &regs) == 0, "KVM_SET_REGS");
   check(ioctl(cpu, KVM_RUN, 0) == 0, "KVM_RUN");
   check(page->exit_reason == KVM_EXIT_IO && page->io.port == 0x10, "exit");

@@ -10,6 +10,11 @@ import type { KvmRegs, KvmSegment, KvmVcpu } from "membacking/kvm";
 
 const CR0 = 0x6000_0010n; // CD, NW, ET: what it is after a reset
 
+const ALL_ZERO: KvmRegs = {
+  ...{ rax: 0n, rbx: 0n, rcx: 0n, rdx: 0n, rsi: 0n, rdi: 0n, rsp: 0n, rbp: 0n },
+  ...{ r8: 0n, r9: 0n, r10: 0n, r11: 0n, r12: 0n, r13: 0n, r14: 0n, r15: 0n, rip: 0n, rflags: 0n },
+};
+
 /** 16-bit code in the making. Values go through AL, AX or EAX. */
 export class RealModeCode {
   #code: number[] = [];
@@ -78,9 +83,7 @@ export function startRealMode(vcpu: KvmVcpu, gpa: number, regs: Partial<KvmRegs>
     ...{ cs: code, ds: data, es: data, fs: data, gs: data, ss: stack },
     ...{ cr0: CR0, cr3: 0n, cr4: 0n, efer: 0n },
   });
-  const zero = vcpu.getRegs();
-  for (const name of Object.keys(zero) as (keyof KvmRegs)[]) zero[name] = 0n;
-  vcpu.setRegs({ ...zero, rflags: 2n, rip: BigInt(gpa - base), ...regs });
+  vcpu.setRegs({ ...ALL_ZERO, rflags: 2n, rip: BigInt(gpa - base), ...regs });
 }
 
 function wide(size: 1 | 2 | 4): readonly number[] {

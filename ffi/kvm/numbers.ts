@@ -9,15 +9,19 @@
 
 import { checkNumber } from "../../src/core/memory_range.ts";
 
+/** What is too much for so many bits. Written down, since to work it out takes longer than the rest of a check. */
+const LIMITS = { 8: 2 ** 8, 16: 2 ** 16, 31: 2 ** 31, 32: 2 ** 32 } as const;
+const LIMIT_64 = 1n << 64n;
+
 /**
  * `value`, if it is an integer of so many bits without a sign.
  *
  * @throws {TypeError} If it is no number.
  * @throws {RangeError} If it does not fit.
  */
-export function unsigned(value: number, bits: 8 | 16 | 31 | 32, what: string): number {
+export function unsigned(value: number, bits: keyof typeof LIMITS, what: string): number {
   checkNumber(value, what);
-  if (value >= 2 ** bits) throw new RangeError(`${what} ${value} does not fit ${bits} bits`);
+  if (value >= LIMITS[bits]) throw new RangeError(`${what} ${value} does not fit ${bits} bits`);
   return value + 0; // minus zero is zero
 }
 
@@ -36,7 +40,7 @@ export function unsigned64(value: bigint, what: string): bigint {
         : `${what} must be a bigint, got ${typeof got}`,
     );
   }
-  if (value < 0n || value >= 1n << 64n) {
+  if (value < 0n || value >= LIMIT_64) {
     throw new RangeError(`${what} ${value} does not fit 64 bits without a sign; BigInt.asUintN(64, ...) makes it fit`);
   }
   return value;

@@ -198,6 +198,17 @@ export function allRegs(regs: Partial<KvmRegs>): boolean {
 const SEGMENT_NAMES = ["cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"] as const;
 const SEGMENT_BYTES = ["type", "present", "dpl", "db", "s", "l", "g", "avl", "unusable"] as const;
 const DTABLE_NAMES = ["gdt", "idt"] as const;
+/** What messages call the fields of each segment. */
+const FIELDS = namesOf(SEGMENT_NAMES, ["base", "limit", "selector", ...SEGMENT_BYTES] as const);
+
+function namesOf<S extends string, F extends string>(
+  of: readonly S[],
+  fields: readonly F[],
+): Record<S, Record<F, string>> {
+  const names = (segment: S) => Object.fromEntries(fields.map((field) => [field, `${segment}.${field}`]));
+  return Object.fromEntries(of.map((segment) => [segment, names(segment)])) as Record<S, Record<F, string>>;
+}
+
 const INTERRUPT_WORDS = 4;
 const CONTROL_NAMES = ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"] as const;
 
@@ -211,11 +222,12 @@ function decodeSegment(view: DataView, at: number): KvmSegment {
   return segment;
 }
 
-function encodeSegment(view: DataView, at: number, segment: KvmSegment, of: string): void {
-  view.setBigUint64(at + SEGMENT.base, unsigned64(segment.base, `${of}.base`), true);
-  view.setUint32(at + SEGMENT.limit, unsigned(segment.limit, 32, `${of}.limit`), true);
-  view.setUint16(at + SEGMENT.selector, unsigned(segment.selector, 16, `${of}.selector`), true);
-  for (const name of SEGMENT_BYTES) view.setUint8(at + SEGMENT[name], unsigned(segment[name], 8, `${of}.${name}`));
+function encodeSegment(view: DataView, at: number, segment: KvmSegment, of: (typeof SEGMENT_NAMES)[number]): void {
+  const what = FIELDS[of];
+  view.setBigUint64(at + SEGMENT.base, unsigned64(segment.base, what.base), true);
+  view.setUint32(at + SEGMENT.limit, unsigned(segment.limit, 32, what.limit), true);
+  view.setUint16(at + SEGMENT.selector, unsigned(segment.selector, 16, what.selector), true);
+  for (const name of SEGMENT_BYTES) view.setUint8(at + SEGMENT[name], unsigned(segment[name], 8, what[name]));
 }
 
 /** Special registers from their struct. */

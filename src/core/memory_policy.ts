@@ -15,11 +15,9 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
   if (checked.has(policy)) return policy;
   const { hostNumaNode, transparentHugepages, coreDump, fork, name } = policy;
-  for (const [what, flag] of Object.entries({ transparentHugepages, coreDump, fork })) {
-    if (flag !== undefined && typeof flag !== "boolean") {
-      throw new TypeError(`${what} must be true or false, got ${String(flag)}`);
-    }
-  }
+  checkFlag(transparentHugepages, "transparentHugepages");
+  checkFlag(coreDump, "coreDump");
+  checkFlag(fork, "fork");
   if (
     hostNumaNode !== undefined && !(Number.isInteger(hostNumaNode) && hostNumaNode >= 0 && hostNumaNode <= 1023)
   ) {
@@ -28,7 +26,8 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   if (name !== undefined && typeof name !== "string") {
     throw new TypeError(`The name of a memory policy must be a string, got ${typeof name}`);
   }
-  const key = JSON.stringify([hostNumaNode, transparentHugepages, coreDump, fork, name]);
+  // Of these only a name can have any characters, and it comes last.
+  const key = `${hostNumaNode} ${transparentHugepages} ${coreDump} ${fork} ${name === undefined ? "" : `"${name}`}`;
   const found = known.get(key);
   if (found !== undefined) return found;
   const own = Object.freeze({
@@ -41,4 +40,9 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   known.set(key, own);
   checked.add(own);
   return own;
+}
+
+function checkFlag(flag: boolean | undefined, what: string): void {
+  if (flag === undefined || typeof flag === "boolean") return;
+  throw new TypeError(`${what} must be true or false, got ${String(flag)}`);
 }

@@ -307,9 +307,10 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
     const guest = GuestMemoryManager.create({ ...this.#parts.layout, ...options, ram: backings });
     try {
       checkReal(guest.regions);
-      guest.regions.batch(() => {
-        for (const { range, to } of visibility) if (to !== "read-write") guest.setRamVisibility(range, to);
-      });
+      const switched = visibility.filter(({ to }) => to !== "read-write");
+      if (switched.length > 0) {
+        guest.regions.batch(() => switched.forEach(({ range, to }) => guest.setRamVisibility(range, to)));
+      }
       guest.#copies.adopt(ram.frozen);
       return guest;
     } catch (error) {

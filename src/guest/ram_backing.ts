@@ -109,11 +109,11 @@ export function ownBacking(options: RamBacking): OwnBacking {
     throw new TypeError(`RAM backing "${name}" needs its ranges as an array of MemoryRange`);
   }
   const ranges = Array.from(given, (range: MemoryRange) => ownRange(range, `RAM backing "${name}"`));
-  const flags = { copyOnWrite, fixedSize, coreDump, prefetch, transparentHugepages: transparentHugepages ?? true };
-  for (const [flag, value] of Object.entries(flags)) {
-    if (typeof value === "boolean") continue;
-    throw new TypeError(`${flag} of RAM backing "${name}" must be true or false, got ${typeof value}`);
-  }
+  checkFlag(copyOnWrite, "copyOnWrite", name);
+  checkFlag(fixedSize, "fixedSize", name);
+  checkFlag(coreDump, "coreDump", name);
+  checkFlag(prefetch, "prefetch", name);
+  if (transparentHugepages !== undefined) checkFlag(transparentHugepages, "transparentHugepages", name);
   if (hugepageSize !== undefined) checkNumber(hugepageSize, `Huge page size of RAM backing "${name}"`);
   if (hostNumaNode !== undefined && (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023)) {
     throw new RangeError(
@@ -124,8 +124,9 @@ export function ownBacking(options: RamBacking): OwnBacking {
   if (!exists && backing !== "shared" && backing !== "private") {
     throw new TypeError(`RAM backing "${name}" must be "shared", "private" or a Mappable`);
   }
-  for (const [what, value] of Object.entries({ copyOnWrite, fileOffset: fileOffset !== undefined })) {
-    if (value && !exists) throw new TypeError(`RAM backing "${name}" can have ${what} over a Mappable only`);
+  if (!exists && (copyOnWrite || fileOffset !== undefined)) {
+    const what = copyOnWrite ? "copyOnWrite" : "fileOffset";
+    throw new TypeError(`RAM backing "${name}" can have ${what} over a Mappable only`);
   }
   if (fixedSize && backing !== "shared") {
     throw new TypeError(
@@ -148,6 +149,11 @@ export function ownBacking(options: RamBacking): OwnBacking {
     ...(hugepageSize !== undefined && { hugepageSize }),
     ...(hostNumaNode !== undefined && { hostNumaNode }),
   };
+}
+
+function checkFlag(flag: boolean, what: string, name: string): void {
+  if (typeof flag === "boolean") return;
+  throw new TypeError(`${what} of RAM backing "${name}" must be true or false, got ${typeof flag}`);
 }
 
 /** What the layout has to know about a backing. */

@@ -68,7 +68,10 @@ function removal(start: number, end: number): HostStep {
 export function forgetRegions({ layers, regions }: State): void {
   let table = regions;
   for (const region of regionsIn(layers)) {
-    releaseFiles(Array.from(table.get(region)?.mappings ?? [], ({ value }) => value), []);
+    const state = table.get(region);
+    if (state !== undefined) { for (const { value } of state.mappings) releaseFiles([value], NOTHING); }
     table = table.with(region, undefined);
   }
 }
+
+const NOTHING: readonly never[] = [];

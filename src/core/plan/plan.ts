@@ -208,25 +208,28 @@ function heldElsewhere({ partition: { id, target } }: SlotTrack, tracks: readonl
 /** Takes everything away from a partition that goes. */
 function slotGoodbyes(partition: PartitionState): SlotStep[] {
   const { uncertain, held } = partition.slots;
-  return [
-    ...uncertain.map(({ start, end }): SlotStep => (
-      { kind: "slot", partition, start, end, from: null, to: null, uncertain: true }
-    )),
-    ...Array.from(held, ({ start, end, value }): SlotStep => (
-      { kind: "slot", partition, start, end, from: value, to: null, uncertain: false }
-    )),
-  ];
+  const steps: SlotStep[] = [];
+  for (const { start, end } of uncertain) {
+    steps.push({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
+  }
+  for (const { start, end, value } of held) {
+    steps.push({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
+  }
+  return steps;
 }
 
 /** Takes everything away from the DMA targets that go. */
 function dmaGoodbyes(old: State, next: State): DmaStep[] {
-  const leavers = old.dmaTargets.filter(({ id }) => next.dmaTargets.every((dma) => dma.id !== id));
-  return leavers.flatMap((dma) => [
-    ...dma.mappings.uncertain.map(({ start, end }): DmaStep => (
-      { kind: "dma", dma, start, end, from: null, to: null, uncertain: true }
-    )),
-    ...Array.from(dma.mappings.held, ({ start, end, value }): DmaStep => (
-      { kind: "dma", dma, start, end, from: value, to: null, uncertain: false }
-    )),
-  ]);
+  const steps: DmaStep[] = [];
+  for (const dma of old.dmaTargets) {
+    if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
+    const { uncertain, held } = dma.mappings;
+    for (const { start, end } of uncertain) {
+      steps.push({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
+    }
+    for (const { start, end, value } of held) {
+      steps.push({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
+    }
+  }
+  return steps;
 }
