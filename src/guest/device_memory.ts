@@ -280,8 +280,9 @@ export class DeviceMemory implements Disposable {
   }
 
   /** Has a region show what is noted for `range`. */
-  #addTo(region: RegionHandle, range: MemoryRange, { delta, writable, own, ...rest }: Mapping): void {
-    const mappable = mappableOf({ delta, writable, own, ...rest });
+  #addTo(region: RegionHandle, range: MemoryRange, noted: Mapping): void {
+    const { delta, writable, own } = noted;
+    const mappable = mappableOf(noted);
     if (mappable === null) return;
     const mapping = { rangeInRegion: range, mappable, fileOffset: range.start + delta, writable };
     if (own === null || this.#regions.copies === null) return region.addMapping(mapping);
