@@ -188,7 +188,8 @@ function takeRow(byBitmap: Machine, byRing: Machine, { title, size, step }: Patt
   {
     using tracker = byBitmap.regions.trackDirty();
     const bare = byBitmap.vm.slots.map(({ range }) => new BareLog(byBitmap.vm, range));
-    for (let round = -1; round < rounds; round++) {
+    // As many again ahead: code that was compiled while other patterns were written is compiled anew for this one.
+    for (let round = -rounds; round < rounds; round++) {
       if (step > 0) byBitmap.write(step);
       let taken: PageSet | undefined;
       const log = timed(() => taken = tracker.take());
@@ -205,7 +206,7 @@ function takeRow(byBitmap: Machine, byRing: Machine, { title, size, step }: Patt
   }
   if (step === 0 || size / PAGE / step < RING_ROOM) {
     using tracker = byRing.regions.trackDirty();
-    for (let round = -1; round < rounds; round++) {
+    for (let round = -rounds; round < rounds; round++) {
       if (step > 0) byRing.write(step);
       const ring = timed(() => tracker.take());
       if (round >= 0) times.ring.push(ring);
