@@ -23,6 +23,12 @@ export type ConnectionState = "open" | "cut off" | "gone";
 /** How long requests of the back end may wait for the owner while the owner waits for the back end, in milliseconds. */
 const PATIENCE = 10;
 
+/**
+ * How long it looks for an answer again and again before it sleeps, in milliseconds. Back ends that are idle answer within
+ * tens of microseconds, and to be woken takes as long again. With one processor nobody can answer meanwhile.
+ */
+const LOOKS_FOR = navigator.hardwareConcurrency > 1 ? 0.1 : 0;
+
 /** A reply that is on its way. */
 export interface Reply<T> {
   /** Which request it is of. */
@@ -95,6 +101,8 @@ export class Connection implements Disposable {
   #state: ConnectionState = "open";
   #error: VhostUserError | undefined;
   #awaited = false;
+  /** Whether answers come so soon that it is worth while to look for them. */
+  #isQuick = true;
   // Made once, for what happens with every message.
   readonly #pumpAll = () => this.#pump();
   readonly #waitForOne = () => void this.#pumpOne(true);
@@ -221,6 +229,7 @@ export class Connection implements Disposable {
   waitFor(replies: readonly Reply<unknown>[]): void {
     const start = performance.now();
     const { fd } = this.#messages.socket;
+    const looksFor = this.#isQuick ? LOOKS_FOR : 0;
     for (const reply of replies) {
       while (!reply.settled) {
         const waited = performance.now() - start;
@@ -229,7 +238,10 @@ export class Connection implements Disposable {
           break;
         }
         if (this.#messages.isFull) this.#guard(() => this.#messages.flush());
-        else if (waited < PATIENCE) {
+        else if (waited < looksFor) {
+          this.#guard(this.#pumpAll);
+          continue;
+        } else if (waited < PATIENCE) {
           // For as long as requests of the back end may wait, there is one socket to be waited for.
           this.#guard(this.#waitForOne);
           continue;
@@ -242,6 +254,8 @@ export class Connection implements Disposable {
         if ((ready & 2) !== 0) backend?.collect();
       }
     }
+    // What was slept for is looked for again once it comes nearly as soon.
+    this.#isQuick = performance.now() - start < (this.#isQuick ? LOOKS_FOR : 2 * LOOKS_FOR);
     // It may have acknowledged everything and gone.
     if (this.#state === "open") this.#guard(this.#pumpAll);
   }

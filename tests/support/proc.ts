@@ -95,6 +95,11 @@ export function status(name: string): number {
   return Number(new RegExp(`^${name}:\\s*(\\d+)`, "m").exec(readProc("/proc/self/status"))?.[1]);
 }
 
+/** How long this thread has been on a processor, in milliseconds. */
+export function processorTime(): number {
+  return Number(readProc("/proc/thread-self/schedstat").split(" ")[0]) / 1e6;
+}
+
 /** Whether a file descriptor is open, and if so its descriptor flags (1: close-on-exec). */
 export function fdFlags(fd: number): number | undefined {
   const flags = libc().sys.fcntl(fd, F_GETFD, 0);

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { MappingError } from "membacking";
 import { ProtocolFeature, VhostUserError } from "membacking/vhost-user";
 import { BackendRequest } from "../../src/vhost_user/protocol.ts";
+import { processorTime } from "../support/proc.ts";
 import { ADDED_AT, descriptors, descriptorsAre, Rig } from "./rig.ts";
 import type { Act, Script } from "./script.ts";
 import { EVERYTHING, without } from "./scripted_backend.ts";
@@ -107,6 +108,18 @@ Deno.test("a back end that hangs costs one deadline, and keeps what it has until
   await rig.backend.die();
   region.unmap();
   assertEquals(rig.frontend.state, "disconnected");
+  region[Symbol.dispose]();
+});
+
+Deno.test("a back end that hangs takes its deadline, and no processor", async () => {
+  await using rig = await Rig.make(faulty("REM_MEM_REG", "hang"), { deadline: 250 });
+  const region = rig.region();
+  region.map();
+  const [start, ran] = [performance.now(), processorTime()];
+  assertEquals(reasonOf(() => region.unmap()).kind, "deadline");
+  const [waited, busy] = [performance.now() - start, processorTime() - ran];
+  assert(busy < waited / 2, `${busy} of ${waited} ms`);
+  rig.frontend[Symbol.dispose]();
   region[Symbol.dispose]();
 });
 
