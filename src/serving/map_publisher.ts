@@ -1,6 +1,6 @@
 import { fileOf } from "../../ffi/files/mappable.ts";
 import { normalize, type Span } from "../core/span.ts";
-import { State } from "../core/map/state.ts";
+import type { State } from "../core/map/state.ts";
 import type { Region } from "../core/map/region.ts";
 import { Sight } from "../core/map/sight.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
@@ -35,7 +35,7 @@ export class MapPublisher implements FileRows<ShownFile> {
   /** Those whose numbers others know: all that are shown while somebody listens. */
   readonly #byNumber = new Map<number, ShownFile>();
   #files = 0;
-  readonly #sight = new Sight(State.empty());
+  readonly #sight = new Sight();
   #listener: FilesListener | null = null;
 
   /** For `length` bytes of guest memory. */

@@ -1,6 +1,9 @@
 import { Place, type RangeMap } from "../range_map.ts";
 import type { MapParams, Mapping, Piece, Region } from "./region.ts";
-import { type State, UNDAMAGED } from "./state.ts";
+import { State, UNDAMAGED } from "./state.ts";
+
+/** Shared, as no request begins from it. */
+const NOTHING = State.empty();
 
 /**
  * A cursor over what one state shows: at each address the region, the mapping and the access, and how far they reach.
@@ -36,8 +39,8 @@ export class Sight {
   #poisoned: Place<true> | null = null;
   #mappings: RangeMap<Mapping> | null = null;
 
-  /** A cursor over `state`, nowhere yet. */
-  constructor(state: State) {
+  /** A cursor over `state`, nowhere yet; over nothing for one that is to be kept. */
+  constructor(state: State = NOTHING) {
     this.#state = state;
     this.turnTo(state);
   }

@@ -36,13 +36,15 @@ interface Added<V> extends Entry<V> {
 }
 
 const NOWHERE: readonly Span[] = [];
+/** What a track follows before it is used. */
+const NO_STATE = State.empty();
 const NO_STEPS: readonly Step[] = [];
 const NONE: never[] = [];
 
 /** What one walk has found out about one book. */
 class Findings<V> {
   book: Book<V> = EMPTY_BOOK;
-  next: State = State.empty();
+  next: State = NO_STATE;
   spans: readonly Span[] = NOWHERE;
   /** Ranges to take away, each exactly one that the target holds. */
   gone: Entry<V>[] = NONE;

@@ -13,7 +13,7 @@
  */
 
 import { Sight } from "../map/sight.ts";
-import { State } from "../map/state.ts";
+import type { State } from "../map/state.ts";
 import type { Span } from "../span.ts";
 
 /** What one follower of the map has to do, worked out segment by segment. */
@@ -28,8 +28,8 @@ export interface Track {
 
 /** The walk of one planner, whose cursors are kept from one to the next. */
 export class Walk {
-  readonly #before: Sight = new Sight(State.empty());
-  readonly #after: Sight = new Sight(State.empty());
+  readonly #before: Sight = new Sight();
+  readonly #after: Sight = new Sight();
 
   /** Shows each of `tracks` the way from `old` to `next` over `spans`, which are in order and do not touch. */
   go(old: State, next: State, spans: readonly Span[], tracks: readonly Track[]): void {
