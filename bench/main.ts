@@ -16,7 +16,7 @@ import { BARE } from "./bare.ts";
 import { measureClients } from "./clients.ts";
 import { measureRoundTrips } from "./round_trips.ts";
 import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
-import { measureCopies } from "./copies.ts";
+import { measureCopiesApart } from "./copies.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
 import { measureDirty } from "./dirty.ts";
 import { firmwareRows } from "./firmware.ts";
@@ -230,7 +230,7 @@ async function main(): Promise<void> {
     ? []
     : kvm === null
     ? needsKvm
-    : await measureCopies({ quick: effort.rounds < 10 });
+    : await measureCopiesApart({ quick: effort.rounds < 10 });
   if (wants("clients")) say("Clients in other threads");
   const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
   const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;

@@ -10,6 +10,12 @@ import type { KvmRegs, KvmSegment, KvmVcpu } from "membacking/kvm";
 
 const CR0 = 0x6000_0010n; // CD, NW, ET: what it is after a reset
 
+const STACK: KvmSegment = {
+  ...{ base: 0n, limit: 0xffff, selector: 0, type: 0x3, present: 1, dpl: 0 },
+  ...{ db: 0, s: 1, l: 0, g: 0, avl: 0, unusable: 0 },
+};
+const DATA: KvmSegment = { ...STACK, limit: 0xffff_ffff, g: 1 };
+
 const ALL_ZERO: KvmRegs = {
   ...{ rax: 0n, rbx: 0n, rcx: 0n, rdx: 0n, rsi: 0n, rdi: 0n, rsp: 0n, rbp: 0n },
   ...{ r8: 0n, r9: 0n, r10: 0n, r11: 0n, r12: 0n, r13: 0n, r14: 0n, r15: 0n, rip: 0n, rflags: 0n },
@@ -73,14 +79,9 @@ export class RealModeCode {
  */
 export function startRealMode(vcpu: KvmVcpu, gpa: number, regs: Partial<KvmRegs> = {}): void {
   const base = gpa - gpa % 0x10;
-  const stack: KvmSegment = {
-    ...{ base: 0n, limit: 0xffff, selector: 0, type: 0x3, present: 1, dpl: 0 },
-    ...{ db: 0, s: 1, l: 0, g: 0, avl: 0, unusable: 0 },
-  };
-  const code = { ...stack, base: BigInt(base), selector: (base >>> 4) & 0xffff, type: 0xb };
-  const data = { ...stack, limit: 0xffff_ffff, g: 1 };
+  const code = { ...STACK, base: BigInt(base), selector: (base >>> 4) & 0xffff, type: 0xb };
   vcpu.setSregs({
-    ...{ cs: code, ds: data, es: data, fs: data, gs: data, ss: stack },
+    ...{ cs: code, ds: DATA, es: DATA, fs: DATA, gs: DATA, ss: STACK },
     ...{ cr0: CR0, cr3: 0n, cr4: 0n, efer: 0n },
   });
   vcpu.setRegs({ ...ALL_ZERO, rflags: 2n, rip: BigInt(gpa - base), ...regs });

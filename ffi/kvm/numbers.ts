@@ -14,36 +14,47 @@ const LIMITS = { 8: 2 ** 8, 16: 2 ** 16, 31: 2 ** 31, 32: 2 ** 32 } as const;
 const LIMIT_64 = 1n << 64n;
 
 /**
- * `value`, if it is an integer of so many bits without a sign.
+ * `value`, if it is an integer of so many bits without a sign. `what` it is in messages, and a field `of` what.
  *
  * @throws {TypeError} If it is no number.
  * @throws {RangeError} If it does not fit.
  */
-export function unsigned(value: number, bits: keyof typeof LIMITS, what: string): number {
-  checkNumber(value, what);
-  if (value >= LIMITS[bits]) throw new RangeError(`${what} ${value} does not fit ${bits} bits`);
+export function unsigned(value: number, bits: keyof typeof LIMITS, what: string, of?: string): number {
+  if (!Number.isInteger(value) || value < 0 || value >= LIMITS[bits]) refuse(value, bits, nameOf(what, of));
   return value + 0; // minus zero is zero
 }
 
+function refuse(value: number, bits: number, what: string): never {
+  checkNumber(value, what);
+  throw new RangeError(`${what} ${value} does not fit ${bits} bits`);
+}
+
 /**
- * `value`, if it is a bigint of 64 bits without a sign.
+ * `value`, if it is a bigint of 64 bits without a sign. `what` it is in messages, and a field `of` what.
  *
  * @throws {TypeError} If it is no bigint.
  * @throws {RangeError} If it does not fit.
  */
-export function unsigned64(value: bigint, what: string): bigint {
+export function unsigned64(value: bigint, what: string, of?: string): bigint {
   if (typeof value !== "bigint") {
     const got: unknown = value;
+    const must = `${nameOf(what, of)} must be a bigint, got`;
     throw new TypeError(
       typeof got === "number"
-        ? `${what} must be a bigint, got the number ${got}: it has 64 bits, write ${Math.trunc(got)}n or BigInt(...)`
-        : `${what} must be a bigint, got ${typeof got}`,
+        ? `${must} the number ${got}: it has 64 bits, write ${Math.trunc(got)}n or BigInt(...)`
+        : `${must} ${typeof got}`,
     );
   }
   if (value < 0n || value >= LIMIT_64) {
-    throw new RangeError(`${what} ${value} does not fit 64 bits without a sign; BigInt.asUintN(64, ...) makes it fit`);
+    throw new RangeError(
+      `${nameOf(what, of)} ${value} does not fit 64 bits without a sign; BigInt.asUintN(64, ...) makes it fit`,
+    );
   }
   return value;
+}
+
+function nameOf(what: string, of: string | undefined): string {
+  return of === undefined ? what : `${of}.${what}`;
 }
 
 /**

@@ -18,6 +18,7 @@ import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
 import { PartitionHalf } from "./partition_half.ts";
 import type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./options.ts";
 import { type GuestParts, guestParts } from "./guest_parts.ts";
+import { ownBacking } from "./ram_backing.ts";
 import { GuestRam } from "./guest_ram.ts";
 
 /**
@@ -294,12 +295,9 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
   #moment(): FrozenMoment {
     const { visibility } = this.#parts.ram;
     const ram = this.#copies.freeze();
-    const backings = ram.blocks.map(({ backing }, i) => ({
-      ...backing,
-      backing: ram.frozen.files[i]!,
-      copyOnWrite: true,
-      fixedSize: false,
-    }));
+    const backings = ram.blocks.map(({ backing }, i) =>
+      ownBacking({ ...backing, backing: ram.frozen.files[i]!, copyOnWrite: true, fixedSize: false })
+    );
     return { backings, visibility, ram };
   }
 
