@@ -64,6 +64,17 @@ export async function attempt(command: string, args: string[], env: Record<strin
   }
 }
 
+/**
+ * What another file of this folder measures, in a process of its own: what the engine has compiled by then for other rows,
+ * and the kernel mappings there are, would be in the way. A string says why there is nothing.
+ */
+export async function apart<T>(script: string, { quick }: { quick: boolean }): Promise<T | string> {
+  const path = new URL(script, import.meta.url).pathname;
+  const args = ["run", "-A", "--no-check", path, "--json", ...(quick ? ["--quick"] : [])];
+  const { stdout, missing } = await attempt(Deno.execPath(), args);
+  return missing ?? JSON.parse(stdout);
+}
+
 async function withRows(path: string): Promise<Built> {
   const listed = await attempt(path, ["rows"]);
   return listed.missing === undefined ? { path, rows: new Set(listed.stdout.trim().split("\n")) } : listed;

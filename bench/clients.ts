@@ -265,6 +265,10 @@ if ("WorkerGlobalScope" in globalThis) {
   console.log(JSON.stringify(await asyncFigures(client, JSON.parse(Deno.args[2] ?? ""))));
 } else if (import.meta.main) {
   const rows = await measureClients({ quick: Deno.args.includes("--quick") });
+  if (Deno.args.includes("--json")) {
+    console.log(JSON.stringify(rows));
+    Deno.exit(0);
+  }
   const time = (value: number | null) =>
     value === null ? "" : value < 2000 ? `${value.toFixed(1)} ns` : `${(value / 1000).toFixed(1)} µs`;
   console.table(

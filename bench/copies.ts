@@ -1,7 +1,6 @@
 /**
  * What copies of memory cost, each beside the same system calls or the same bytes moved in another way:
- * `deno run -A bench/copies.ts [--quick] [--json]`. In a process of its own, since the engine's code and the kernel's
- * mappings of whatever else there is are in the way of a whole virtual machine that comes and goes.
+ * `deno run -A bench/copies.ts [--quick] [--json]`.
  *
  * @module
  */
@@ -210,14 +209,6 @@ export async function measureCopies({ quick }: { quick: boolean }): Promise<Copy
     ...await saveRow(64 * MIB, Math.ceil(rounds / 4)),
     ...await saveRow(512 * MIB, Math.ceil(rounds / 8)),
   ];
-}
-
-/** The same in a process of its own. */
-export async function measureCopiesApart(options: { quick: boolean }): Promise<CopyRow[] | string> {
-  const script = new URL(import.meta.url).pathname;
-  const args = ["run", "-A", "--no-check", script, "--json", ...(options.quick ? ["--quick"] : [])];
-  const { stdout, missing } = await attempt(Deno.execPath(), args);
-  return missing ?? JSON.parse(stdout);
 }
 
 if (import.meta.main) {

@@ -13,12 +13,8 @@
 import type { Mappable } from "membacking";
 import { Kvm } from "membacking/kvm";
 import { BARE } from "./bare.ts";
-import { measureClients } from "./clients.ts";
-import { measureRoundTrips } from "./round_trips.ts";
-import { attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
-import { measureCopiesApart } from "./copies.ts";
+import { apart, attempt, buildLimit, buildPeers, type Built, Child } from "./child.ts";
 import { contest, type Effort, here, type Program, there } from "./contest.ts";
-import { measureDirty } from "./dirty.ts";
 import { firmwareRows } from "./firmware.ts";
 import type { Heap } from "./heap.ts";
 import { ACCESSES } from "./layout.ts";
@@ -31,7 +27,6 @@ import { startUp } from "./startup.ts";
 import { figure, ratio, verdict } from "./stats.ts";
 import { type Accessor, report, type Results, type RowResult } from "./table.ts";
 import { trace, type Traced } from "./trace.ts";
-import { measureVhost } from "./vhost.ts";
 import { IN_A_VMM, Vmm } from "./vmm.ts";
 
 interface Options {
@@ -182,6 +177,7 @@ async function record(text: string, picture: string): Promise<void> {
 
 async function main(): Promise<void> {
   const { effort, only, strace, record: recorded } = parse(Deno.args);
+  const quick = { quick: effort.rounds < 10 };
   const wants = (name: string) => only.test(name);
   const [load = NaN] = Deno.loadavg();
   await Deno.mkdir(OUT, { recursive: true });
@@ -226,20 +222,16 @@ async function main(): Promise<void> {
   if (wants("accessors")) say("Accessors");
   const accessors = wants("accessors") ? await measureAccessors() : [];
   if (wants("copies")) say("Copies of memory");
-  const copies: Results["copies"] = !wants("copies")
-    ? []
-    : kvm === null
-    ? needsKvm
-    : await measureCopiesApart({ quick: effort.rounds < 10 });
+  const copies: Results["copies"] = !wants("copies") ? [] : kvm === null ? needsKvm : await apart("copies.ts", quick);
   if (wants("clients")) say("Clients in other threads");
-  const clients = wants("clients") ? await measureClients({ quick: effort.rounds < 10 }) : [];
-  const roundTrips = wants("clients") ? await measureRoundTrips({ quick: effort.rounds < 10 }) : null;
+  const clients: Results["clients"] = wants("clients") ? await apart("clients.ts", quick) : [];
+  const roundTrips: Results["roundTrips"] = wants("clients") ? await apart("round_trips.ts", quick) : null;
   if (wants("dirty")) say("Written pages");
-  const dirty = wants("dirty") ? measureDirty(kvm, { quick: effort.rounds < 10 }) : null;
+  const dirty: Results["dirty"] = wants("dirty") ? await apart("dirty.ts", quick) : null;
   if (wants("firmware")) say("Firmware");
   const firmware = wants("firmware") ? await firmwareRows(effort.rounds < 10 ? 1 : 3) : [];
   if (wants("vhost")) say("Devices in other processes");
-  const vhost = wants("vhost") ? await measureVhost(effort) : [];
+  const vhost: Results["vhost"] = wants("vhost") ? await apart("vhost.ts", quick) : [];
   if (wants("startup")) say("Start-up");
   const started = !wants("startup") ? [] : kvm === null ? needsKvm : await startUp(limit, peers, OUT);
   const traced: Record<string, Traced | string> = {};

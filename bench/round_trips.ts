@@ -297,7 +297,12 @@ if ("WorkerGlobalScope" in globalThis) {
   using client = await ProcessClient.connect(Number(Deno.args[1]));
   console.log(JSON.stringify(await asyncTimes(client, Number(Deno.args[2]), null)));
 } else if (import.meta.main) {
-  const rows = roundTripRows(await measureRoundTrips({ quick: Deno.args.includes("--quick") }));
+  const found = await measureRoundTrips({ quick: Deno.args.includes("--quick") });
+  if (Deno.args.includes("--json")) {
+    console.log(JSON.stringify(found));
+    Deno.exit(0);
+  }
+  const rows = roundTripRows(found);
   console.table(Object.fromEntries(rows.map(([title = "", hot, hotRatio, idle, idleRatio]) => [
     title,
     { "hot, us": hot, "times the floor": hotRatio, "after 1 ms, us": idle, "times the floor then": idleRatio },

@@ -52,11 +52,11 @@ export interface Results {
   /** `null` where it was not asked for. */
   readonly heap: Heap | string | null;
   readonly accessors: readonly Accessor[] | string;
-  readonly clients: readonly ClientRow[];
+  readonly clients: readonly ClientRow[] | string;
   readonly copies: readonly CopyRow[] | string;
   /** `null` where they were not asked for. */
-  readonly roundTrips: RoundTrips | null;
-  readonly dirty: DirtyResults | null;
+  readonly roundTrips: RoundTrips | string | null;
+  readonly dirty: DirtyResults | string | null;
   readonly firmware: readonly FirmwareRow[] | string;
   readonly vhost: readonly VhostRow[] | string;
   readonly startUp: readonly StartUp[] | string;

@@ -240,8 +240,9 @@ export const VHOST_HEAD: readonly string[] = ["", "ours, us", "beside it, us", "
 if (import.meta.main) {
   const quick = Deno.args.includes("--quick");
   const rows = await measureVhost(
-    quick ? { rounds: 7, roundTime: 2, warmUp: 100 } : { rounds: 61, roundTime: 4, warmUp: 400 },
+    quick ? { rounds: 7, roundTime: 2, warmUp: 100 } : { rounds: 61, roundTime: 4, warmUp: 1500 },
   );
-  if (typeof rows === "string") console.log(rows);
+  if (Deno.args.includes("--json")) console.log(JSON.stringify(rows));
+  else if (typeof rows === "string") console.log(rows);
   else for (const row of [VHOST_HEAD, ...vhostRows(rows)]) console.log(row.join(" | "));
 }
