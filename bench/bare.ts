@@ -374,6 +374,37 @@ export const BARE: Readonly<Record<string, (machine: Machine) => Bench>> = {
   "ram-switch": (machine) => replace(machine, 2 * MIB),
 };
 
+/**
+ * Takes slots away and gives them back, with the memory behind them: those of somebody else's, who sees nothing of it, as
+ * everything is as it was afterwards. `base` is the host address of GPA 0, and `offsetOf` where in the file a GPA is.
+ */
+export function sameSlots(
+  vm: KvmVm,
+  base: number,
+  fd: number,
+  gpas: readonly number[],
+  offsetOf: (gpa: number) => number,
+): () => void {
+  const slots = new Map(vm.slots.map((info) => [info.range.start, info]));
+  const places = gpas.map((gpa) => {
+    const info = slots.get(gpa);
+    if (info === undefined) throw new Error(`There is no slot at ${gpa}`);
+    const { slot, range: { length } } = info;
+    const [address, size, offset] = [BigInt(base + gpa), BigInt(length), BigInt(offsetOf(gpa))];
+    const struct = (length: number) => slotStruct(gpa, length, slot, 0, base + gpa);
+    return { address, size, offset, add: struct(length), remove: struct(0) };
+  });
+  const set = (struct: Uint32Array<ArrayBuffer>) => check(sys.ioctl(vm.fd, REQUEST.KVM_SET_USER_MEMORY_REGION, struct));
+  return () => {
+    for (const { address, size, offset, add, remove } of places) {
+      set(remove);
+      check(sys.mmap(address, size, PROT_NONE, HOLE, -1, 0n));
+      check(sys.mmap(address, size, READ_WRITE, FILE, fd, offset));
+      set(add);
+    }
+  };
+}
+
 /** The original's way to switch what a slot shows between two files: slot away, mmap, slot back. */
 export function tornSwitch(vm: KvmVm, gpa: number, size: number, first: number, second: number) {
   const host = reserveAddresses(size, ALIGNMENT);

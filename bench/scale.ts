@@ -16,7 +16,7 @@ import {
   type VaTarget,
 } from "membacking";
 import type { Kvm } from "membacking/kvm";
-import { BARE } from "./bare.ts";
+import { BARE, sameSlots } from "./bare.ts";
 import type { Effort } from "./contest.ts";
 import { PAGE } from "./layout.ts";
 import { type Figure, figure, ratio } from "./stats.ts";
@@ -192,10 +192,13 @@ export function ownTime(effort: Effort, shapes: readonly Shape[] = SHAPES): Scal
 export interface SlotRow {
   /** How many slots. */
   readonly size: number;
-  /** Microseconds per request, of this package and of bare calls. */
+  /** Microseconds per request: of this package, of the same calls at the same places, and of one slot over and over. */
   readonly ours: Figure;
   readonly bare: Figure;
+  readonly one: Figure;
+  /** Ours by the second, and by the third. */
   readonly ratio: Figure;
+  readonly ratioToOne: Figure;
 }
 
 /** The time of requests that add and delete a slot beside many others, and that of the same calls bare. */
@@ -226,8 +229,9 @@ export function slotTime(kvm: Kvm, effort: Effort): SlotRow[] {
         only.addMapping(mappings[i]!);
       }
     };
-    using bare = BARE["slot-4k"]!({ kvm, vm, file });
-    const times = { ours: [] as number[], bare: [] as number[] };
+    using one = BARE["slot-4k"]!({ kvm, vm, file });
+    const bare = sameSlots(vm, va.base, file.fd, at.map((i) => i * PAGE), (gpa) => (size - 1) * PAGE - gpa);
+    const times = { ours: [] as number[], bare: [] as number[], one: [] as number[] };
     const round = (run: () => void) => {
       const start = performance.now();
       run();
@@ -236,8 +240,13 @@ export function slotTime(kvm: Kvm, effort: Effort): SlotRow[] {
     for (const until = performance.now() + effort.warmUp; performance.now() < until;) ours();
     for (let n = 0; n < effort.rounds / 2; n++) {
       times.ours.push(round(ours));
-      times.bare.push(round(() => bare.run(PLACES)));
+      times.bare.push(round(bare));
+      times.one.push(round(() => one.run(PLACES)));
     }
-    return { size, ours: figure(times.ours), bare: figure(times.bare), ratio: ratio(times.ours, times.bare) };
+    const { ours: own } = times;
+    return {
+      ...{ size, ours: figure(own), bare: figure(times.bare), one: figure(times.one) },
+      ...{ ratio: ratio(own, times.bare), ratioToOne: ratio(own, times.one) },
+    };
   });
 }

@@ -158,12 +158,21 @@ function scaleTable(rows: readonly ScaleRow[]): string {
 
 function slotTable(rows: readonly SlotRow[]): string {
   return table(
-    ["slots in a real VM", "ours, us per request", "bare", "ours / bare"],
-    rows.map(({ size, ours, bare, ratio }) => [
+    [
+      "slots in a real VM",
+      "ours, us per request",
+      "bare",
+      "ours / bare",
+      "bare, one slot over and over",
+      "ours / that",
+    ],
+    rows.map(({ size, ours, bare, one, ratio, ratioToOne }) => [
       size.toLocaleString("en"),
       number(ours.median),
       number(bare.median),
       spread(ratio),
+      number(one.median),
+      spread(ratioToOne),
     ]),
   );
 }
