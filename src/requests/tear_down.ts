@@ -3,6 +3,7 @@ import type { State } from "../core/map/state.ts";
 import { releaseFiles } from "../memory/file_backing.ts";
 import { piecesIn } from "../core/map/view.ts";
 import { unpinAll } from "../core/plan/attend_track.ts";
+import { dmaGoodbyes, slotGoodbyes } from "../core/plan/goodbyes.ts";
 import type { HostStep, Step } from "../core/plan/steps.ts";
 import { gaps, type Span } from "../core/span.ts";
 import { carryOut, clear, type StepContext } from "./carry_out.ts";
@@ -23,22 +24,10 @@ export function tearDown(state: State, context: StepContext, kept: readonly Span
       failures.push(error);
     }
   };
-  for (const dma of state.dmaTargets) {
-    for (const { start, end } of dma.mappings.uncertain) {
-      attempt({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
-    }
-    for (const { start, end, value } of dma.mappings.held) {
-      attempt({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
-    }
-  }
+  for (const dma of state.dmaTargets) dmaGoodbyes(dma).forEach(attempt);
   for (const partition of state.partitions) {
-    for (const step of unpinAll(partition)) attempt(step);
-    for (const { start, end } of partition.slots.uncertain) {
-      attempt({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
-    }
-    for (const { start, end, value } of partition.slots.held) {
-      attempt({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
-    }
+    unpinAll(partition).forEach(attempt);
+    slotGoodbyes(partition).forEach(attempt);
   }
   for (const memory of state.parked.keys()) {
     try {

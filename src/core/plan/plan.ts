@@ -20,9 +20,10 @@ import { type Damage, type PartitionState, type State, UNDAMAGED } from "../map/
 import { unpinAll } from "./attend_track.ts";
 import { DmaTrack } from "./dma_track.ts";
 import { exposedRanges } from "./exposure.ts";
+import { dmaGoodbyes, slotGoodbyes } from "./goodbyes.ts";
 import { HostTrack } from "./host_track.ts";
 import { SlotTrack } from "./slot_track.ts";
-import type { DmaStep, SlotStep, Step } from "./steps.ts";
+import type { Step } from "./steps.ts";
 import { type Track, Walk } from "./walk.ts";
 
 /** What the targets say of themselves, asked before planning. */
@@ -154,7 +155,11 @@ export class Planner {
       : old.partitions.filter(({ id }) => next.partitions.every((partition) => partition.id !== id));
     const steps: Step[] = [];
     for (const { leaving } of devices) append(steps, leaving);
-    if (old.dmaTargets !== next.dmaTargets) append(steps, dmaGoodbyes(old, next));
+    if (old.dmaTargets !== next.dmaTargets) {
+      for (const dma of old.dmaTargets) {
+        if (next.dmaTargets.every(({ id }) => id !== dma.id)) append(steps, dmaGoodbyes(dma));
+      }
+    }
     for (const { unpins } of partitions) append(steps, unpins);
     for (const leaver of leavers) append(steps, unpinAll(leaver));
     for (const { leaving } of partitions) append(steps, leaving);
@@ -203,33 +208,4 @@ function heldElsewhere({ partition: { id, target } }: SlotTrack, tracks: readonl
     for (const { after } of tracks) if (after.target === target && after.id !== id) count += after.slots.held.size;
   }
   return count;
-}
-
-/** Takes everything away from a partition that goes. */
-function slotGoodbyes(partition: PartitionState): SlotStep[] {
-  const { uncertain, held } = partition.slots;
-  const steps: SlotStep[] = [];
-  for (const { start, end } of uncertain) {
-    steps.push({ kind: "slot", partition, start, end, from: null, to: null, uncertain: true });
-  }
-  for (const { start, end, value } of held) {
-    steps.push({ kind: "slot", partition, start, end, from: value, to: null, uncertain: false });
-  }
-  return steps;
-}
-
-/** Takes everything away from the DMA targets that go. */
-function dmaGoodbyes(old: State, next: State): DmaStep[] {
-  const steps: DmaStep[] = [];
-  for (const dma of old.dmaTargets) {
-    if (next.dmaTargets.some(({ id }) => id === dma.id)) continue;
-    const { uncertain, held } = dma.mappings;
-    for (const { start, end } of uncertain) {
-      steps.push({ kind: "dma", dma, start, end, from: null, to: null, uncertain: true });
-    }
-    for (const { start, end, value } of held) {
-      steps.push({ kind: "dma", dma, start, end, from: value, to: null, uncertain: false });
-    }
-  }
-  return steps;
 }
