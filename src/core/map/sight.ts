@@ -1,9 +1,6 @@
 import { Place, type RangeMap } from "../range_map.ts";
 import type { MapParams, Mapping, Piece, Region } from "./region.ts";
-import { State, UNDAMAGED } from "./state.ts";
-
-/** Shared, as no request begins from it. */
-const NOTHING = State.empty();
+import { NO_STATE, type State, UNDAMAGED } from "./state.ts";
 
 /**
  * A cursor over what one state shows: at each address the region, the mapping and the access, and how far they reach.
@@ -40,7 +37,7 @@ export class Sight {
   #mappings: RangeMap<Mapping> | null = null;
 
   /** A cursor over `state`, nowhere yet; over nothing for one that is to be kept. */
-  constructor(state: State = NOTHING) {
+  constructor(state: State = NO_STATE) {
     this.#state = state;
     this.turnTo(state);
   }

@@ -166,3 +166,6 @@ export class State implements View {
     return found;
   }
 }
+
+/** Nothing at all: what looks at states begins with. The one object that says so, as no request begins from it. */
+export const NO_STATE: State = State.empty();

@@ -22,7 +22,7 @@
 
 import { LimitError } from "../errors.ts";
 import { Sight } from "../map/sight.ts";
-import { type Book, EMPTY_BOOK, State } from "../map/state.ts";
+import { type Book, EMPTY_BOOK, NO_STATE, type State } from "../map/state.ts";
 import { type Entry, Place, type RangeMap } from "../range_map.ts";
 import { parted, type Span } from "../span.ts";
 import type { Step } from "./steps.ts";
@@ -36,8 +36,6 @@ interface Added<V> extends Entry<V> {
 }
 
 const NOWHERE: readonly Span[] = [];
-/** What a track follows before it is used. */
-const NO_STATE = State.empty();
 const NO_STEPS: readonly Step[] = [];
 const NONE: never[] = [];
 
