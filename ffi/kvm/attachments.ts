@@ -15,7 +15,7 @@
 import { LimitError } from "../../src/core/errors.ts";
 import { cString, libc } from "../os/libc.ts";
 import { eachLine } from "../os/proc_file.ts";
-import { currentThread, isAlive, type ThreadIdentity } from "../os/thread.ts";
+import { currentThread, isAlive, notedThread, startWords, type ThreadIdentity } from "../os/thread.ts";
 
 const STATE = { free: 0, filling: 1, held: 2, closing: 3 } as const;
 /** What each entry consists of, in 32-bit words. */
@@ -80,13 +80,13 @@ export class Attachments {
 
   #note({ fd, address, length }: Held): () => void {
     const words = this.#words;
-    const { tid, started } = currentThread();
-    const ticks = Number(started ?? 0);
+    const thread = currentThread();
+    const [startedLow, startedHigh] = startWords(thread);
     for (let at = 0; at < words.length; at += ENTRY.size) {
       if (Atomics.compareExchange(words, at + ENTRY.state, STATE.free, STATE.filling) !== STATE.free) continue;
-      words[at + ENTRY.thread] = tid;
-      words[at + ENTRY.startedLow] = ticks | 0;
-      words[at + ENTRY.startedHigh] = Math.floor(ticks / TWO_32);
+      words[at + ENTRY.thread] = thread.tid;
+      words[at + ENTRY.startedLow] = startedLow;
+      words[at + ENTRY.startedHigh] = startedHigh;
       words[at + ENTRY.fd] = fd;
       words[at + ENTRY.addressLow] = address | 0;
       words[at + ENTRY.addressHigh] = Math.floor(address / TWO_32);
@@ -107,9 +107,8 @@ export class Attachments {
   }
 
   #threadAt(at: number): ThreadIdentity {
-    const word = (at: number) => (this.#words[at] ?? 0) >>> 0;
-    const ticks = word(at + ENTRY.startedLow) + word(at + ENTRY.startedHigh) * TWO_32;
-    return { tid: word(at + ENTRY.thread), started: ticks === 0 ? null : String(ticks) };
+    const word = (at: number) => this.#words[at] ?? 0;
+    return notedThread(word(at + ENTRY.thread), word(at + ENTRY.startedLow), word(at + ENTRY.startedHigh));
   }
 
   /**

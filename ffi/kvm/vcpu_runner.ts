@@ -8,7 +8,7 @@
  */
 
 import { MembackingError } from "../../src/core/errors.ts";
-import { currentThread, isAlive } from "../os/thread.ts";
+import { currentThread, isAlive, startWords } from "../os/thread.ts";
 import { sharedWords } from "./attachments.ts";
 import type { KvmExit } from "./exits.ts";
 import { KvmVcpu } from "./kvm_vcpu.ts";
@@ -59,13 +59,13 @@ export class VcpuRunner implements Disposable {
       vcpu[Symbol.dispose]();
       throw new MembackingError("Another VcpuRunner runs this vCPU already, dispose it first");
     }
-    const { tid, started } = currentThread();
-    const ticks = Number(started ?? 0);
+    const thread = currentThread();
+    const [startedLow, startedHigh] = startWords(thread);
     // A runner whose thread was ended in the guest has left the word as it was.
     Atomics.store(words, WORD.state, VCPU_STATE.outside);
-    words[WORD.startedLow] = ticks | 0;
-    words[WORD.startedHigh] = Math.floor(ticks / 2 ** 32);
-    Atomics.store(words, WORD.thread, tid);
+    words[WORD.startedLow] = startedLow;
+    words[WORD.startedHigh] = startedHigh;
+    Atomics.store(words, WORD.thread, thread.tid);
     return new VcpuRunner(vcpu, words);
   }
 

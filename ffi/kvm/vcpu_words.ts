@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { ThreadIdentity } from "../os/thread.ts";
+import { notedThread, type ThreadIdentity } from "../os/thread.ts";
 
 /** Their places in an `Int32Array`; those written by different threads lie in different cache lines. */
 export const WORD = {
@@ -37,7 +37,6 @@ export const VCPU_STATE = {
 
 /** The thread of the runner, as it has noted itself. */
 export function runnerThread(words: Int32Array): ThreadIdentity {
-  const word = (at: number) => (words[at] ?? 0) >>> 0;
-  const started = word(WORD.startedLow) + word(WORD.startedHigh) * 2 ** 32;
-  return { tid: word(WORD.thread), started: started === 0 ? null : String(started) };
+  const word = (at: number) => words[at] ?? 0;
+  return notedThread(word(WORD.thread), word(WORD.startedLow), word(WORD.startedHigh));
 }

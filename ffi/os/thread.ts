@@ -33,6 +33,18 @@ export function currentThread(): ThreadIdentity {
   return { tid, started: startOf(tid) };
 }
 
+/** When a thread was started, as two 32-bit words, low half first: for those who note threads in shared memory. */
+export function startWords({ started }: ThreadIdentity): [low: number, high: number] {
+  const ticks = Number(started ?? 0);
+  return [ticks | 0, Math.floor(ticks / 2 ** 32)];
+}
+
+/** The thread that was noted by its number and its `startWords`. */
+export function notedThread(tid: number, low: number, high: number): ThreadIdentity {
+  const ticks = (low >>> 0) + (high >>> 0) * 2 ** 32;
+  return { tid: tid >>> 0, started: ticks === 0 ? null : String(ticks) };
+}
+
 /**
  * Whether the thread is still there. Where /proc cannot be read, any thread of that number counts. What is no number of a
  * thread, since another thread has written over it, is not there.
