@@ -238,12 +238,9 @@ export class Connection implements Disposable {
           break;
         }
         if (this.#messages.isFull) this.#guard(() => this.#messages.flush());
-        else if (waited < looksFor) {
-          this.#guard(this.#pumpAll);
-          continue;
-        } else if (waited < PATIENCE) {
+        else if (waited < PATIENCE) {
           // For as long as requests of the back end may wait, there is one socket to be waited for.
-          this.#guard(this.#waitForOne);
+          this.#guard(waited < looksFor ? this.#pumpAll : this.#waitForOne);
           continue;
         }
         const { backend } = this;
