@@ -8,6 +8,7 @@
  * @module
  */
 
+import { checkBoolean } from "../../src/core/check_boolean.ts";
 import { DisposedError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkNumber } from "../../src/core/memory_range.ts";
@@ -127,8 +128,8 @@ export class Mappable implements Disposable {
    */
   static open(path: string, options: OpenOptions = {}): Mappable {
     const { write = false, fixedSize = false } = options;
-    checkFlag(write, "write");
-    checkFlag(fixedSize, "fixedSize");
+    checkBoolean(write, "write");
+    checkBoolean(fixedSize, "fixedSize");
     const { sys, errno } = libc();
     // O_NONBLOCK so that opening a pipe returns at once, to be refused; on a file it does nothing.
     const flags = (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
@@ -147,7 +148,7 @@ export class Mappable implements Disposable {
    */
   static fromFd(fd: number, options: FromFdOptions = {}): Mappable {
     const { fixedSize = false } = options;
-    checkFlag(fixedSize, "fixedSize");
+    checkBoolean(fixedSize, "fixedSize");
     checkNumber(fd, "File descriptor");
     if (fd > 0x7fff_ffff) throw new RangeError(`${fd} is not a file descriptor`);
     const { sys, errno } = libc();
@@ -289,8 +290,4 @@ function writeMapped(file: OpenFile, offset: number, bytes: Uint8Array<ArrayBuff
   const end = Math.ceil((offset + bytes.length) / file.pageSize) * file.pageSize;
   using mapping = new FileMapping(file.fd, start, end - start, PROT_READ | PROT_WRITE, file.pageSize);
   writeProcessMemory(mapping.address + offset - start, bytes);
-}
-
-function checkFlag(value: boolean, what: string): void {
-  if (typeof value !== "boolean") throw new TypeError(`${what} must be true or false, got ${String(value)}`);
 }

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { checkBoolean } from "../../src/core/check_boolean.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkAligned, checkNumber, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { FileMapping } from "../os/address_space.ts";
@@ -74,7 +75,7 @@ export function makeMemfd(name: string, size: number, options: MemfdOptions): Op
   if (hugepageSize !== undefined) checkHugepageSize(hugepageSize);
   checkAligned(size, "Size", hugepageSize ?? PAGE_SIZE);
   if (size === 0) throw new RangeError("Size must not be 0");
-  if (typeof fixedSize !== "boolean") throw new TypeError(`fixedSize must be true or false, got ${String(fixedSize)}`);
+  checkBoolean(fixedSize, "fixedSize");
 
   const { sys, errno } = libc();
   const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING |

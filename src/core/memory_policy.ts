@@ -1,3 +1,4 @@
+import { checkBoolean } from "./check_boolean.ts";
 import type { MemoryPolicy } from "./targets.ts";
 
 /** One object per policy, so that equal means identical. */
@@ -15,9 +16,9 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   if (typeof policy !== "object" || policy === null) throw new TypeError("A memory policy must be an object");
   if (checked.has(policy)) return policy;
   const { hostNumaNode, transparentHugepages, coreDump, fork, name } = policy;
-  checkFlag(transparentHugepages, "transparentHugepages");
-  checkFlag(coreDump, "coreDump");
-  checkFlag(fork, "fork");
+  if (transparentHugepages !== undefined) checkBoolean(transparentHugepages, "transparentHugepages");
+  if (coreDump !== undefined) checkBoolean(coreDump, "coreDump");
+  if (fork !== undefined) checkBoolean(fork, "fork");
   if (
     hostNumaNode !== undefined && !(Number.isInteger(hostNumaNode) && hostNumaNode >= 0 && hostNumaNode <= 1023)
   ) {
@@ -40,9 +41,4 @@ export function ownPolicy(policy: MemoryPolicy): MemoryPolicy {
   known.set(key, own);
   checked.add(own);
   return own;
-}
-
-function checkFlag(flag: boolean | undefined, what: string): void {
-  if (flag === undefined || typeof flag === "boolean") return;
-  throw new TypeError(`${what} must be true or false, got ${String(flag)}`);
 }

@@ -8,7 +8,8 @@ import { fileOf, Mappable } from "../../ffi/files/mappable.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, checkNumber, MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { checkCopyOnWrite, checkFile, checkPages } from "../regions/mapping_options.ts";
-import { checkBoolean, checkPriority } from "../targets/checks.ts";
+import { checkBoolean } from "../core/check_boolean.ts";
+import { checkPriority } from "../targets/checks.ts";
 import type { DeviceMapping, DeviceMemoryOptions } from "./device_options.ts";
 
 /** The priority of device memory unless it is said: RAM hides it. */

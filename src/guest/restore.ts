@@ -1,3 +1,4 @@
+import { checkBoolean } from "../core/check_boolean.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { writeZeros } from "../../ffi/host/private_pages.ts";
 import { hex } from "../core/hex.ts";
@@ -38,7 +39,7 @@ export function restoreSnapshot<Guest extends Disposable>(
   make: (options: GuestMemoryOptions) => MadeGuest<Guest>,
 ): Guest {
   const { copyOnWrite = true, ...others } = options;
-  if (typeof copyOnWrite !== "boolean") throw new TypeError(`copyOnWrite must be true or false, got ${copyOnWrite}`);
+  checkBoolean(copyOnWrite, "copyOnWrite");
   const chain = chainOfSnapshot(snapshot);
   for (const layer of chain) checkLength(layer);
   const { layout, visibility } = chain.at(-1)!.index;

@@ -4,7 +4,8 @@ import { hex } from "../core/hex.ts";
 import { GPA_LIMIT, PAGE_SIZE } from "../core/memory_range.ts";
 import type { Partition } from "../core/targets.ts";
 import type { MemoryMap } from "../requests/memory_map.ts";
-import { checkBoolean, checkDmaTarget, checkPartition } from "../targets/checks.ts";
+import { checkBoolean } from "../core/check_boolean.ts";
+import { checkDmaTarget, checkPartition } from "../targets/checks.ts";
 import type { DmaTarget } from "../targets/targets.ts";
 import type { DmaTargetOptions, PartitionOptions } from "./options.ts";
 

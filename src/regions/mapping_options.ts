@@ -1,4 +1,4 @@
-import { checkBoolean } from "../targets/checks.ts";
+import { checkBoolean } from "../core/check_boolean.ts";
 import { MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, MemoryRange, ownFilledRange, PAGE_SIZE } from "../core/memory_range.ts";

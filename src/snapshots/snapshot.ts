@@ -1,3 +1,4 @@
+import { checkBoolean } from "../core/check_boolean.ts";
 import { absolutePath } from "../../ffi/files/disk_file.ts";
 import { FileMapping } from "../../ffi/os/address_space.ts";
 import { PROT_READ } from "../../ffi/os/mman.ts";
@@ -66,7 +67,7 @@ export class Snapshot implements Disposable {
   static async open(directory: string, options: SnapshotOpenOptions = {}): Promise<Snapshot> {
     const { verify = false, parents = [] } = options;
     if (typeof directory !== "string") throw new TypeError("A snapshot is opened by the path of its directory");
-    if (typeof verify !== "boolean") throw new TypeError(`verify must be true or false, got ${verify}`);
+    checkBoolean(verify, "verify");
     if (!Array.isArray(parents) || !parents.every((path) => typeof path === "string")) {
       throw new TypeError("parents must be an array of the paths of directories");
     }

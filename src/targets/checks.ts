@@ -8,11 +8,6 @@
 import type { Partition } from "../core/targets.ts";
 import type { DmaTarget } from "./targets.ts";
 
-/** Throws unless `value` is `true` or `false`. */
-export function checkBoolean(value: boolean, what: string): void {
-  if (typeof value !== "boolean") throw new TypeError(`${what} must be true or false, got ${String(value)}`);
-}
-
 /** Throws unless `priority` is one. */
 export function checkPriority(priority: number, what: string): void {
   if (Number.isInteger(priority) && priority >= 0 && priority <= 255) return;
