@@ -59,7 +59,16 @@ export { ReservationLostError } from "./ffi/host/failures.ts";
 export { type ReserveOptions, VaMapper } from "./ffi/host/va_mapper.ts";
 export type { OverlapRule } from "./src/core/map/overlap.ts";
 export type { MapParams } from "./src/core/map/region.ts";
-export type { Access, HostBytes, HostMemory, MemoryPolicy, Partition, VaTarget } from "./src/core/targets.ts";
+export type {
+  Access,
+  HostBytes,
+  HostMemory,
+  MarkDirty,
+  MarkDirtyBitmap,
+  MemoryPolicy,
+  Partition,
+  VaTarget,
+} from "./src/core/targets.ts";
 export { type DmaRequest, type DmaTarget, type Logger, type Quiesce } from "./src/targets/targets.ts";
 export { type MappingOptions, RegionHandle } from "./src/regions/region_handle.ts";
 export type { RegionInfo } from "./src/regions/region_info.ts";

@@ -4,7 +4,7 @@
  *
  * ```
  *   KVM_GET_DIRTY_LOG     a copy of the slot's bits              a few microseconds a GiB
- *   mark                  the runs of a chunk are told           before they are cleared, so that nothing is lost
+ *   mark                  all bits are told                      before they are cleared, so that nothing is lost
  *   KVM_CLEAR_DIRTY_LOG   the chunk's bits, and no others        the guest waits for one chunk at most, not for a GiB
  * ```
  *
@@ -20,10 +20,11 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
-import { firstWordSet, WordRuns } from "../../src/core/page_runs.ts";
+import { firstWordSet, popcount, WordRuns } from "../../src/core/page_runs.ts";
+import type { MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
 import { addressOf } from "../os/view.ts";
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCap } from "./constants.ts";
-import type { DirtySource, Mark } from "./dirty_source.ts";
+import type { DirtySource } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
 import { CLEAR_DIRTY_LOG, DIRTY_LOG } from "./layout.ts";
 import { handOut } from "./left_behind.ts";
@@ -80,7 +81,9 @@ export class DirtyBitmap implements DirtySource {
 
   leaving(vm: number, slot: Slot): void {
     try {
-      this.#harvest(vm, slot, slot.range, (start, end) => this.#left.add(start, end), false);
+      const keep = (start: number, words: Uint32Array) =>
+        this.#left.addWords(start / PAGE_SIZE, words, 0, slot.range.end / PAGE_SIZE);
+      this.#harvest(vm, slot, slot.range, keep, false);
     } catch {
       // What cannot be known may all have been written.
       this.#left.add(slot.range.start, slot.range.end);
@@ -91,12 +94,12 @@ export class DirtyBitmap implements DirtySource {
 
   ended(): void {}
 
-  take(vm: number, slots: readonly Slot[], range: MemoryRange, mark: Mark): void {
+  take(vm: number, slots: readonly Slot[], range: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void {
     this.takeRest(range, mark);
-    for (const slot of slots) this.#harvest(vm, slot, range, mark, true);
+    for (const slot of slots) this.#harvest(vm, slot, range, markBitmap ?? byRuns(mark), true);
   }
 
-  takeRest(range: MemoryRange, mark: Mark): void {
+  takeRest(range: MemoryRange, mark: MarkDirty): void {
     handOut(this.#left, range, mark);
   }
 
@@ -104,34 +107,37 @@ export class DirtyBitmap implements DirtySource {
 
   close(): void {}
 
-  /** Tells the runs of `slot` in `range`, and with `clear` takes them out of the log. */
-  #harvest(vm: number, slot: Slot, range: MemoryRange, mark: Mark, clear: boolean): void {
+  /** Tells the bits of `slot` in `range`, and with `clear` takes them out of the log. */
+  #harvest(vm: number, slot: Slot, range: MemoryRange, mark: MarkDirtyBitmap, clear: boolean): void {
     const { start, end } = slot.range;
     const pages = (end - start) / PAGE_SIZE;
     const from = Math.max(0, (range.start - start) / PAGE_SIZE);
     const to = Math.min(pages, (range.end - start) / PAGE_SIZE);
     if (from >= to) return;
     const words = this.#read(vm, slot, pages);
-    const end32 = (to + 31) >>> 5;
     keepBits(words, from, to);
-    // The words that have been told and not cleared yet, and how many bits they have.
-    let told = -1;
+    const last = (to + 31) >>> 5;
+    const first = firstWordSet(words, from >>> 5, last);
+    if (first === last) return;
+    mark(start + 32 * first * PAGE_SIZE, words.subarray(first, last));
+    if (clear) this.#clear(vm, slot, words, first, last);
+  }
+
+  /** Takes the bits of words `[first, last)` out of the log of `slot`, in chunks. */
+  #clear(vm: number, slot: Slot, words: Uint32Array, first: number, last: number): void {
+    const pages = slot.range.length / PAGE_SIZE;
+    let begin = evenBelow(first);
     let bits = 0;
-    const runs = new WordRuns(words);
-    for (let at = firstWordSet(words, from >>> 5, end32); at < end32;) {
-      const stop = Math.min(end32, at + CHUNK / 32);
-      runs.restart(32 * at, Math.min(to, 32 * stop));
-      while (runs.next()) {
-        bits += runs.end - runs.start;
-        mark(start + runs.start * PAGE_SIZE, start + runs.end * PAGE_SIZE);
-      }
-      if (told < 0) told = at;
-      at = firstWordSet(words, stop, end32);
-      if (!clear || (bits < CHUNK && at < end32)) continue;
-      const firstPage = 32 * told - 32 * told % GRAIN;
+    for (let at = begin; at < last;) {
+      const stop = Math.min(last, at + CHUNK / 32);
+      for (let i = at; i < stop; i++) if (words[i] !== 0) bits += popcount(words[i]!);
+      const next = firstWordSet(words, stop, last);
+      at = next === last ? last : evenBelow(next);
+      if (bits < CHUNK && at < last) continue;
+      const firstPage = 32 * begin;
       const count = Math.min(pages, Math.ceil(32 * stop / GRAIN) * GRAIN) - firstPage;
       this.#clearBits(vm, slot, firstPage, count, this.#address + BigInt(firstPage / 8));
-      told = -1;
+      begin = at;
       bits = 0;
     }
   }
@@ -171,6 +177,20 @@ export class DirtyBitmap implements DirtySource {
     this.#words = new Uint32Array(new ArrayBuffer(4 * words));
     this.#address = BigInt(addressOf(this.#words));
   }
+}
+
+/** Has `mark` told of each run in a bitmap. */
+function byRuns(mark: MarkDirty): MarkDirtyBitmap {
+  return (start, words) => {
+    const runs = new WordRuns(words);
+    runs.restart(0, 32 * words.length);
+    while (runs.next()) mark(start + runs.start * PAGE_SIZE, start + runs.end * PAGE_SIZE);
+  };
+}
+
+/** The word at which the 64 bits begin that `word` is in. */
+function evenBelow(word: number): number {
+  return word - word % 2;
 }
 
 /**

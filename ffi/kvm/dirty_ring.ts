@@ -12,8 +12,9 @@
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { PageMarks } from "../../src/core/page_marks.ts";
+import type { MarkDirty } from "../../src/core/targets.ts";
 import { KvmCap } from "./constants.ts";
-import type { DirtySource, Mark } from "./dirty_source.ts";
+import type { DirtySource } from "./dirty_source.ts";
 import { ioctlValue } from "./ioctl.ts";
 import { DIRTY_GFN } from "./layout.ts";
 import { handOut } from "./left_behind.ts";
@@ -82,12 +83,12 @@ export class DirtyRings implements DirtySource {
     this.gone(0, slot);
   }
 
-  take(_vm: number, _slots: readonly Slot[], range: MemoryRange, mark: Mark): void {
+  take(_vm: number, _slots: readonly Slot[], range: MemoryRange, mark: MarkDirty): void {
     this.#harvest();
     this.takeRest(range, mark);
   }
 
-  takeRest(range: MemoryRange, mark: Mark): void {
+  takeRest(range: MemoryRange, mark: MarkDirty): void {
     handOut(this.#left, range, mark);
   }
 

@@ -8,11 +8,9 @@
  */
 
 import type { MemoryRange } from "../../src/core/memory_range.ts";
+import type { MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
 import type { SharedRing } from "./ring_reader.ts";
 import type { Slot } from "./slot_book.ts";
-
-/** Is told the first GPA and the end of each run of written pages, in bytes. Must not throw. */
-export type Mark = (start: number, end: number) => void;
 
 /** How a virtual machine learns what its guest has written. */
 export interface DirtySource {
@@ -35,10 +33,13 @@ export interface DirtySource {
   gone(vm: number, slot: Slot): void;
   /** Forgets about a slot that does not log any more. */
   ended(slot: Slot): void;
-  /** Hands over what was written in `range` to `mark`; what is left of `slots`, which log, stays for later. */
-  take(vm: number, slots: readonly Slot[], range: MemoryRange, mark: Mark): void;
+  /**
+   * Hands over what was written in `range` to `mark`, or to `markBitmap` what is a bitmap anyway; what is left of `slots`,
+   * which log, stays for later.
+   */
+  take(vm: number, slots: readonly Slot[], range: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void;
   /** The same when the VM is gone. */
-  takeRest(range: MemoryRange, mark: Mark): void;
+  takeRest(range: MemoryRange, mark: MarkDirty): void;
   /** A vCPU was made. What its threads need to know is the result. */
   vcpuMade(vm: number, vcpu: number): SharedRing | undefined;
   /** Keeps what there is, before the VM is closed. `slots` are those that log, and had their `leaving`. */

@@ -10,7 +10,7 @@
 import { DisposedError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkAligned, type MemoryRange } from "../../src/core/memory_range.ts";
-import type { Partition } from "../../src/core/targets.ts";
+import type { MarkDirty, MarkDirtyBitmap, Partition } from "../../src/core/targets.ts";
 import { libc } from "../os/libc.ts";
 import { Errno } from "../os/os_error.ts";
 import { reapAbandoned } from "./attachments.ts";
@@ -141,13 +141,13 @@ export class KvmVm implements Partition, Disposable {
 
   /**
    * Tells `mark` what the guest has written in `range` since it was asked last: the first GPA and the end of each run of
-   * pages, in bytes. Slots that do not log have nothing to tell, and those that are gone what they had when they went,
-   * also once the VM is disposed.
+   * pages, in bytes; or `markBitmap`, where there is one and KVM says it by a bitmap. Slots that do not log have nothing to
+   * tell, and those that are gone what they had when they went, also once the VM is disposed.
    *
    * @throws {OsError} If KVM refuses. What has been told by then is not told again, or told twice.
    */
-  takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
-    this.#memory.takeDirty(range, mark);
+  takeDirty(range: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void {
+    this.#memory.takeDirty(range, mark, markBitmap);
   }
 
   /**

@@ -15,7 +15,7 @@
 import { MappingError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkAligned, type MemoryRange, ownRange } from "../../src/core/memory_range.ts";
-import type { Access } from "../../src/core/targets.ts";
+import type { Access, MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
 import { adviseHost } from "../os/advise.ts";
 import { type Reservation, reservationAt } from "../host/reservation.ts";
 import { HVA_LIMIT } from "../os/address_space.ts";
@@ -24,7 +24,7 @@ import { Errno, OsError } from "../os/os_error.ts";
 import { addressOf } from "../os/view.ts";
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from "./constants.ts";
 import { DirtyBitmap } from "./dirty_log.ts";
-import type { DirtySource, Mark } from "./dirty_source.ts";
+import type { DirtySource } from "./dirty_source.ts";
 import { ioctlErrno, REQUEST } from "./ioctl.ts";
 import { MEMORY_REGION } from "./layout.ts";
 import { Pins } from "./pins.ts";
@@ -163,10 +163,10 @@ export class VmMemory {
   }
 
   /** As `KvmVm.takeDirty`. */
-  takeDirty(where: MemoryRange, mark: (start: number, end: number) => void): void {
+  takeDirty(where: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void {
     const range = ownRange(where, "A log of written pages");
     if (this.#closed) this.#dirty.takeRest(range, mark);
-    else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark satisfies Mark);
+    else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark, markBitmap);
   }
 
   /** As `KvmVm.prefetchRange`. */

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from "./memory_range.ts";
-import { type Bounds, sortRuns } from "./page_runs.ts";
-import { eachSpan, PageSet, pageSetOfBounds } from "./page_set.ts";
+import { type Bounds, countWords, cutWords, firstWordSet, type PageCount, sortRuns, WordRuns } from "./page_runs.ts";
+import { PageSet, pageSetOfBounds, pageSetOfWords } from "./page_set.ts";
 
 /** From how many ordered stretches on sorting is cheaper than uniting them one after another. */
 const MANY = 8;
@@ -12,9 +12,12 @@ const PATIENCE = 16;
 /** How many cells there are once there is a run. */
 const FIRST_CELLS = 64;
 const NO_RUNS = new Float64Array(0);
+const NOTHING: PageCount = { count: 0, runs: 0 };
+const NO_SETS: readonly PageSet[] = [];
 
 /**
- * Collects pages for a `PageSet`. Marks may come in any order and any number of times; cheap where they ascend.
+ * Collects pages for a `PageSet`. Marks may come in any order and any number of times; cheap where they ascend. Whole
+ * bitmaps are kept as they are where that takes less than their runs.
  *
  * An exception in the middle, such as at the end of the stack, loses no mark: what is new is made before anything old goes.
  */
@@ -24,17 +27,19 @@ export class PageMarks {
   #length = 0;
   /** Where a stretch of ascending runs begins. */
   #stretches: number[] = [];
+  /** What is marked besides. */
+  #sets = NO_SETS;
   /** How many times in a row there was far too much room. */
   #tooMuch = 0;
 
   /** Whether nothing is marked. */
   get isEmpty(): boolean {
-    return this.#length === 0;
+    return this.#length === 0 && this.#sets.length === 0;
   }
 
   /** How many bytes the marks take. */
   get storedBytes(): number {
-    return this.#runs.byteLength;
+    return this.#sets.reduce((bytes, set) => bytes + set.storedBytes, this.#runs.byteLength);
   }
 
   /** Marks the pages that the bytes `[start, end)` lie in. */
@@ -62,13 +67,36 @@ export class PageMarks {
     this.#length = length + 2;
   }
 
+  /**
+   * Marks those pages in `[from, to)` whose bits are set in `words`, a copy of which is kept if any. Bit `i` of word `w` is
+   * page `first + 32 * w + i`.
+   */
+  addWords(first: number, words: Uint32Array, from: number, to: number): void {
+    // What is empty at either end is left out.
+    const last = Math.ceil(Math.min(32 * words.length, to - first) / 32);
+    const at = firstWordSet(words, Math.floor(Math.max(0, from - first) / 32), last);
+    let stop = last;
+    while (stop > at && words[stop - 1] === 0) stop--;
+    const low = Math.max(32 * at, from - first);
+    const high = Math.min(32 * stop, to - first);
+    const counted = low < high ? countWords(words, low, high) : NOTHING;
+    if (counted.count === 0) return;
+    if (high - low < 128 * counted.runs) {
+      return this.addSet(pageSetOfWords(cutWords(words, first, low, high), counted));
+    }
+    const runs = new WordRuns(words);
+    runs.restart(low, high);
+    while (runs.next()) this.add((first + runs.start) * PAGE_SIZE, (first + runs.end) * PAGE_SIZE);
+  }
+
   /** Leaves out what is marked more than once where that may be much, else takes more memory. */
   #makeRoom(): void {
     const runs = this.#runs;
-    const length = this.#length;
-    if (length >= COMPACT_FROM && this.#stretches.length > 0) {
-      this.keep(this.toSet());
-      if (this.#length <= length / 2) return;
+    if (this.#length >= COMPACT_FROM && this.#stretches.length > 0) {
+      const pages = this.toSet();
+      this.keep(pages);
+      // Else there is to be room for as much as it is united with, so that uniting takes no longer than marking.
+      if (pages.storedBytes <= runs.byteLength / 2) return;
     }
     const longer = new Float64Array(Math.max(FIRST_CELLS, 2 * runs.length));
     longer.set(this.#runs.subarray(0, this.#length));
@@ -77,33 +105,35 @@ export class PageMarks {
 
   /** Marks all pages of a set. */
   addSet(pages: PageSet): void {
-    eachSpan(pages, (start, end) => this.add(start, end));
+    if (pages.count > 0) this.#sets = [...this.#sets, pages];
   }
 
   /** Forgets all but what is in `pages`. */
   keep(pages: PageSet): void {
-    const kept = new PageMarks();
-    kept.addSet(pages);
-    this.#runs = kept.#runs;
-    this.#length = kept.#length;
-    this.#stretches = kept.#stretches;
+    this.#sets = pages.count === 0 ? NO_SETS : [pages];
+    this.#length = 0;
+    this.#stretches = [];
   }
 
   /** What has been marked since the last time, and is forgotten here. */
   take(): PageSet {
-    if (this.#length === 0) return PageSet.EMPTY;
+    if (this.isEmpty) return PageSet.EMPTY;
     const pages = this.toSet();
     // The room is kept for as many again, unless it is far too much many times in a row.
     const isFarTooMuch = this.#runs.length > 4096 && this.#length < this.#runs.length / 8;
+    this.keep(PageSet.EMPTY);
     this.#tooMuch = isFarTooMuch ? this.#tooMuch + 1 : 0;
     if (this.#tooMuch === PATIENCE) this.#runs = NO_RUNS;
-    this.#length = 0;
-    this.#stretches = [];
     return pages;
   }
 
   /** What is marked. */
   toSet(): PageSet {
+    const runs = this.#ofRuns();
+    return this.#sets.length === 0 ? runs : unite(this.#sets, 0, this.#sets.length).union(runs);
+  }
+
+  #ofRuns(): PageSet {
     const runs = this.#runs.subarray(0, this.#length);
     const stretches = this.#stretches;
     if (stretches.length === 0) return pageSetOfBounds(runs, false);
@@ -115,4 +145,11 @@ export class PageMarks {
     }
     return pages;
   }
+}
+
+/** The sets from `from` to `to`, of which there is one at least, in one: by halves, so that each is gone through a few times. */
+function unite(sets: readonly PageSet[], from: number, to: number): PageSet {
+  if (to - from === 1) return sets[from]!;
+  const middle = (from + to) >>> 1;
+  return unite(sets, from, middle).union(unite(sets, middle, to));
 }

@@ -104,23 +104,53 @@ export function popcount(word: number): number {
   return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
 
-/** How many pages and how many runs the words have. */
-export function countWords(words: Uint32Array): { count: number; runs: number } {
+/** How many pages and how many runs there are. */
+export interface PageCount {
+  readonly count: number;
+  readonly runs: number;
+}
+
+/** How many pages and how many runs bits `[from, to)` of the words have. */
+export function countWords(words: Uint32Array, from: number = 0, to: number = 32 * words.length): PageCount {
   let count = 0;
   let runs = 0;
   let carry = 0;
-  for (let i = 0; i < words.length; i++) {
-    const word = words[i]!;
+  const first = from >>> 5;
+  const last = (to + 31) >>> 5;
+  for (let i = first; i < last; i++) {
+    let word = words[i]! | 0; // Signed: compiled code keeps it in a register then.
     if (word === 0) {
       carry = 0;
       continue;
     }
-    count += popcount(word);
+    if (i === first) word &= -1 << (from & 31);
+    if (i === last - 1 && (to & 31) !== 0) word &= -1 >>> (32 - (to & 31));
+    const bits = popcount(word);
     // A run begins at each set bit whose neighbour below is clear.
-    runs += popcount(word & ~((word << 1) | carry));
+    const begins = word & ~((word << 1) | carry);
+    count += bits;
+    runs += begins === word ? bits : popcount(begins);
     carry = word >>> 31;
   }
   return { count, runs };
+}
+
+/** A copy of bits `[from, to)`, which are not none; bit 0 of `words` is `page`, any page. */
+export function cutWords(words: Uint32Array, page: number, from: number, to: number): PageWords {
+  const first = Math.floor((page + from) / 32) * 32;
+  const length = Math.ceil((page + to - first) / 32);
+  // Where in `words` the first bit of the copy comes from: in a word, which may be the one before all, and how far up.
+  const shift = (first - page) & 31;
+  const at = (first - page - shift) / 32;
+  const cut = shift === 0 ? words.slice(at, at + length) : new Uint32Array(length);
+  if (shift > 0) {
+    for (let i = 0; i < length; i++) {
+      cut[i] = (wordAt(words, at + i) >>> shift) | (wordAt(words, at + i + 1) << (32 - shift));
+    }
+  }
+  cut[0]! &= -1 << (page + from - first);
+  cut[length - 1]! &= -1 >>> (first + 32 * length - page - to);
+  return { first, words: cut };
 }
 
 /** The index of the first word from `from` on that has a bit set; `to` where there is none. */
@@ -262,24 +292,36 @@ function setBits(words: Uint32Array, first: number, bounds: Bounds): void {
  * Two sets of words into one, word by word; `null` where they lie so far apart that most of the result would be empty.
  */
 export function combineWords(a: PageWords, b: PageWords, operation: SetOperation): PageWords | null {
-  const aEnd = a.first + 32 * a.words.length;
-  const bEnd = b.first + 32 * b.words.length;
-  const [first, end] = operation === "union"
-    ? [Math.min(a.first, b.first), Math.max(aEnd, bEnd)]
-    : operation === "intersection"
-    ? [Math.max(a.first, b.first), Math.max(a.first, b.first, Math.min(aEnd, bEnd))]
-    : [a.first, aEnd];
+  const [aEnd, bEnd] = [endOf(a), endOf(b)];
+  const first = operation === "union" ? Math.min(a.first, b.first) : a.first;
+  const end = operation === "union" ? Math.max(aEnd, bEnd) : aEnd;
   const length = (end - first) / 32;
-  if (length > a.words.length + b.words.length) return null;
+  if (length > 2 * (a.words.length + b.words.length)) return null;
   const words = new Uint32Array(length);
-  const shiftA = (first - a.first) / 32;
-  const shiftB = (first - b.first) / 32;
-  for (let i = 0; i < length; i++) {
-    const x = wordAt(a.words, i + shiftA);
-    const y = wordAt(b.words, i + shiftB);
-    words[i] = operation === "union" ? x | y : operation === "intersection" ? x & y : x & ~y;
+  words.set(a.words, (a.first - first) / 32);
+  // Where both have words.
+  const low = Math.max(first, b.first);
+  const high = Math.max(low, Math.min(end, bEnd));
+  const from = (low - first) / 32;
+  const to = (high - first) / 32;
+  const shift = (first - b.first) / 32;
+  switch (operation) {
+    case "union":
+      for (let i = from; i < to; i++) words[i]! |= b.words[i + shift]!;
+      break;
+    case "difference":
+      for (let i = from; i < to; i++) words[i]! &= ~b.words[i + shift]!;
+      break;
+    case "intersection":
+      words.fill(0, 0, from).fill(0, to);
+      for (let i = from; i < to; i++) words[i]! &= b.words[i + shift]!;
+      break;
   }
   return { first, words };
+}
+
+function endOf({ first, words }: PageWords): number {
+  return first + 32 * words.length;
 }
 
 function wordAt(words: Uint32Array, index: number): number {

@@ -7,6 +7,7 @@ import {
   combineWords,
   countBounds,
   countWords,
+  type PageCount,
   type PageWords,
   type SetOperation,
   sortRuns,
@@ -23,6 +24,9 @@ type Pages = { readonly kind: "runs"; readonly bounds: Bounds } | PageWords & { 
  * them makes a copy, unless they are its own to keep.
  */
 export let pageSetOfBounds: (bounds: Bounds, areOwn: boolean) => PageSet;
+
+/** The set of the pages whose bits are set, which are so many; the words are its own to keep. */
+export let pageSetOfWords: (pages: PageWords, counted: PageCount) => PageSet;
 
 /**
  * Calls `visit` with the first GPA and the end of each run, in bytes and in ascending order: the iterator without its
@@ -77,6 +81,7 @@ export class PageSet implements Iterable<MemoryRange> {
 
   static {
     pageSetOfBounds = (bounds, areOwn) => PageSet.#ofBounds(bounds, areOwn);
+    pageSetOfWords = (pages, counted) => PageSet.#ofWords(pages, counted);
     eachSpan = (pages, visit) => {
       const bounds = pages.#bounds();
       for (let i = 0; i < bounds.length; i += 2) visit(bounds[i]! * PAGE_SIZE, bounds[i + 1]! * PAGE_SIZE);
@@ -93,8 +98,7 @@ export class PageSet implements Iterable<MemoryRange> {
     return new PageSet(pages, countBounds(bounds));
   }
 
-  static #ofWords(pages: PageWords): PageSet {
-    const { count, runs } = countWords(pages.words);
+  static #ofWords(pages: PageWords, { count, runs } = countWords(pages.words)): PageSet {
     if (count === 0) return PageSet.EMPTY;
     // What lies before the first and after the last page is cut off on the way through the runs.
     const isTight = pages.words[0] !== 0 && pages.words[pages.words.length - 1] !== 0;
@@ -198,9 +202,9 @@ export class PageSet implements Iterable<MemoryRange> {
   }
 
   #combine(other: PageSet, operation: SetOperation): PageSet {
-    const a = this.#pages;
-    const b = other.#pages;
-    const words = a.kind === "words" && b.kind === "words" ? combineWords(a, b, operation) : null;
+    const a = asWords(this.#pages, other.#pages);
+    const b = asWords(other.#pages, this.#pages);
+    const words = a !== null && b !== null ? combineWords(a, b, operation) : null;
     if (words !== null) return PageSet.#ofWords(words);
     return PageSet.#ofBounds(combineBounds(this.#bounds(), other.#bounds(), operation));
   }
@@ -209,6 +213,14 @@ export class PageSet implements Iterable<MemoryRange> {
     const pages = this.#pages;
     return pages.kind === "runs" ? pages.bounds : boundsOfWords(pages, countWords(pages.words).runs);
   }
+}
+
+/** The pages as words, if they are, or if they take no more than those they meet; else `null`. */
+function asWords(pages: Pages, others: Pages): PageWords | null {
+  if (pages.kind === "words") return pages;
+  if (others.kind === "runs") return null;
+  const { bounds } = pages;
+  return (bounds[bounds.length - 1]! - bounds[0]!) / 32 > others.words.length ? null : wordsOfBounds(bounds);
 }
 
 function checkSet(other: unknown): void {

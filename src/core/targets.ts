@@ -57,10 +57,20 @@ export interface Partition {
   setDirtyLog?(range: MemoryRange, on: boolean): void;
   /**
    * Tells `mark` what was written in `range` since it was asked last: the first GPA and the end of each run of pages, in
-   * bytes. A partition without it counts as one that has written all that it may.
+   * bytes. One whose own log is a bitmap may tell `markBitmap` instead, which takes it whole. A partition without it counts
+   * as one that has written all that it may.
    */
-  takeDirty?(range: MemoryRange, mark: (start: number, end: number) => void): void;
+  takeDirty?(range: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void;
 }
+
+/** Is told that `[start, end)` was written, in bytes. */
+export type MarkDirty = (start: number, end: number) => void;
+
+/**
+ * Is told which pages were written by a bitmap: bit `i` of word `w`, from the lowest on, is the page at
+ * `start + 4096 * (32 * w + i)`. It keeps no reference to `words`, and leaves out what it has not asked for.
+ */
+export type MarkDirtyBitmap = (start: number, words: Uint32Array) => void;
 
 /** How the host should treat the memory of one mapping. */
 export interface MemoryPolicy {

@@ -13,7 +13,7 @@ export class PartitionHalf implements Partition {
   readonly pinRange?: (range: MemoryRange) => void;
   readonly unpinRange?: (range: MemoryRange) => void;
   readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
-  readonly takeDirty?: (range: MemoryRange, mark: (start: number, end: number) => void) => void;
+  readonly takeDirty?: NonNullable<Partition["takeDirty"]>;
   readonly #whole: Partition;
 
   constructor(whole: Partition, isAlias: boolean) {
@@ -21,7 +21,7 @@ export class PartitionHalf implements Partition {
     this.name = `${whole.name ?? "partition"}${isAlias ? " alias" : ""}`;
     // Each half is asked for its own addresses.
     if (whole.setDirtyLog !== undefined) this.setDirtyLog = (range, on) => whole.setDirtyLog?.(range, on);
-    if (whole.takeDirty !== undefined) this.takeDirty = (range, mark) => whole.takeDirty?.(range, mark);
+    if (whole.takeDirty !== undefined) this.takeDirty = (...asked) => whole.takeDirty?.(...asked);
     if (isAlias) return;
     if (whole.prefetchRange !== undefined) {
       this.prefetchRange = (range, copyOnWrite) => whole.prefetchRange?.(range, copyOnWrite);

@@ -17,7 +17,7 @@
  */
 
 import { DisposedError, MembackingError } from "../core/errors.ts";
-import { MemoryRange } from "../core/memory_range.ts";
+import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
 import { type Echoes, echoesIn, withEchoes } from "../core/map/echoes.ts";
@@ -85,6 +85,13 @@ export class WrittenPages {
     const from = first - offset;
     const to = last - offset;
     this.#found.add(from >= start ? from : start, to <= end ? to : end);
+  };
+  /** The same by a bitmap, which is input as well. */
+  readonly #hearBitmap = (first: number, words: Uint32Array): void => {
+    const { offset, start, end } = this.#asked;
+    const page = (first - offset) / PAGE_SIZE;
+    if (!Number.isSafeInteger(page) || !(words instanceof Uint32Array)) return this.#found.add(start, end);
+    this.#found.addWords(page, words, start / PAGE_SIZE, Math.ceil(end / PAGE_SIZE));
   };
 
   constructor(sources: WrittenSources) {
@@ -279,7 +286,7 @@ export class WrittenPages {
     if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
     this.#asked = { offset, start, end };
-    expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear));
+    expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear, this.#hearBitmap));
   }
 
   #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {

@@ -119,6 +119,52 @@ Deno.test("PageMarks gathers what was marked since the last take, in any order",
   );
 });
 
+Deno.test("PageMarks takes the pages of a bitmap that begins anywhere, as far as they are asked for, beside runs", () => {
+  const bitmap = fc.record({
+    first: fc.integer({ min: -100, max: 3000 }),
+    pairs: fc.array(fc.tuple(fc.nat(1200), fc.integer({ min: 1, max: 40 })), { maxLength: 60 }),
+    length: fc.nat(48),
+    from: fc.nat(2000),
+    to: fc.nat(4000),
+  });
+  fc.assert(
+    fc.property(fc.array(bitmap, { maxLength: 4 }), runs, (bitmaps, pairs) => {
+      const marks = new PageMarks();
+      const expected = naiveOf(pairs);
+      for (const { first, pairs, length, from, to } of bitmaps) {
+        const words = new Uint32Array(length);
+        for (const bit of naiveOf(pairs)) {
+          if (bit >= 32 * length) continue;
+          words[bit >>> 5]! |= 1 << (bit & 31);
+          if (first + bit >= from && first + bit < to) expected.add(first + bit);
+        }
+        marks.addWords(first, words, from, to);
+        words.fill(0xffffffff); // What was handed over is looked at no more.
+      }
+      for (const range of rangesOf(pairs)) marks.add(range.start, range.end);
+      assertStrictEquals(marks.isEmpty, expected.size === 0);
+      check(marks.toSet(), expected);
+      check(marks.take(), expected);
+      assert(marks.isEmpty);
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+Deno.test("PageMarks keeps a bitmap of many pages as one, and of few as runs", () => {
+  const marks = new PageMarks();
+  const words = new Uint32Array(8192);
+  words[1] = words[8190] = 3;
+  marks.addWords(64, words, 0, Infinity);
+  assert(marks.take().storedBytes <= 64);
+  for (let i = 0; i < words.length; i += 2) words[i] = 1;
+  marks.addWords(64, words, 0, Infinity);
+  marks.add(0, PAGE_SIZE);
+  const pages = marks.take();
+  assertStrictEquals(pages.count, 4096 + 2 + 1);
+  assert(pages.storedBytes <= words.byteLength + 64, `${pages.storedBytes}`);
+});
+
 Deno.test("WordRuns finds the runs of set bits in any stretch of a bitmap, long ones too", () => {
   const BITS = 4096;
   const stretches = fc.array(fc.tuple(fc.nat(BITS - 1), fc.oneof(fc.integer({ min: 1, max: 5 }), fc.nat(2000))));

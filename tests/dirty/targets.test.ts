@@ -1,6 +1,6 @@
 // Partitions and DMA targets as sources of written pages: those that log, those that cannot, and those that go.
 
-import { assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
 import {
   type DmaRequest,
   type DmaTarget,
@@ -71,6 +71,39 @@ Deno.test("DirtyTracker: a DMA target that logs is asked at each take, and befor
   written.push([9 * PAGE, 10 * PAGE]);
   handle[Symbol.dispose]();
   assertEquals(taken(tracker), "9");
+});
+
+Deno.test("DirtyTracker: a partition may tell by a bitmap, which is input like runs", () => {
+  using rig = new DirtyRig();
+  let bitmaps: [unknown, unknown][] = [];
+  const vm: Partition = {
+    mapRange() {},
+    unmapRange() {},
+    setDirtyLog() {},
+    takeDirty(_range, mark, markBitmap) {
+      assert(markBitmap !== undefined);
+      if (bitmaps.length > 0) mark(5 * PAGE, 6 * PAGE);
+      for (const [start, words] of bitmaps.splice(0)) markBitmap(start as number, words as Uint32Array);
+    },
+  };
+  rig.manager.addPartition(vm, { offset: 2 ** 30 });
+  rig.region(0, 8);
+  using tracker = rig.manager.trackDirty();
+  const words = Uint32Array.of(0b1011, 0);
+  bitmaps = [[2 ** 30, words]];
+  assertEquals(taken(tracker), "0-1 3");
+  words.fill(0);
+  assertEquals(taken(tracker), "");
+  // Pages before and behind what was asked for are left out.
+  bitmaps = [[2 ** 30 - 2 * PAGE, Uint32Array.of(0b10111)], [2 ** 40, Uint32Array.of(1)]];
+  assertEquals(taken(tracker), "0 2");
+  // Of what is none, nobody knows what it says.
+  const all = `0-${rig.manager.memory.length / PAGE - 1}`;
+  const garbage: [unknown, unknown][] = [[NaN, words], [5, words], [2 ** 30, [1]], [2 ** 30, undefined]];
+  for (const [start, given] of garbage) {
+    bitmaps = [[start, given]];
+    assertEquals(taken(tracker), all, Deno.inspect([start, given]));
+  }
 });
 
 Deno.test("DirtyTracker: a partition that is disposed by itself is asked once more", () => {

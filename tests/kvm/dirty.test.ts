@@ -43,6 +43,7 @@ class Writer extends TestMachine {
   }
 
   readonly data: TestMachine["va"];
+  #takes = 0;
 
   /** Makes a slot at `[start, end)`, backed by private memory. */
   slot(start: number, end: number, logDirty = true, writable = true): MemoryRange {
@@ -61,10 +62,15 @@ class Writer extends TestMachine {
     assert(end.kind === "io" && end.port === STOP_PORT, Deno.inspect(end));
   }
 
-  /** The pages taken from `of`, or from everywhere. */
+  /** The pages taken from `of`, or from everywhere; by turns as runs, and as bitmaps where there are some. */
   take(of = range(0, 2 ** 30)): PageSet {
     const marks = new PageMarks();
-    this.vm.takeDirty(of, (start, end) => marks.add(start, end));
+    const byBitmap = this.#takes++ % 2 === 1;
+    this.vm.takeDirty(
+      of,
+      (start, end) => marks.add(start, end),
+      byBitmap ? (start, words) => marks.addWords(start / PAGE, words, 0, 2 ** 30) : undefined,
+    );
     return marks.take();
   }
 }
