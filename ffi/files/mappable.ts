@@ -56,10 +56,10 @@ export let borrowMappable: (fd: number, label: string) => Mappable;
 /** Makes what stands in for a memfd where there is no kernel to ask, for tests. */
 export let standInMappable: (name: string, size: number, pageSize: number) => Mappable;
 
-/** A handle of the same file for a region manager to hand around: only `takeBack` disposes it. */
+/** A handle of the same file for a region manager to hand around, for one mapping more: only `takeBack` disposes it. */
 export let lend: (mappable: Mappable) => Mappable;
 
-/** Disposes a handle that was made by `lend`. */
+/** Gives a handle that was made by `lend` back for one mapping, with the last one for good. */
 export let takeBack: (lent: Mappable) => void;
 
 /**
@@ -82,8 +82,11 @@ export let takeBack: (lent: Mappable) => void;
 export class Mappable implements Disposable {
   #file: OpenFile;
   #disposed = false;
-  /** Whether it is lent to a user who may not dispose it. */
+  /** The handle that region managers show of this file: one for all mappings, there as long as one of them is. */
+  #lent: Mappable | null = null;
+  /** Whether this is such a handle, which users may not dispose, and for how many mappings it is there. */
   #isLent = false;
+  #lends = 0;
 
   private constructor(file: OpenFile) {
     this.#file = file;
@@ -96,13 +99,19 @@ export class Mappable implements Disposable {
     borrowMappable = (fd, label) => new Mappable(new OpenFile(fd, label, { borrowed: true, shared: true }));
     standInMappable = (name, size, pageSize) => new Mappable(new StandInFile(name, size, pageSize));
     lend = (mappable) => {
-      const lent = mappable.clone();
+      const lent = mappable.#lent ??= lentHandle(mappable.#open);
+      lent.#file.retain();
+      if (lent.#lends++ === 0) lent.#disposed = false;
+      return lent;
+    };
+    const lentHandle = (file: OpenFile) => {
+      const lent = new Mappable(file);
       lent.#isLent = true;
       return lent;
     };
     takeBack = (lent) => {
-      lent.#isLent = false;
-      lent[Symbol.dispose]();
+      if (--lent.#lends === 0) lent.#disposed = true;
+      lent.#file.release();
     };
   }
 

@@ -85,7 +85,7 @@ export class ShareableRegions {
       const internals = internalsOf(this.#regions);
       internals.check();
       this.#findAll(internals.state());
-      this.#watching = internals.watch((old, state, changed) => this.#onRequest(old, state, changed));
+      this.#watching = internals.watch((old, state, changed, region) => this.#onRequest(old, state, changed, region));
     }
     const entry = { listener };
     this.#listeners.add(entry);
@@ -144,12 +144,13 @@ export class ShareableRegions {
     return found;
   }
 
-  #onRequest(old: View, state: State, changed: readonly Span[]): void {
+  #onRequest(old: View, state: State, changed: readonly Span[], region: Region | null): void {
     if (this.#ram() !== this.#ownMadeOf) {
       const before = this.#runs;
       this.#findAll(state);
       this.#changed ||= !isSameRuns([...before], [...this.#runs]);
-    } else {
+    } else if (region === null || region.type === "ram" || old.visible !== state.visible) {
+      // Else a device has changed what it shows, and no RAM has come to light.
       for (let i = 0; i < changed.length; i++) this.#look(old, state, changed[i]!);
     }
     // A listener may make requests: those end here as well, and the loop below tells of them in turn.

@@ -14,14 +14,22 @@ export class FileBacking implements Backing {
   readonly pageSize: number;
   readonly mayFailLate: boolean;
   pieces = 1;
+  #isOpen = true;
 
-  /** Makes a handle of its own, which users get to see and cannot dispose. */
+  /** Borrows a handle, which users get to see and cannot dispose. */
   constructor(mappable: Mappable) {
     const file = fileOf(mappable);
     this.mappable = lend(mappable);
     this.file = file;
     this.pageSize = file.pageSize;
     this.mayFailLate = file.mayFailLate;
+  }
+
+  /** Gives the handle back. Does nothing the second time. */
+  close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    takeBack(this.mappable);
   }
 }
 
@@ -52,8 +60,8 @@ export function releaseFiles(gone: readonly Mapping[], split: readonly Mapping[]
 
 /** Closes the file of a mapping that no region has. */
 export function closeFile(mapping: Mapping): void {
-  const mappable = mappableOf(mapping);
-  if (mappable !== null) takeBack(mappable);
+  // SAFETY: as above.
+  if (mapping.backing !== null) (mapping.backing as FileBacking).close();
 }
 
 /** What messages call the file behind a mapping, closed or not; `undefined` for private memory. */

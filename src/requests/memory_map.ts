@@ -361,7 +361,7 @@ export class MemoryMap {
       if (committed) draft.cameTrue();
       else draft.abandon();
     }
-    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, () => this.#state, changed);
+    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, () => this.#state, changed, region);
   }
 
   /** Nobody asks a state any more that has been replaced. */

@@ -13,13 +13,7 @@ export interface PageSink {
 }
 
 /** From how many words on the engine's own call takes less than a loop. */
-const MANY = 64;
-
-/** As `words.fill`. What is beyond the end is left out. */
-export function fillWords(words: Int32Array, entry: number, start: number, end: number): void {
-  if (end - start >= MANY) words.fill(entry, start, end);
-  else for (let at = start; at < end; at++) words[at] = entry;
-}
+export const MANY = 64;
 
 /** A sink whose memory is one array each. */
 abstract class ArraySink implements PageSink {
@@ -38,7 +32,10 @@ abstract class ArraySink implements PageSink {
   }
 
   fill(entry: number, start: number, end: number): void {
-    fillWords(this.words, entry, start, end);
+    const { words } = this;
+    // What is beyond the end is left out.
+    if (end - start >= MANY) words.fill(entry, start, end);
+    else for (let at = start; at < end; at++) words[at] = entry;
   }
 
   writeRow(at: number, numbers: Float64Array): void {

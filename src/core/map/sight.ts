@@ -17,8 +17,6 @@ export class Sight {
   region: Region | null = null;
   /** How it is mapped. */
   params: MapParams | null = null;
-  /** What backs it here, `null` for a hole. */
-  mapping: Mapping | null = null;
   /** Region writable and mapping writable. */
   writable = false;
   /** Whether an undo could not put host memory back here: what is there is not known. */
@@ -87,11 +85,15 @@ export class Sight {
       } else {
         this.#mappings.seek(gpa, backed);
       }
-      this.mapping = backed.value;
       this.writable = backed.value !== null && backed.value.writable && this.params !== null && this.params.writable;
     }
     this.end = backed.end < shown.end ? backed.end : shown.end;
     if (this.#lost !== null && this.#poisoned !== null) this.#inspect(gpa, this.#lost, this.#poisoned);
+  }
+
+  /** What backs it here, `null` for a hole. */
+  get mapping(): Mapping | null {
+    return this.#backed.value;
   }
 
   /** Where the fragment of the region begins that is here. */
