@@ -43,6 +43,17 @@ export class Place<V> {
   /** Where the entry or the gap ends; infinity for the last gap. */
   end = -Infinity;
 
+  /** Whether it is where `address` is. */
+  has(address: number): boolean {
+    return address >= this.start && address < this.end;
+  }
+
+  /** Is nowhere. */
+  forget(): void {
+    this.start = this.end = -Infinity;
+    this.value = null;
+  }
+
   /** Is where `other` is. */
   copy(other: Place<V>): void {
     this.value = other.value;

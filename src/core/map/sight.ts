@@ -40,10 +40,14 @@ export class Sight {
     this.turnTo(state);
   }
 
-  /** Begins anew over `state`. A cursor that is kept for the next walk is half of what a short walk would make. */
+  /**
+   * Begins anew over `state`. A cursor that is kept for the next walk is half of what a short walk would make, and who shows
+   * there is most often what the last walk found.
+   */
   turnTo(state: State): void {
+    if (state.visible !== this.#state.visible) this.#shown.forget();
     this.#state = state;
-    this.end = this.#shown.end = this.#backed.end = -Infinity;
+    this.end = this.#backed.end = -Infinity;
     if (state.damage !== UNDAMAGED) {
       this.#lost = new Place();
       this.#poisoned = new Place();
@@ -56,8 +60,10 @@ export class Sight {
   /** Moves to `gpa`, which is not below where it was. */
   move(gpa: number): void {
     if (gpa < this.end) return;
-    if (gpa >= this.#shown.end) {
+    if (!this.#shown.has(gpa)) {
       this.#state.visible.seek(gpa, this.#shown);
+      this.#enter(gpa);
+    } else if (this.end === -Infinity) {
       this.#enter(gpa);
     }
     this.#find(gpa);
@@ -66,12 +72,13 @@ export class Sight {
   /** The same where `other`, which is at `gpa`, may have found who shows there: most requests do not change that. */
   moveTo(gpa: number, other: Sight): void {
     if (gpa < this.end) return;
-    if (gpa >= this.#shown.end) {
-      if (other.#state.visible === this.#state.visible) this.#shown.copy(other.#shown);
-      else this.#state.visible.seek(gpa, this.#shown);
+    if (!this.#shown.has(gpa) && other.#state.visible === this.#state.visible) {
+      this.#shown.copy(other.#shown);
       this.#enter(gpa);
+      this.#find(gpa);
+    } else {
+      this.move(gpa);
     }
-    this.#find(gpa);
   }
 
   /** Finds what backs `gpa`, in the region that shows there. */

@@ -57,12 +57,12 @@ class Findings<V> {
   isRenamed = false;
 
   begin(book: Book<V>, next: State, spans: readonly Span[]): void {
+    // Where the walk goes is most often where the last one went.
+    if (book.held !== this.book.held) this.under.forget();
     this.book = book;
     this.next = next;
     this.spans = spans;
     this.gone = this.added = this.renamed = NONE;
-    this.under.end = -Infinity;
-    this.under.value = null;
     this.differs = this.isRenamed = false;
   }
 }
@@ -93,7 +93,7 @@ export abstract class BookTrack<V> implements Track {
     const { under } = found;
     const wanted = after.poisoned ? null : this.wants(after);
     for (let at = start; at < end;) {
-      if (at >= under.end) {
+      if (!under.has(at)) {
         if (found.differs || found.isRenamed) this.#leave(found);
         found.book.held.seek(at, under);
       }
