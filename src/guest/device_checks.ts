@@ -86,6 +86,6 @@ export function checkDeviceMapping(
   checkBoolean(copyOnWrite, "copyOnWrite");
   checkFile(file, fileOffset, range.start, range.end, writable && !copyOnWrite);
   if (copyOnWrite) checkCopyOnWrite(file, range.start, range.end);
-  checkPages(file, fileOffset, range, { Offset: offset });
+  if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, range, { Offset: offset });
   return { range, mappable, fileOffset, writable, copyOnWrite };
 }

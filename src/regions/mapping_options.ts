@@ -39,7 +39,7 @@ export function mappingOf(options: MappingOptions, start: number, end: number, v
   const file = fileOf(mappable);
   checkFile(file, fileOffset, start, end, writable && !copyOnWrite);
   if (copyOnWrite) checkCopyOnWrite(file, start, end);
-  checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
+  if (file.pageSize > PAGE_SIZE) checkPages(file, fileOffset, { start, end }, { GPA: start, "Host address": va.base });
   const backing = new FileBacking(mappable);
   const delta = fileOffset - start;
   if (!copyOnWrite) return { kind: "shared", backing, own: null, delta, writable, policy };
@@ -99,7 +99,7 @@ export function checkFile(
 }
 
 /**
- * Throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of the file's page size.
+ * For a file of huge pages: throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of the file's page size.
  *
  * @throws {MappingError} Naming what is not.
  */
@@ -110,7 +110,6 @@ export function checkPages(
   addresses: Readonly<Record<string, number>>,
 ): void {
   const { pageSize } = file;
-  if (pageSize <= PAGE_SIZE) return; // All of them are multiples of that.
   for (const [what, value] of Object.entries({ ...addresses, Length: end - start, "File offset": fileOffset })) {
     if (value % pageSize === 0) continue;
     throw new MappingError(

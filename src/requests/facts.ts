@@ -3,10 +3,19 @@ import type { PartitionState, State } from "../core/map/state.ts";
 import type { Facts } from "../core/plan/plan.ts";
 import type { VaTarget } from "../core/targets.ts";
 
-/** What the targets of a state say of themselves. Asked before planning, so that planning asks nobody. */
-export function factsOf({ partitions }: State, va: VaTarget<Mappable>): Facts {
-  const capacities = partitions.length === 1 ? [capacityOf(partitions[0]!)] : partitions.map(capacityOf);
-  return { spareMappings: limit(va.spareMappings), capacities };
+/** What targets say of themselves: the object is kept from one request to the next, what it says is of the latest. */
+export class TargetFacts implements Facts {
+  spareMappings = 0;
+  readonly capacities: number[] = [];
+
+  /** Asks the targets of a state. Before planning, so that planning asks nobody. */
+  of({ partitions }: State, va: VaTarget<Mappable>): this {
+    const { capacities } = this;
+    for (let i = 0; i < partitions.length; i++) capacities[i] = capacityOf(partitions[i]!);
+    if (capacities.length > partitions.length) capacities.length = partitions.length;
+    this.spareMappings = limit(va.spareMappings);
+    return this;
+  }
 }
 
 /** How many ranges a partition can hold, negative where it is disposed. */

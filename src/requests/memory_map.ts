@@ -12,7 +12,7 @@ import type { WrittenPages } from "../memory/written_pages.ts";
 import type { MemoryLocks } from "../memory/memory_locks.ts";
 import { Draft, type Outcome } from "./draft.ts";
 import { isThenable } from "../targets/sync.ts";
-import { factsOf } from "./facts.ts";
+import { TargetFacts } from "./facts.ts";
 import { forgetRegions } from "./tear_down.ts";
 import type { MemoryMapOptions } from "./map_options.ts";
 import { type Deed, type Request, withDamage } from "./request.ts";
@@ -47,6 +47,8 @@ export class MemoryMap {
   #closed = false;
   /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
   #unfinished: Transaction | null = null;
+  readonly #present = () => this.#state;
+  readonly #facts = new TargetFacts();
   /** Memory that no region has any more and that the host did not take back yet. */
   #kept: readonly OwnRange[] = [];
 
@@ -173,7 +175,7 @@ export class MemoryMap {
   #planAside(change: Change): Plan {
     this.#busy = true;
     try {
-      const planned = this.#planner.plan(this.#state, change, factsOf(change.state, this.#va));
+      const planned = this.#planner.plan(this.#state, change, this.#facts.of(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       this.#locks.check(planned);
       return planned;
@@ -268,7 +270,7 @@ export class MemoryMap {
       // Nobody looks at memory while it changes; callbacks that try are refused like requests.
       this.#invalidate();
       if (this.#written.isOn) this.#written.beforeRequest(old);
-      planned = this.#planner.plan(old, change, factsOf(change.state, this.#va));
+      planned = this.#planner.plan(old, change, this.#facts.of(change.state, this.#va));
       if (this.gate !== null) this.gate.shut();
       if (deed === null || !deed.keepsBytes) this.#locks.check(planned);
       this.#carryOut(new Transaction(planned, request));
@@ -361,7 +363,7 @@ export class MemoryMap {
       if (committed) draft.cameTrue();
       else draft.abandon();
     }
-    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, () => this.#state, changed, region);
+    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, changed, region);
   }
 
   /** Nobody asks a state any more that has been replaced. */

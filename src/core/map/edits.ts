@@ -86,6 +86,9 @@ export function removeRegion(state: State, region: Region): Change {
   };
 }
 
+/** What is where an edit begins: one for all of them, since it is looked at at once. */
+const there = new Place<Mapping>();
+
 /**
  * Backs `[start, end)` of a region by `mapping`, or by nothing for `null`. What was there is cut or gone.
  *
@@ -100,7 +103,6 @@ export function setMapping(
   mayLose: boolean = false,
 ): Change {
   const { params, mappings: before } = state.regionState(region);
-  const there = new Place<Mapping>();
   before.seek(start, there);
   const isOneThing = there.end >= end;
   if (isOneThing && there.value === null && mapping === null) return change(state, NOWHERE);
