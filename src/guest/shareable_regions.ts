@@ -2,11 +2,11 @@ import { fileOf } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { View } from "../core/map/overlap.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
+import { Sight } from "../core/map/sight.ts";
 import type { State } from "../core/map/state.ts";
-import { piecesIn } from "../core/map/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { type Entry, RangeMap } from "../core/range_map.ts";
-import { gaps, type Span } from "../core/span.ts";
+import type { Span } from "../core/span.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
 import { type RegionHandle, regionOf } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
@@ -59,6 +59,7 @@ export class ShareableRegions {
   /** The regions whose memory counts whatever is visible of it, by range, and the list they were made of. */
   #own: RangeMap<Region> = RangeMap.EMPTY;
   #ownMadeOf: readonly RegionHandle[] = [];
+  readonly #sight = new Sight();
   #changed = false;
   #telling = false;
 
@@ -100,12 +101,32 @@ export class ShareableRegions {
 
   #list(state: State): SharedRegion[] {
     const { base } = internalsOf(this.#regions);
-    return Array.from(this.#runs, ({ value: run }) => run.listed ??= sharedRegion(run, state, base));
+    const all = this.#runs.overlapping(-Infinity, Infinity);
+    return all.map(({ value: run }) => run.listed ??= sharedRegion(run, this.#readOnlyIn(state, run), base));
+  }
+
+  /** Where the guest cannot write. */
+  #readOnlyIn(state: State, { start, end }: Run): MemoryRange[] {
+    const sight = this.#sight;
+    sight.turnTo(state);
+    const found: MemoryRange[] = [];
+    let from = start;
+    for (let at = start; at < end;) {
+      sight.move(at);
+      const stop = Math.min(sight.end, end);
+      if (sight.writable) {
+        if (from < at) found.push(new MemoryRange(from, at));
+        from = stop;
+      }
+      at = stop;
+    }
+    if (from < end) found.push(new MemoryRange(from, end));
+    return found;
   }
 
   #findAll(state: State): void {
     this.#findOwn();
-    this.#runs = joined(NO_RUNS, this.#piecesIn(state, 0, Number.MAX_SAFE_INTEGER));
+    this.#runs = withRuns(NO_RUNS, this.#runsIn(state, 0, Number.MAX_SAFE_INTEGER));
   }
 
   #findOwn(): void {
@@ -116,32 +137,33 @@ export class ShareableRegions {
     for (const handle of ram) this.#own = this.#own.set(handle.range.start, handle.range.end, regionOf(handle));
   }
 
-  /** RAM with a file in `[start, end)`: all of our own, and what else is visible and writable. */
-  #piecesIn(state: State, start: number, end: number): Run[] {
+  /** RAM with a file in `[start, end)`: all of our own, and what else is visible and writable. In order, as long as can be. */
+  #runsIn(state: State, start: number, end: number): Run[] {
     const found: Run[] = [];
-    const add = (from: number, to: number, mapping: Mapping) => {
-      const mappable = sharedFileOf(mapping);
-      if (mappable === null) return;
-      found.push({ start: from, end: to, file: fileOf(mappable), delta: mapping.delta, listed: null });
-    };
-    const others = (from: number, to: number) => {
-      if (from >= to || !hasRam(state, from, to)) return;
-      for (const piece of piecesIn(state, from, to)) {
-        const { region, writable, mapping } = piece.value;
-        if (region.type === "ram" && writable) add(piece.start, piece.end, mapping);
-      }
-    };
     let at = start;
     for (const own of this.#own.overlapping(start, end)) {
       const [from, to] = [Math.max(own.start, start), Math.min(own.end, end)];
-      others(at, from);
+      this.#addOthers(found, state, at, from);
       for (const entry of state.regions.get(own.value)?.mappings.overlapping(from, to) ?? []) {
-        add(Math.max(entry.start, from), Math.min(entry.end, to), entry.value);
+        add(found, Math.max(entry.start, from), Math.min(entry.end, to), entry.value);
       }
       at = to;
     }
-    others(at, end);
+    this.#addOthers(found, state, at, end);
     return found;
+  }
+
+  #addOthers(found: Run[], state: State, start: number, end: number): void {
+    if (start >= end || !hasRam(state, start, end)) return;
+    const sight = this.#sight;
+    sight.turnTo(state);
+    for (let at = start; at < end;) {
+      sight.move(at);
+      const stop = Math.min(sight.end, end);
+      const { region, mapping, writable } = sight;
+      if (mapping !== null && writable && region?.type === "ram") add(found, at, stop, mapping);
+      at = stop;
+    }
   }
 
   #onRequest(old: View, state: State, changed: readonly Span[], region: Region | null): void {
@@ -170,7 +192,7 @@ export class ShareableRegions {
   #look(old: View, state: State, { start, end }: Span): void {
     if (!hasRam(state, start, end) && (old.visible === state.visible || !hasRam(old, start, end))) return;
     const before = this.#runs.overlapping(start, end);
-    const now = joinedList(this.#piecesIn(state, start, end));
+    const now = this.#runsIn(state, start, end);
     const isSame = now.length === before.length && now.every((run, i) => {
       const known = before[i]?.value;
       return known !== undefined && known.file === run.file && known.delta === run.delta &&
@@ -181,15 +203,15 @@ export class ShareableRegions {
     if (isSame) return;
     this.#changed = true;
     // What is around it may have been one with it, or become so.
-    const [left, right] = [this.#runs.entryAt(start - 1)?.value, this.#runs.entryAt(end)?.value];
+    const left = this.#runs.entryAt(start - 1)?.value;
+    const right = this.#runs.entryAt(end)?.value;
     const from = left === undefined ? start : left.start;
     const to = right === undefined ? end : right.end;
-    const pieces = [
-      ...(left === undefined ? [] : [{ ...left, end: start, listed: null }]),
-      ...now,
-      ...(right === undefined ? [] : [{ ...right, start: end, listed: null }]),
-    ];
-    this.#runs = joined(this.#runs.delete(from, to), pieces);
+    const runs: Run[] = [];
+    if (left !== undefined) append(runs, { ...left, end: start, listed: null });
+    for (const run of now) append(runs, run);
+    if (right !== undefined) append(runs, { ...right, start: end, listed: null });
+    this.#runs = withRuns(this.#runs.delete(from, to), runs);
   }
 
   /** What a listener throws is not the requester's fault. */
@@ -204,9 +226,7 @@ export class ShareableRegions {
   }
 }
 
-function sharedRegion({ start, end, file, delta }: Run, state: State, base: number): SharedRegion {
-  const writable = piecesIn(state, start, end).filter(({ value }) => value.writable);
-  const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
+function sharedRegion({ start, end, file, delta }: Run, readOnly: readonly MemoryRange[], base: number): SharedRegion {
   const range = new MemoryRange(start, end);
   return Object.freeze({ range, fd: file.handOut(), fileOffset: start + delta, hva: base + start, readOnly });
 }
@@ -218,22 +238,24 @@ function hasRam({ visible }: View, start: number, end: number): boolean {
   return visible.overlapping(start, end).some(({ value }) => value.type === "ram");
 }
 
-/** The runs with `pieces` in them, which are in order and in none of them; those that continue each other are one. */
-function joined(runs: RangeMap<Run>, pieces: readonly Run[]): RangeMap<Run> {
-  for (const run of joinedList(pieces)) runs = runs.set(run.start, run.end, run);
-  return runs;
+/** The map with `runs` in it, where nothing is. */
+function withRuns(map: RangeMap<Run>, runs: readonly Run[]): RangeMap<Run> {
+  for (const run of runs) map = map.set(run.start, run.end, run);
+  return map;
 }
 
-function joinedList(pieces: readonly Run[]): Run[] {
-  const runs: Run[] = [];
-  for (const piece of pieces) {
-    const last = runs.at(-1);
-    const goesOn = last !== undefined && last.end === piece.start && last.delta === piece.delta &&
-      last.file === piece.file;
-    if (goesOn) runs[runs.length - 1] = { ...last, end: piece.end };
-    else runs.push(piece);
-  }
-  return runs;
+/** Adds what a mapping has in `[start, end)`, if it is a file's. */
+function add(runs: Run[], start: number, end: number, mapping: Mapping): void {
+  const mappable = sharedFileOf(mapping);
+  if (mappable !== null) append(runs, { start, end, file: fileOf(mappable), delta: mapping.delta, listed: null });
+}
+
+/** Adds what lies behind all of `runs`; what continues the last one is one with it. */
+function append(runs: Run[], run: Run): void {
+  const last = runs[runs.length - 1];
+  const goesOn = last !== undefined && last.end === run.start && last.delta === run.delta && last.file === run.file;
+  if (goesOn) runs[runs.length - 1] = { ...last, end: run.end };
+  else runs.push(run);
 }
 
 function isSameRuns(a: readonly Entry<Run>[], b: readonly Entry<Run>[]): boolean {
