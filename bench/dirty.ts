@@ -155,6 +155,8 @@ const PATTERNS: readonly Pattern[] = [
   { title: "1 GiB, 32,768 pages", size: GIB, step: 8 },
   { title: "1 GiB, all pages", size: GIB, step: 1 },
 ];
+/** How much memory the owner writes in. */
+const OWNED = 64 * MIB;
 /** How many pages a ring holds before the vCPU has to stop: the rest would be measured as exits. */
 const RING_ROOM = 60_000;
 
@@ -242,9 +244,9 @@ function guestRow(kvm: Kvm, dirtyLog: "bitmap" | "ring", rounds: number): Writer
   return { title: `a native guest's first write of a page, by ${dirtyLog}`, off: figure(off), on: figure(on) };
 }
 
-/** Four bytes, by the owner. */
-function ownerRow(title: string, stride: number, rounds: number): WriterRow {
-  const size = 64 * MIB;
+/** Four bytes, by the owner; `address` says where the next ones go in `OWNED` bytes. */
+function ownerRow(title: string, address: (i: number) => number, rounds: number): WriterRow {
+  const size = OWNED;
   using va = VaMapper.reserve(size);
   using regions = new RegionManager(va);
   using ram = Mappable.memfd("ram", size);
@@ -252,16 +254,16 @@ function ownerRow(title: string, stride: number, rounds: number): WriterRow {
   region.addMapping({ rangeInRegion: new MemoryRange(0, size), mappable: ram });
   region.map();
   const { memory } = regions;
-  const COUNT = 50_000;
+  const addresses = Int32Array.from({ length: 50_000 }, (_, i) => address(i) & (size - 4));
   const measure = () => {
     const write = () => {
-      for (let i = 0; i < COUNT; i++) memory.writeUint32((i * stride) & (size - 4), i);
+      for (let i = 0; i < addresses.length; i++) memory.writeUint32(addresses[i]!, i);
     };
     write();
     // The best of a few: what disturbs takes longer than what is measured.
     let best = Infinity;
     for (let i = 0; i < 8; i++) best = Math.min(best, timed(write));
-    return best * 1000 / COUNT;
+    return best * 1000 / addresses.length;
   };
   for (let i = 0; i < 20; i++) measure();
   const off: number[] = [];
@@ -277,13 +279,15 @@ function ownerRow(title: string, stride: number, rounds: number): WriterRow {
 /** Measures all of it. */
 export function measureDirty(kvm: Kvm | null, { quick }: { quick: boolean }): DirtyResults {
   const rounds = quick ? 3 : 21;
+  // Ahead of the machines, whose memory would be in the way.
+  const owner = [
+    ownerRow("GuestMemory.writeUint32, page after page", (i) => i * 64, rounds),
+    ownerRow("GuestMemory.writeUint32, anywhere", () => Math.random() * OWNED, rounds),
+    ownerRow("GuestMemory.writeUint32, each time the next page", (i) => i * (4096 + 64), rounds),
+  ];
   const sizes = kvm === null ? [] : [...Map.groupBy(PATTERNS, ({ size }) => size)];
   const takes = kvm === null ? [] : sizes.flatMap(([size, patterns]) => takeRows(kvm, size, patterns, rounds));
   const guests = kvm === null ? [] : (["bitmap", "ring"] as const).map((by) => guestRow(kvm, by, rounds));
-  const owner = [
-    ownerRow("GuestMemory.writeUint32, page after page", 64, rounds),
-    ownerRow("GuestMemory.writeUint32, each time another page", 4096 + 64, rounds),
-  ];
   return { takes, writers: [...guests, ...owner] };
 }
 
