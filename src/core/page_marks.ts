@@ -1,6 +1,15 @@
 import { PAGE_SIZE } from "./memory_range.ts";
-import { type Bounds, countWords, cutWords, firstWordSet, type PageCount, sortRuns, WordRuns } from "./page_runs.ts";
-import { PageSet, pageSetOfBounds, pageSetOfWords } from "./page_set.ts";
+import {
+  type Bounds,
+  cutWords,
+  firstWordSet,
+  gatherWords,
+  haveManyRuns,
+  type PageWords,
+  sortRuns,
+  WordRuns,
+} from "./page_runs.ts";
+import { eachSpan, PageSet, pageSetOfBounds, pageSetOfWords, wordsOf } from "./page_set.ts";
 
 /** From how many ordered stretches on sorting is cheaper than uniting them one after another. */
 const MANY = 8;
@@ -12,8 +21,7 @@ const PATIENCE = 16;
 /** How many cells there are once there is a run. */
 const FIRST_CELLS = 64;
 const NO_RUNS = new Float64Array(0);
-const NOTHING: PageCount = { count: 0, runs: 0 };
-const NO_SETS: readonly PageSet[] = [];
+const NO_BITMAPS: readonly PageWords[] = [];
 
 /**
  * Collects pages for a `PageSet`. Marks may come in any order and any number of times; cheap where they ascend. Whole
@@ -27,19 +35,19 @@ export class PageMarks {
   #length = 0;
   /** Where a stretch of ascending runs begins. */
   #stretches: number[] = [];
-  /** What is marked besides. */
-  #sets = NO_SETS;
+  /** What is marked besides, each without empty words at either end. */
+  #bitmaps = NO_BITMAPS;
   /** How many times in a row there was far too much room. */
   #tooMuch = 0;
 
   /** Whether nothing is marked. */
   get isEmpty(): boolean {
-    return this.#length === 0 && this.#sets.length === 0;
+    return this.#length === 0 && this.#bitmaps.length === 0;
   }
 
   /** How many bytes the marks take. */
   get storedBytes(): number {
-    return this.#sets.reduce((bytes, set) => bytes + set.storedBytes, this.#runs.byteLength);
+    return this.#bitmaps.reduce((bytes, { words }) => bytes + words.byteLength, this.#runs.byteLength);
   }
 
   /** Marks the pages that the bytes `[start, end)` lie in. */
@@ -79,11 +87,8 @@ export class PageMarks {
     while (stop > at && words[stop - 1] === 0) stop--;
     const low = Math.max(32 * at, from - first);
     const high = Math.min(32 * stop, to - first);
-    const counted = low < high ? countWords(words, low, high) : NOTHING;
-    if (counted.count === 0) return;
-    if (high - low < 128 * counted.runs) {
-      return this.addSet(pageSetOfWords(cutWords(words, first, low, high), counted));
-    }
+    if (low >= high) return;
+    if (haveManyRuns(words, at, stop)) return this.#addBitmap(cutWords(words, first, low, high));
     const runs = new WordRuns(words);
     runs.restart(low, high);
     while (runs.next()) this.add((first + runs.start) * PAGE_SIZE, (first + runs.end) * PAGE_SIZE);
@@ -103,16 +108,27 @@ export class PageMarks {
     this.#runs = longer;
   }
 
+  #addBitmap(pages: PageWords): void {
+    // Bits outside of what was asked for have been cut off since it was looked at.
+    if (pages.words[0] === 0 || pages.words[pages.words.length - 1] === 0) this.addSet(pageSetOfWords(pages));
+    else this.#bitmaps = [...this.#bitmaps, pages];
+  }
+
   /** Marks all pages of a set. */
   addSet(pages: PageSet): void {
-    if (pages.count > 0) this.#sets = [...this.#sets, pages];
+    const words = wordsOf(pages);
+    if (words !== null) this.#bitmaps = [...this.#bitmaps, words];
+    else eachSpan(pages, (start, end) => this.add(start, end));
   }
 
   /** Forgets all but what is in `pages`. */
   keep(pages: PageSet): void {
-    this.#sets = pages.count === 0 ? NO_SETS : [pages];
-    this.#length = 0;
-    this.#stretches = [];
+    const kept = new PageMarks();
+    kept.addSet(pages);
+    this.#runs = kept.#runs;
+    this.#length = kept.#length;
+    this.#stretches = kept.#stretches;
+    this.#bitmaps = kept.#bitmaps;
   }
 
   /** What has been marked since the last time, and is forgotten here. */
@@ -121,16 +137,22 @@ export class PageMarks {
     const pages = this.toSet();
     // The room is kept for as many again, unless it is far too much many times in a row.
     const isFarTooMuch = this.#runs.length > 4096 && this.#length < this.#runs.length / 8;
-    this.keep(PageSet.EMPTY);
     this.#tooMuch = isFarTooMuch ? this.#tooMuch + 1 : 0;
     if (this.#tooMuch === PATIENCE) this.#runs = NO_RUNS;
+    this.#length = 0;
+    this.#stretches = [];
+    this.#bitmaps = NO_BITMAPS;
     return pages;
   }
 
   /** What is marked. */
   toSet(): PageSet {
-    const runs = this.#ofRuns();
-    return this.#sets.length === 0 ? runs : unite(this.#sets, 0, this.#sets.length).union(runs);
+    const bitmaps = this.#bitmaps;
+    if (bitmaps.length === 0) return this.#ofRuns();
+    if (bitmaps.length === 1 && this.#length === 0) return pageSetOfWords(bitmaps[0]!);
+    const all = gatherWords(bitmaps, this.#runs.subarray(0, this.#length));
+    if (all !== null) return pageSetOfWords(all);
+    return bitmaps.reduce((pages, bitmap) => pages.union(pageSetOfWords(bitmap)), this.#ofRuns());
   }
 
   #ofRuns(): PageSet {
@@ -145,11 +167,4 @@ export class PageMarks {
     }
     return pages;
   }
-}
-
-/** The sets from `from` to `to`, of which there is one at least, in one: by halves, so that each is gone through a few times. */
-function unite(sets: readonly PageSet[], from: number, to: number): PageSet {
-  if (to - from === 1) return sets[from]!;
-  const middle = (from + to) >>> 1;
-  return unite(sets, from, middle).union(unite(sets, middle, to));
 }

@@ -104,27 +104,17 @@ export function popcount(word: number): number {
   return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
 
-/** How many pages and how many runs there are. */
-export interface PageCount {
-  readonly count: number;
-  readonly runs: number;
-}
-
-/** How many pages and how many runs bits `[from, to)` of the words have. */
-export function countWords(words: Uint32Array, from: number = 0, to: number = 32 * words.length): PageCount {
+/** How many pages and how many runs the words have. */
+export function countWords(words: Uint32Array): { count: number; runs: number } {
   let count = 0;
   let runs = 0;
   let carry = 0;
-  const first = from >>> 5;
-  const last = (to + 31) >>> 5;
-  for (let i = first; i < last; i++) {
-    let word = words[i]! | 0; // Signed: compiled code keeps it in a register then.
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]! | 0; // Signed: compiled code keeps it in a register then.
     if (word === 0) {
       carry = 0;
       continue;
     }
-    if (i === first) word &= -1 << (from & 31);
-    if (i === last - 1 && (to & 31) !== 0) word &= -1 >>> (32 - (to & 31));
     const bits = popcount(word);
     // A run begins at each set bit whose neighbour below is clear.
     const begins = word & ~((word << 1) | carry);
@@ -133,6 +123,16 @@ export function countWords(words: Uint32Array, from: number = 0, to: number = 32
     carry = word >>> 31;
   }
   return { count, runs };
+}
+
+/** Whether runs begin or end in so many of the words `[from, to)` that words are the shorter way to say it. */
+export function haveManyRuns(words: Uint32Array, from: number, to: number): boolean {
+  let parts = 0;
+  for (let i = from; i < to; i++) {
+    const word = words[i]! | 0;
+    if (word !== 0 && word !== -1) parts++;
+  }
+  return 8 * parts > to - from;
 }
 
 /** A copy of bits `[from, to)`, which are not none; bit 0 of `words` is `page`, any page. */
@@ -271,7 +271,7 @@ export function wordsOfBounds(bounds: Bounds): PageWords {
   return { first, words };
 }
 
-function setBits(words: Uint32Array, first: number, bounds: Bounds): void {
+function setBits(words: Uint32Array, first: number, bounds: Float64Array): void {
   for (let i = 0; i < bounds.length; i += 2) {
     const start = bounds[i]! - first;
     const end = bounds[i + 1]! - first;
@@ -286,6 +286,34 @@ function setBits(words: Uint32Array, first: number, bounds: Bounds): void {
       words[high]! |= tail;
     }
   }
+}
+
+/**
+ * Words for all that some words and runs have, of which neither is empty; `null` where they lie so far apart that most of
+ * the words would be empty. Runs may come in any order.
+ */
+export function gatherWords(some: readonly PageWords[], runs: Float64Array): PageWords | null {
+  let first = Infinity;
+  let end = 0;
+  let room = 0;
+  for (const part of some) {
+    first = Math.min(first, part.first);
+    end = Math.max(end, endOf(part));
+    room += 2 * part.words.length;
+  }
+  for (let i = 0; i < runs.length; i += 2) {
+    if (runs[i]! < first) first = Math.floor(runs[i]! / 32) * 32;
+    if (runs[i + 1]! > end) end = runs[i + 1]!;
+  }
+  const length = Math.ceil((end - first) / 32);
+  if (length > room + runs.length) return null;
+  const words = new Uint32Array(length);
+  for (const part of some) {
+    const at = (part.first - first) / 32;
+    for (let i = 0; i < part.words.length; i++) words[at + i]! |= part.words[i]!;
+  }
+  setBits(words, first, runs);
+  return { first, words };
 }
 
 /**

@@ -7,7 +7,6 @@ import {
   combineWords,
   countBounds,
   countWords,
-  type PageCount,
   type PageWords,
   type SetOperation,
   sortRuns,
@@ -25,8 +24,11 @@ type Pages = { readonly kind: "runs"; readonly bounds: Bounds } | PageWords & { 
  */
 export let pageSetOfBounds: (bounds: Bounds, areOwn: boolean) => PageSet;
 
-/** The set of the pages whose bits are set, which are so many; the words are its own to keep. */
-export let pageSetOfWords: (pages: PageWords, counted: PageCount) => PageSet;
+/** The set of the pages whose bits are set; the words are its own to keep. */
+export let pageSetOfWords: (pages: PageWords) => PageSet;
+
+/** The words of a set that is kept so, `null` where it is kept as runs. They are not to be changed. */
+export let wordsOf: (pages: PageSet) => PageWords | null;
 
 /**
  * Calls `visit` with the first GPA and the end of each run, in bytes and in ascending order: the iterator without its
@@ -81,7 +83,8 @@ export class PageSet implements Iterable<MemoryRange> {
 
   static {
     pageSetOfBounds = (bounds, areOwn) => PageSet.#ofBounds(bounds, areOwn);
-    pageSetOfWords = (pages, counted) => PageSet.#ofWords(pages, counted);
+    pageSetOfWords = (pages) => PageSet.#ofWords(pages);
+    wordsOf = (pages) => pages.#pages.kind === "words" ? pages.#pages : null;
     eachSpan = (pages, visit) => {
       const bounds = pages.#bounds();
       for (let i = 0; i < bounds.length; i += 2) visit(bounds[i]! * PAGE_SIZE, bounds[i + 1]! * PAGE_SIZE);
@@ -98,7 +101,8 @@ export class PageSet implements Iterable<MemoryRange> {
     return new PageSet(pages, countBounds(bounds));
   }
 
-  static #ofWords(pages: PageWords, { count, runs } = countWords(pages.words)): PageSet {
+  static #ofWords(pages: PageWords): PageSet {
+    const { count, runs } = countWords(pages.words);
     if (count === 0) return PageSet.EMPTY;
     // What lies before the first and after the last page is cut off on the way through the runs.
     const isTight = pages.words[0] !== 0 && pages.words[pages.words.length - 1] !== 0;
