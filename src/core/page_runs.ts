@@ -21,6 +21,8 @@ export interface PageWords {
 /** Which pages of two sets are in the result. */
 export type SetOperation = "union" | "intersection" | "difference";
 
+const NO_RUNS: Bounds = new Float64Array(0);
+
 /** The index of the first boundary above `page`. Odd: the page lies in a run. */
 export function boundAbove(bounds: Bounds, page: number): number {
   let low = 0;
@@ -289,7 +291,7 @@ function setBits(words: Uint32Array, first: number, bounds: Float64Array): void 
 }
 
 /**
- * Words for all that some words and runs have, of which neither is empty; `null` where they lie so far apart that most of
+ * Words for all that some words and runs have; `null` where they lie so far apart that most of
  * the words would be empty. Runs may come in any order.
  */
 export function gatherWords(some: readonly PageWords[], runs: Float64Array): PageWords | null {
@@ -320,30 +322,18 @@ export function gatherWords(some: readonly PageWords[], runs: Float64Array): Pag
  * Two sets of words into one, word by word; `null` where they lie so far apart that most of the result would be empty.
  */
 export function combineWords(a: PageWords, b: PageWords, operation: SetOperation): PageWords | null {
-  const [aEnd, bEnd] = [endOf(a), endOf(b)];
-  const first = operation === "union" ? Math.min(a.first, b.first) : a.first;
-  const end = operation === "union" ? Math.max(aEnd, bEnd) : aEnd;
-  const length = (end - first) / 32;
-  if (length > 2 * (a.words.length + b.words.length)) return null;
-  const words = new Uint32Array(length);
-  words.set(a.words, (a.first - first) / 32);
-  // Where both have words.
-  const low = Math.max(first, b.first);
-  const high = Math.max(low, Math.min(end, bEnd));
-  const from = (low - first) / 32;
-  const to = (high - first) / 32;
+  if (operation === "union") return gatherWords([a, b], NO_RUNS);
+  // What is left of `a`: outside of `b` all or nothing.
+  const { first } = a;
+  const words = a.words.slice();
   const shift = (first - b.first) / 32;
-  switch (operation) {
-    case "union":
-      for (let i = from; i < to; i++) words[i]! |= b.words[i + shift]!;
-      break;
-    case "difference":
-      for (let i = from; i < to; i++) words[i]! &= ~b.words[i + shift]!;
-      break;
-    case "intersection":
-      words.fill(0, 0, from).fill(0, to);
-      for (let i = from; i < to; i++) words[i]! &= b.words[i + shift]!;
-      break;
+  const from = Math.min(words.length, Math.max(0, -shift));
+  const to = Math.max(from, Math.min(words.length, b.words.length - shift));
+  if (operation === "difference") {
+    for (let i = from; i < to; i++) words[i]! &= ~b.words[i + shift]!;
+  } else {
+    words.fill(0, 0, from).fill(0, to);
+    for (let i = from; i < to; i++) words[i]! &= b.words[i + shift]!;
   }
   return { first, words };
 }

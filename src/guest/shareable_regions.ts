@@ -2,11 +2,11 @@ import { fileOf } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { View } from "../core/map/overlap.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import { Sight } from "../core/map/sight.ts";
 import type { State } from "../core/map/state.ts";
+import { piecesIn } from "../core/map/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { type Entry, RangeMap } from "../core/range_map.ts";
-import type { Span } from "../core/span.ts";
+import { gaps, type Span } from "../core/span.ts";
 import { sharedFileOf } from "../memory/file_backing.ts";
 import { type RegionHandle, regionOf } from "../regions/region_handle.ts";
 import { internalsOf, type RegionManager } from "../regions/region_manager.ts";
@@ -59,7 +59,6 @@ export class ShareableRegions {
   /** The regions whose memory counts whatever is visible of it, by range, and the list they were made of. */
   #own: RangeMap<Region> = RangeMap.EMPTY;
   #ownMadeOf: readonly RegionHandle[] = [];
-  readonly #sight = new Sight();
   #changed = false;
   #telling = false;
 
@@ -86,7 +85,7 @@ export class ShareableRegions {
       const internals = internalsOf(this.#regions);
       internals.check();
       this.#findAll(internals.state());
-      this.#watching = internals.watch((old, state, changed, region) => this.#onRequest(old, state, changed, region));
+      this.#watching = internals.watch((old, state, changed) => this.#onRequest(old, state, changed));
     }
     const entry = { listener };
     this.#listeners.add(entry);
@@ -102,26 +101,7 @@ export class ShareableRegions {
   #list(state: State): SharedRegion[] {
     const { base } = internalsOf(this.#regions);
     const all = this.#runs.overlapping(-Infinity, Infinity);
-    return all.map(({ value: run }) => run.listed ??= sharedRegion(run, this.#readOnlyIn(state, run), base));
-  }
-
-  /** Where the guest cannot write. */
-  #readOnlyIn(state: State, { start, end }: Run): MemoryRange[] {
-    const sight = this.#sight;
-    sight.turnTo(state);
-    const found: MemoryRange[] = [];
-    let from = start;
-    for (let at = start; at < end;) {
-      sight.move(at);
-      const stop = Math.min(sight.end, end);
-      if (sight.writable) {
-        if (from < at) found.push(new MemoryRange(from, at));
-        from = stop;
-      }
-      at = stop;
-    }
-    if (from < end) found.push(new MemoryRange(from, end));
-    return found;
+    return all.map(({ value: run }) => run.listed ??= sharedRegion(run, state, base));
   }
 
   #findAll(state: State): void {
@@ -155,24 +135,17 @@ export class ShareableRegions {
 
   #addOthers(found: Run[], state: State, start: number, end: number): void {
     if (start >= end || !hasRam(state, start, end)) return;
-    const sight = this.#sight;
-    sight.turnTo(state);
-    for (let at = start; at < end;) {
-      sight.move(at);
-      const stop = Math.min(sight.end, end);
-      const { region, mapping, writable } = sight;
-      if (mapping !== null && writable && region?.type === "ram") add(found, at, stop, mapping);
-      at = stop;
+    for (const { start: from, end: to, value } of piecesIn(state, start, end)) {
+      if (value.region.type === "ram" && value.writable) add(found, from, to, value.mapping);
     }
   }
 
-  #onRequest(old: View, state: State, changed: readonly Span[], region: Region | null): void {
+  #onRequest(old: View, state: State, changed: readonly Span[]): void {
     if (this.#ram() !== this.#ownMadeOf) {
       const before = this.#runs;
       this.#findAll(state);
       this.#changed ||= !isSameRuns([...before], [...this.#runs]);
-    } else if (region === null || region.type === "ram" || old.visible !== state.visible) {
-      // Else a device has changed what it shows, and no RAM has come to light.
+    } else {
       for (let i = 0; i < changed.length; i++) this.#look(old, state, changed[i]!);
     }
     // A listener may make requests: those end here as well, and the loop below tells of them in turn.
@@ -226,7 +199,9 @@ export class ShareableRegions {
   }
 }
 
-function sharedRegion({ start, end, file, delta }: Run, readOnly: readonly MemoryRange[], base: number): SharedRegion {
+function sharedRegion({ start, end, file, delta }: Run, state: State, base: number): SharedRegion {
+  const writable = piecesIn(state, start, end).filter(({ value }) => value.writable);
+  const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
   const range = new MemoryRange(start, end);
   return Object.freeze({ range, fd: file.handOut(), fileOffset: start + delta, hva: base + start, readOnly });
 }

@@ -99,7 +99,8 @@ export function checkFile(
 }
 
 /**
- * For a file of huge pages: throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of the file's page size.
+ * For a file of huge pages: throws unless `[start, end)`, the offset in the file and all of `addresses` are multiples of
+ * its page size.
  *
  * @throws {MappingError} Naming what is not.
  */

@@ -47,6 +47,7 @@ export class MemoryMap {
   #closed = false;
   /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
   #unfinished: Transaction | null = null;
+  /** For those who look at the state whenever they are told, one after another. */
   readonly #present = () => this.#state;
   readonly #facts = new TargetFacts();
   /** Memory that no region has any more and that the host did not take back yet. */
@@ -363,7 +364,7 @@ export class MemoryMap {
       if (committed) draft.cameTrue();
       else draft.abandon();
     }
-    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, changed, region);
+    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, changed);
   }
 
   /** Nobody asks a state any more that has been replaced. */

@@ -1,16 +1,12 @@
 import type { View } from "../core/map/overlap.ts";
-import type { Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import type { Span } from "../core/span.ts";
 import type { Logger } from "../targets/targets.ts";
 import { guardedLogger, SILENT } from "./guarded_logger.ts";
 import { effortOf, type Reporter, reportText, type RequestReport } from "./request_report.ts";
 
-/**
- * Is told of each request once the next one may be made; `changed` is where the two may differ, and `region` the only one
- * that does, if it is one. Must not throw.
- */
-export type Watcher = (old: View, state: State, changed: readonly Span[], region: Region | null) => void;
+/** Is told of each request once the next one may be made; `changed` is where the two may differ. Must not throw. */
+export type Watcher = (old: View, state: State, changed: readonly Span[]) => void;
 
 /** Those who are told what requests have done: the logger, watchers of the map, and those who want to know of each. */
 export class Onlookers {
@@ -73,8 +69,8 @@ export class Onlookers {
   }
 
   /** Tells those who watch the map. */
-  changed(old: State, state: () => State, changed: readonly Span[], region: Region | null): void {
+  changed(old: State, state: () => State, changed: readonly Span[]): void {
     const watchers = this.#watchers;
-    for (let i = 0; i < watchers.length; i++) watchers[i]!.watcher(old, state(), changed, region);
+    for (let i = 0; i < watchers.length; i++) watchers[i]!.watcher(old, state(), changed);
   }
 }

@@ -13,7 +13,13 @@ export interface PageSink {
 }
 
 /** From how many words on the engine's own call takes less than a loop. */
-export const MANY = 64;
+const MANY = 64;
+
+/** As `words.fill`. What is beyond the end is left out. */
+export function fillWords(words: Int32Array, entry: number, start: number, end: number): void {
+  if (end - start >= MANY) words.fill(entry, start, end);
+  else for (let at = start; at < end; at++) words[at] = entry;
+}
 
 /** A sink whose memory is one array each. */
 abstract class ArraySink implements PageSink {
@@ -32,10 +38,7 @@ abstract class ArraySink implements PageSink {
   }
 
   fill(entry: number, start: number, end: number): void {
-    const { words } = this;
-    // What is beyond the end is left out.
-    if (end - start >= MANY) words.fill(entry, start, end);
-    else for (let at = start; at < end; at++) words[at] = entry;
+    fillWords(this.words, entry, start, end);
   }
 
   writeRow(at: number, numbers: Float64Array): void {

@@ -1,5 +1,5 @@
 import { CODE, FAN_OUT, KINDS, rootLevel, ROW, ROW_SHIFT, spanOf } from "./page_codes.ts";
-import { MANY, type PageSink } from "./page_sinks.ts";
+import { fillWords, type PageSink } from "./page_sinks.ts";
 import { type MapRegion, RegionRows } from "./region_rows.ts";
 
 /** A file as the map knows it. */
@@ -230,12 +230,8 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   }
 
   #fill(code: number, start: number, end: number): void {
-    const words = this.#words;
-    // By a loop of its own: what sinks write to is of another kind, and compiled code asks for the kind at each word then.
-    if (end - start < MANY) { for (let at = start; at < end; at++) words[at] = code; }
-    else words.fill(code, start, end);
-    const sinks = this.#sinks;
-    for (let i = 0; i < sinks.length; i++) sinks[i]!.fill(code, start, end);
+    fillWords(this.#words, code, start, end);
+    for (let i = 0; i < this.#sinks.length; i++) this.#sinks[i]!.fill(code, start, end);
   }
 
   #growSinks(): void {

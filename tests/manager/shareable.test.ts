@@ -1,8 +1,15 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { GuestMemoryManager, type GuestMemoryOptions, Mappable, type RamHandle, type SharedRegion } from "membacking";
-import { FAILURE_MODES, Faults, RecordingPartition } from "membacking/testing";
+import {
+  GuestMemoryManager,
+  type GuestMemoryOptions,
+  Mappable,
+  MappingError,
+  type RamHandle,
+  type SharedRegion,
+} from "membacking";
+import { FAILURE_MODES, Faults, RecordingPartition, RecordingVa } from "membacking/testing";
 import { fdFlags } from "../support/proc.ts";
-import { range } from "../support/units.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const MIB = 2 ** 20;
 
@@ -254,4 +261,38 @@ Deno.test("RAM that is replaced by the same file, or of whose run the first part
     ["0x4000-0x8000 16384"],
     ["0x4000-0x5000 16384", "0x6000-0x8000 24576"],
   ]);
+});
+
+Deno.test("RAM that an undo could not put back is listed no more, and again once a request has brought it back", () => {
+  const MAPPED = range(16 * MIB, 17 * MIB);
+  const TOP = { type: "device", priority: 1 } as const;
+  for (const watched of [false, true]) {
+    const faults = new Faults();
+    const va = new RecordingVa<Mappable>(64 * MIB, { faults });
+    using guest = create({ va, ram: [], overlap: "any" });
+    const { regions } = guest;
+    const told: string[][] = [];
+    using _watch = watched ? guest.watchShareableRegions((list) => told.push(text(list))) : undefined;
+    using file = Mappable.memfd("other", 2 * MIB);
+    const other = regions.newRegion({ name: "other", range: MAPPED, priority: 2, type: "ram" });
+    other.addMapping({ rangeInRegion: range(0, MIB), mappable: file });
+    other.map();
+    // A device all around it, which it hides in its middle.
+    const device = regions.newRegion({ ...TOP, name: "device", range: range(15 * MIB, 18 * MIB) });
+    device.map();
+    const all = ["0x1000000-0x1100000 @0x0"];
+    const look = () => text(guest.shareableRegions());
+    assertEquals(look(), all);
+    faults.failAfter(0, { mode: "old-state-destroyed", times: Infinity });
+    assertThrows(
+      () => other.addMapping({ rangeInRegion: range(0, MIB), mappable: file, fileOffset: MIB }),
+      MappingError,
+    );
+    faults.reset();
+    assertEquals(look(), [], `watched: ${watched}`);
+    // A request of the device's own brings back what is around it.
+    device.addMapping({ rangeInRegion: range(0, PAGE), mappable: file });
+    assertEquals(look(), all, `watched: ${watched}`);
+    if (watched) assertEquals(told, [all, [], all]);
+  }
 });
