@@ -129,12 +129,12 @@ export function countWords(words: Uint32Array): { count: number; runs: number } 
 
 /** Whether runs begin or end in so many of the words `[from, to)` that words are the shorter way to say it. */
 export function haveManyRuns(words: Uint32Array, from: number, to: number): boolean {
+  const many = (to - from) / 8;
   let parts = 0;
-  for (let i = from; i < to; i++) {
-    const word = words[i]! | 0;
-    if (word !== 0 && word !== -1) parts++;
+  for (let i = firstWordSet(words, from, to); i < to; i = firstWordSet(words, i + 1, to)) {
+    if (words[i] !== 0xffffffff && ++parts > many) return true;
   }
-  return 8 * parts > to - from;
+  return false;
 }
 
 /** A copy of bits `[from, to)`, which are not none; bit 0 of `words` is `page`, any page. */

@@ -262,15 +262,18 @@ export class GuestMemory extends MappedMemory {
       const exact = gpa - view.base;
       const at = exact | 0;
       if (at === exact) {
-        // Where nobody tracks writes all that can be written, else the page that was marked last: most go there.
-        const ahead = at - view.writableStart;
-        if (ahead >= 0 && ahead <= view.writableLength - length) return at;
-        const { marked } = view;
-        const page = at >>> 12;
-        if (page < marked.length && (at & 0xfff) <= 0x1000 - length && length > 0) {
-          marked[page] = 1;
-          view.writableStart = at & -0x1000;
-          return at;
+        // Where nobody tracks writes all that can be written, else the page that was marked last: most go there. What is
+        // compared comes out alike for writes anywhere; whether they lie above or below would be guessed wrong half the time.
+        const start = at & view.writableMask;
+        if (at + length <= start + view.writableLength) {
+          if (start === view.writableStart) return at;
+          const { marked } = view;
+          const page = at >>> 12;
+          if (page < marked.length && length > 0) {
+            marked[page] = 1;
+            view.writableStart = start;
+            return at;
+          }
         }
       }
     }

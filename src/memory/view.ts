@@ -22,7 +22,9 @@ export class View {
   readonly isWritable: boolean;
   /** Where it may be written without more ado: all of it while nobody tracks writes, else the page that was marked last. */
   writableStart: number = 0;
-  /** How many bytes that are; -1 for none. */
+  /** The bits of an offset that say where in that sense it lies: what has the same of them begins at the same byte. */
+  writableMask: number = -WINDOW;
+  /** How many bytes can be written from there on; -1 for none. */
   writableLength: number = -1;
   /** Once there was a write that is tracked, a byte for each page, to be set to 1 where it is written. */
   marked: Uint8Array = NO_MARKS;
@@ -69,6 +71,7 @@ export class View {
     marks.mark(at, at + length);
     if (length === 0) return;
     this.writableStart = at & -PAGE_SIZE;
+    this.writableMask = -PAGE_SIZE;
     this.writableLength = PAGE_SIZE;
   }
 
