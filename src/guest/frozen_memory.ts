@@ -1,13 +1,13 @@
 import { DisposedError } from "../core/errors.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
 import type { FrozenRam } from "./copies.ts";
-import type { OwnBacking } from "./ram_backing.ts";
+import type { LaidOutRam } from "./guest_parts.ts";
 import type { RamVisibility } from "./ram_visibility.ts";
 
 /** RAM of one moment, as something to make guests of. */
 export interface FrozenMoment {
-  /** The backings, over the frozen files and copy-on-write. */
-  readonly backings: readonly OwnBacking[];
+  /** The RAM, over the frozen files and copy-on-write. */
+  readonly laidOut: LaidOutRam;
   /** How each range was switched. */
   readonly visibility: readonly { readonly range: MemoryRange; readonly to: RamVisibility }[];
   readonly ram: FrozenRam;

@@ -17,7 +17,7 @@ import type { PageSet } from "../core/page_set.ts";
 import { inspectGuest, type InspectGuestMemory } from "./inspect_guest.ts";
 import { PartitionHalf } from "./partition_half.ts";
 import type { AttachOptions, CloneOptions, GuestMemoryOptions, RestoreOptions } from "./options.ts";
-import { type GuestParts, guestParts } from "./guest_parts.ts";
+import { type GuestParts, guestParts, type LaidOutRam, laidOutRam } from "./guest_parts.ts";
 import { ownBacking } from "./ram_backing.ts";
 import { GuestRam } from "./guest_ram.ts";
 
@@ -52,8 +52,8 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
   /** The two halves of partitions that were attached with an alias, so that attaching one twice is found out. */
   readonly #halves = new WeakMap<Partition, readonly [PartitionHalf, PartitionHalf]>();
 
-  private constructor(options: GuestMemoryOptions, stack: DisposableStack) {
-    const parts = guestParts(options, stack);
+  private constructor(options: Omit<GuestMemoryOptions, "ram">, ram: LaidOutRam, stack: DisposableStack) {
+    const parts = guestParts(options, ram, stack);
     super(parts);
     this.#parts = parts;
     this.#copies = new Copies(parts.regions, parts.ram, () => parts.pin);
@@ -83,8 +83,12 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
    * @throws {OsError} If the host is out of addresses or memory; for huge pages the message names the pool to raise.
    */
   static create(options: GuestMemoryOptions): GuestMemoryManager {
+    return GuestMemoryManager.#make(options, laidOutRam(options));
+  }
+
+  static #make(options: Omit<GuestMemoryOptions, "ram">, ram: LaidOutRam): GuestMemoryManager {
     using stack = new DisposableStack();
-    const manager = new GuestMemoryManager(options, stack);
+    const manager = new GuestMemoryManager(options, ram, stack);
     stack.move();
     return manager;
   }
@@ -222,10 +226,7 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
    * @throws {MemoryLockedError} If another thread has locks, from the second freeze on.
    */
   freeze(): Template {
-    const { backings, visibility, ram } = this.#moment();
-    return templateOf(
-      new FrozenMemory({ backings, visibility, ram }, (moment, options) => this.#clone(moment, options)),
-    );
+    return templateOf(new FrozenMemory(this.#moment(), (moment, options) => this.#clone(moment, options)));
   }
 
   /**
@@ -298,11 +299,11 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
     const backings = ram.blocks.map(({ backing }, i) =>
       ownBacking({ ...backing, backing: ram.frozen.files[i]!, copyOnWrite: true, fixedSize: false })
     );
-    return { backings, visibility, ram };
+    return { laidOut: { backings, layouts: ram.blocks.map(({ layout }) => layout) }, visibility, ram };
   }
 
-  #clone({ backings, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
-    const guest = GuestMemoryManager.create({ ...this.#parts.layout, ...options, ram: backings });
+  #clone({ laidOut, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
+    const guest = GuestMemoryManager.#make({ ...this.#parts.layout, ...options }, laidOut);
     try {
       checkReal(guest.regions);
       const switched = visibility.filter(({ to }) => to !== "read-write");

@@ -36,7 +36,7 @@ export function imageOf(internals: RegionInternals, block: RamBlock, isExclusive
   if (isExclusive && own !== undefined && isSame && fileOf(own).isOpenForWriting) {
     return { ...ownFile(own), movesPages: true, writesOver: true, complete: () => write(fileOf(own).fd, false) };
   }
-  const file = Mappable.memfd(block.backing.name, block.fileSize);
+  const file = Mappable.memfd(block.backing.name, block.layout.fileSize);
   return {
     file,
     movesPages: true,

@@ -16,8 +16,8 @@ export interface RamBlock {
   readonly regions: readonly RegionHandle[];
   /** Where in its file each region begins. */
   readonly pieces: readonly RamRegion[];
-  /** How long its file is, in bytes. */
-  readonly fileSize: number;
+  /** Where it all lies in its file. */
+  readonly layout: BackingLayout;
 }
 
 /** One region of RAM and where it lies in the file of its backing. */
@@ -61,7 +61,7 @@ export class Ram {
         const layout = layouts[i];
         if (layout === undefined) return [];
         const pieces = this.#map(backing, layout);
-        return [{ backing, regions: pieces.map(({ region }) => region), pieces, fileSize: layout.fileSize }];
+        return [{ backing, regions: pieces.map(({ region }) => region), pieces, layout }];
       });
       this.#become([...this.#blocks, ...added]);
       return added;

@@ -101,7 +101,6 @@ export interface OwnBacking extends Omit<RamBacking, "ranges"> {
  */
 export function ownBacking(options: RamBacking): OwnBacking {
   if (typeof options !== "object" || options === null) throw new TypeError("A RAM backing must be an object");
-  if (owned.has(options)) return options as OwnBacking;
   const { backing = "shared", name = "ram", hugepageSize, hostNumaNode, fileOffset, transparentHugepages } = options;
   const { copyOnWrite = false, fixedSize = false, coreDump = false, prefetch = false } = options;
   if (typeof name !== "string") throw new TypeError("The name of a RAM backing must be a string");
@@ -143,19 +142,14 @@ export function ownBacking(options: RamBacking): OwnBacking {
       );
     }
   }
-  const own: OwnBacking = Object.freeze({
+  return {
     ...{ ranges, name, backing, copyOnWrite, fixedSize, coreDump, prefetch },
     ...(fileOffset !== undefined && { fileOffset }),
     ...(transparentHugepages !== undefined && { transparentHugepages }),
     ...(hugepageSize !== undefined && { hugepageSize }),
     ...(hostNumaNode !== undefined && { hostNumaNode }),
-  });
-  owned.add(own);
-  return own;
+  };
 }
-
-/** What has been checked, and needs no second look: a template's backings are those of all its clones. */
-const owned = new WeakSet<object>();
 
 function checkFlag(flag: boolean, what: string, name: string): void {
   if (typeof flag === "boolean") return;
