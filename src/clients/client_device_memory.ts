@@ -1,3 +1,4 @@
+import { checkBoolean } from "../core/check_boolean.ts";
 import { DisposedError } from "../core/errors.ts";
 import { touchedIn } from "../core/map/edits.ts";
 import type { Mapping } from "../core/map/region.ts";
@@ -122,7 +123,7 @@ export class ClientDeviceMemory implements AsyncDisposable {
   /** As `DeviceMemory.mapToGuest`. */
   async mapToGuest(gpa: number, writable: boolean): Promise<void> {
     checkAligned(gpa, `Address of device memory "${this.name}"`);
-    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+    checkBoolean(writable, "writable");
     const range = MemoryRange.of(gpa, this.length);
     await this.#next(async () => {
       const old = this.#region;

@@ -82,7 +82,7 @@ export function checkDeviceMapping(
   const { length = Math.max(0, Math.ceil(file.size / PAGE_SIZE) * PAGE_SIZE - fileOffset) } = mapping;
   const range = rangeInDevice(offset, length, device);
   checkAligned(fileOffset, "File offset");
-  if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+  checkBoolean(writable, "writable");
   checkBoolean(copyOnWrite, "copyOnWrite");
   checkFile(file, fileOffset, range.start, range.end, writable && !copyOnWrite);
   if (copyOnWrite) checkCopyOnWrite(file, range.start, range.end);

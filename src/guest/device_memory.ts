@@ -1,3 +1,4 @@
+import { checkBoolean } from "../core/check_boolean.ts";
 import { DisposedError, MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkAligned, MemoryRange } from "../core/memory_range.ts";
@@ -198,7 +199,7 @@ export class DeviceMemory implements Disposable {
   mapToGuest(gpa: number, writable: boolean): void {
     this.#check();
     checkAligned(gpa, `Address of device memory "${this.name}"`);
-    if (typeof writable !== "boolean") throw new TypeError(`writable must be true or false, got ${typeof writable}`);
+    checkBoolean(writable, "writable");
     const old = this.#region;
     if (old?.range.start === gpa) return old.map({ writable });
     const range = MemoryRange.of(gpa, this.length);

@@ -1,5 +1,6 @@
 import { Mappable, standInMappable } from "../../ffi/files/mappable.ts";
 import { hasTransparentHugepages } from "../../ffi/files/memory_policy.ts";
+import { checkBoolean } from "../core/check_boolean.ts";
 import { MappingError } from "../core/errors.ts";
 import { checkAligned, checkNumber, MemoryRange, ownRange } from "../core/memory_range.ts";
 import type { BackingLayout, RamRequest } from "../core/ram_layout.ts";
@@ -109,11 +110,12 @@ export function ownBacking(options: RamBacking): OwnBacking {
     throw new TypeError(`RAM backing "${name}" needs its ranges as an array of MemoryRange`);
   }
   const ranges = Array.from(given, (range: MemoryRange) => ownRange(range, `RAM backing "${name}"`));
-  checkFlag(copyOnWrite, "copyOnWrite", name);
-  checkFlag(fixedSize, "fixedSize", name);
-  checkFlag(coreDump, "coreDump", name);
-  checkFlag(prefetch, "prefetch", name);
-  if (transparentHugepages !== undefined) checkFlag(transparentHugepages, "transparentHugepages", name);
+  const of = `of RAM backing "${name}"`;
+  checkBoolean(copyOnWrite, `copyOnWrite ${of}`);
+  checkBoolean(fixedSize, `fixedSize ${of}`);
+  checkBoolean(coreDump, `coreDump ${of}`);
+  checkBoolean(prefetch, `prefetch ${of}`);
+  if (transparentHugepages !== undefined) checkBoolean(transparentHugepages, `transparentHugepages ${of}`);
   if (hugepageSize !== undefined) checkNumber(hugepageSize, `Huge page size of RAM backing "${name}"`);
   if (hostNumaNode !== undefined && (!Number.isInteger(hostNumaNode) || hostNumaNode < 0 || hostNumaNode > 1023)) {
     throw new RangeError(
@@ -149,11 +151,6 @@ export function ownBacking(options: RamBacking): OwnBacking {
     ...(hugepageSize !== undefined && { hugepageSize }),
     ...(hostNumaNode !== undefined && { hostNumaNode }),
   };
-}
-
-function checkFlag(flag: boolean, what: string, name: string): void {
-  if (typeof flag === "boolean") return;
-  throw new TypeError(`${what} of RAM backing "${name}" must be true or false, got ${typeof flag}`);
 }
 
 /** What the layout has to know about a backing. */

@@ -1,3 +1,4 @@
+import { checkBoolean } from "../core/check_boolean.ts";
 import { checkSignal } from "../core/abort.ts";
 import { PageSet } from "../core/page_set.ts";
 import { Snapshot } from "../snapshots/snapshot.ts";
@@ -31,7 +32,7 @@ export function checkSaveOptions(directory: unknown, options: unknown): asserts 
   const { base, pages, state, live, signal, onProgress }: { readonly [K in keyof SaveOptions]?: unknown } = options;
   if (base !== undefined && !(base instanceof Snapshot)) throw new TypeError("base must be a Snapshot");
   if (pages !== undefined && !(pages instanceof PageSet)) throw new TypeError("pages must be a PageSet");
-  if (live !== undefined && typeof live !== "boolean") throw new TypeError(`live must be true or false, got ${live}`);
+  if (live !== undefined) checkBoolean(live, "live");
   checkSignal(signal);
   if (onProgress !== undefined && typeof onProgress !== "function") {
     throw new TypeError("onProgress must be a function");

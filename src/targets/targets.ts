@@ -7,6 +7,7 @@
 
 import type { Mappable } from "../../ffi/files/mappable.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
+import type { MarkDirty } from "../core/targets.ts";
 
 /** One mapping that a DMA target is told of. */
 export interface DmaRequest {
@@ -51,7 +52,7 @@ export interface DmaTarget {
    * Tells `mark` what the device has written since it was asked last: GPAs in bytes, the first and one past the last, for
    * each run. A target without it counts as one that has written all that it may.
    */
-  takeDirty?(mark: (start: number, end: number) => void): void;
+  takeDirty?(mark: MarkDirty): void;
   /** A name for messages; "DMA target" when left out. */
   readonly name?: string;
 }

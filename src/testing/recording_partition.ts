@@ -1,6 +1,6 @@
 import { hex } from "../core/hex.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
-import type { Access, Partition } from "../core/targets.ts";
+import type { Access, MarkDirty, Partition } from "../core/targets.ts";
 import type { RecordedCall } from "./call.ts";
 import type { Faults } from "./faults.ts";
 import { part, Pieces } from "./pieces.ts";
@@ -61,7 +61,7 @@ export class RecordingPartition implements Partition, Disposable {
   /** Begins or ends the log of exactly one mapped range. There with the option `dirtyLog`. */
   readonly setDirtyLog?: (range: MemoryRange, on: boolean) => void;
   /** Tells and forgets what `write` has put into the logs. There with the option `dirtyLog`. */
-  readonly takeDirty?: (range: MemoryRange, mark: (start: number, end: number) => void) => void;
+  readonly takeDirty?: (range: MemoryRange, mark: MarkDirty) => void;
 
   /** Makes an empty partition. */
   constructor(options: RecordingPartitionOptions = {}) {
@@ -215,7 +215,7 @@ export class RecordingPartition implements Partition, Disposable {
     this.#run("setDirtyLog", range, undefined, { act, destroy: () => this.#forget(range) });
   }
 
-  #takeDirty(range: MemoryRange, mark: (start: number, end: number) => void): void {
+  #takeDirty(range: MemoryRange, mark: MarkDirty): void {
     // Half of it is told before a call fails, as by a kernel that is asked slot by slot.
     const written = this.#dirty.within(range.start, range.end);
     const tell = (bytes: number) => {

@@ -3,6 +3,7 @@ import { DisposedError, MappingError, MembackingError } from "../core/errors.ts"
 import { hex } from "../core/hex.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
+import type { MarkDirty } from "../core/targets.ts";
 import type { DmaRequest, DmaTarget } from "../targets/targets.ts";
 import type { ConnectionState } from "./connection.ts";
 import { VhostUserError } from "./errors.ts";
@@ -218,7 +219,7 @@ export class VhostUserMemory implements DmaTarget, Disposable {
    * Reports what the back end has written since the last time, superset included: without a log (LOG_SHMFD) that is all
    * it has. The first call starts the log, and reports everything. Blocks for that.
    */
-  takeDirty(mark: (start: number, end: number) => void): void {
+  takeDirty(mark: MarkDirty): void {
     this.#written.isAsked = true;
     // Between its last writes and their marks it may have died.
     if (this.#link.connection.look() === "gone") this.#lose();
