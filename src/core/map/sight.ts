@@ -98,6 +98,11 @@ export class Sight {
     if (this.#lost !== null && this.#poisoned !== null) this.#inspect(gpa, this.#lost, this.#poisoned);
   }
 
+  /** What it looks at. */
+  get state(): State {
+    return this.#state;
+  }
+
   /** What backs it here, `null` for a hole. */
   get mapping(): Mapping | null {
     return this.#backed.value;

@@ -22,7 +22,7 @@
 
 import { LimitError } from "../errors.ts";
 import { Sight } from "../map/sight.ts";
-import { type Book, EMPTY_BOOK, NO_STATE, type State } from "../map/state.ts";
+import { type Book, EMPTY_BOOK, type State } from "../map/state.ts";
 import { type Entry, Place, type RangeMap } from "../range_map.ts";
 import { parted, type Span } from "../span.ts";
 import type { Step } from "./steps.ts";
@@ -42,7 +42,6 @@ const NONE: never[] = [];
 /** What one walk has found out about one book. */
 class Findings<V> {
   book: Book<V> = EMPTY_BOOK;
-  next: State = NO_STATE;
   spans: readonly Span[] = NOWHERE;
   /** Ranges to take away, each exactly one that the target holds. */
   gone: Entry<V>[] = NONE;
@@ -56,13 +55,14 @@ class Findings<V> {
   differs = false;
   isRenamed = false;
 
-  begin(book: Book<V>, next: State, spans: readonly Span[]): void {
-    // Where the walk goes is most often where the last one went.
-    if (book.held !== this.book.held) this.under.forget();
-    this.book = book;
-    this.next = next;
+  begin(book: Book<V>, spans: readonly Span[]): void {
+    // Where the walk goes is most often where the last one went, and most find nothing: to look is less than to store.
+    if (book !== this.book) {
+      if (book.held !== this.book.held) this.under.forget();
+      this.book = book;
+    }
     this.spans = spans;
-    this.gone = this.added = this.renamed = NONE;
+    if (this.gone.length + this.added.length + this.renamed.length > 0) this.gone = this.added = this.renamed = NONE;
     this.differs = this.isRenamed = false;
   }
 }
@@ -72,9 +72,9 @@ export abstract class BookTrack<V> implements Track {
   /** What the walk under way has found out. */
   protected readonly found: Findings<V> = new Findings();
 
-  /** Begins anew: from what `book` says to what is wanted in `next`, which differs over `spans`. */
-  protected from(book: Book<V>, next: State, spans: readonly Span[]): void {
-    this.found.begin(book, next, spans);
+  /** Begins anew: from what `book` says to what is wanted next, which differs over `spans`. */
+  protected from(book: Book<V>, spans: readonly Span[]): void {
+    this.found.begin(book, spans);
   }
 
   /** What the target should hold where `sight` is, `null` for nothing. */
@@ -94,7 +94,7 @@ export abstract class BookTrack<V> implements Track {
     const wanted = after.poisoned ? null : this.wants(after);
     for (let at = start; at < end;) {
       if (!under.has(at)) {
-        if (found.differs || found.isRenamed) this.#leave(found);
+        if (found.differs || found.isRenamed) this.#leave(found, after.state);
         found.book.held.seek(at, under);
       }
       const stop = under.end < end ? under.end : end;
@@ -117,14 +117,14 @@ export abstract class BookTrack<V> implements Track {
   }
 
   /**
-   * Says that the walk is over, and what the book says then. The target can hold `capacity` ranges.
+   * Says that the walk to `next` is over, and what the book says then. The target can hold `capacity` ranges.
    *
    * @throws {LimitError} If they do not fit.
    */
-  complete(capacity: number): Book<V> {
+  complete(next: State, capacity: number): Book<V> {
     const { found } = this;
     const { book, spans } = found;
-    this.#leave(found);
+    this.#leave(found, next);
     this.#fit(capacity);
     let { held } = book;
     for (const { start, end } of found.gone) held = held.delete(start, end);
@@ -157,25 +157,25 @@ export abstract class BookTrack<V> implements Track {
   }
 
   /** The walk leaves a range of the book: one that does not want what it has goes, and what is wanted of it comes. */
-  #leave(found: Findings<V>): void {
+  #leave(found: Findings<V>, next: State): void {
     const { start, end, value } = found.under;
     if (value !== null && found.differs) {
       found.gone = appended(found.gone, { start, end, value });
-      this.#addAnew(start, end, value);
+      this.#addAnew(start, end, value, next);
     } else if (value !== null && found.isRenamed) {
-      found.renamed = appended(found.renamed, { start, end, value: this.#wantedAt(start, value) });
+      found.renamed = appended(found.renamed, { start, end, value: this.#wantedAt(start, value, next) });
     }
     found.differs = found.isRenamed = false;
   }
 
   /** Gives what is wanted of a range that goes. Outside of the changed spans it wants what it had. */
-  #addAnew(start: number, end: number, value: V): void {
-    const { spans, next } = this.found;
+  #addAnew(start: number, end: number, value: V, next: State): void {
+    const { spans } = this.found;
     let at = start;
     for (const span of spans) {
       if (span.end <= at) continue;
       if (span.start >= end) break;
-      if (at < span.start) this.#add(at, span.start, this.#wantedAt(at, value), NaN);
+      if (at < span.start) this.#add(at, span.start, this.#wantedAt(at, value, next), NaN);
       const to = Math.min(span.end, end);
       const sight = new Sight(next);
       for (at = Math.max(span.start, start); at < to;) {
@@ -186,12 +186,12 @@ export abstract class BookTrack<V> implements Track {
         at = stop;
       }
     }
-    if (at < end) this.#add(at, end, this.#wantedAt(at, value), NaN);
+    if (at < end) this.#add(at, end, this.#wantedAt(at, value, next), NaN);
   }
 
   /** What comes to the same as `value` and is there afterwards: `value` itself may not be. */
-  #wantedAt(gpa: number, value: V): V {
-    const sight = new Sight(this.found.next);
+  #wantedAt(gpa: number, value: V, next: State): V {
+    const sight = new Sight(next);
     sight.move(gpa);
     const wanted = this.wants(sight);
     return wanted !== null && this.isSame(value, wanted) ? wanted : value;

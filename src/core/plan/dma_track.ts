@@ -17,9 +17,9 @@ export class DmaTrack extends BookTrack<Piece> {
   /** Whether the request attaches it. */
   isNew = false;
 
-  /** Begins anew: from what the target has been told to what shows in `next`. */
-  follow(dma: DmaState, next: State, spans: readonly Span[], isNew: boolean): void {
-    this.from(dma.mappings, next, spans);
+  /** Begins anew: from what the target has been told. */
+  follow(dma: DmaState, spans: readonly Span[], isNew: boolean): void {
+    this.from(dma.mappings, spans);
     this.dma = this.after = dma;
     this.isNew = isNew;
   }
@@ -44,9 +44,9 @@ export class DmaTrack extends BookTrack<Piece> {
     super.segment(start, end, before, after);
   }
 
-  /** Says that the walk is over. */
-  completeAll(): void {
-    const mappings = this.complete(Infinity);
+  /** Says that the walk to `next` is over. */
+  completeAll(next: State): void {
+    const mappings = this.complete(next, Infinity);
     if (mappings !== this.dma.mappings) this.after = { ...this.dma, mappings };
   }
 

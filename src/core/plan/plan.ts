@@ -106,18 +106,21 @@ export class Planner {
       const capacity = capacities[i]!;
       if (capacity < 0) continue;
       const isNew = old.partitions !== next.partitions && old.partitions.every(({ id }) => id !== partition.id);
-      const track = partitions[told] ?? new SlotTrack();
-      track.follow(partition, next, isNew ? EVERYWHERE : spans, capacity, isNew);
-      partitions[told++] = track;
-      if (!isNew) shown[count++] = track;
+      const track = partitions[told] ??= new SlotTrack();
+      told++;
+      track.follow(partition, isNew ? EVERYWHERE : spans, capacity, next.trackers > 0, isNew);
+      if (isNew) continue;
+      if (shown[count] !== track) shown[count] = track;
+      count++;
     }
     for (let i = 0; i < next.dmaTargets.length; i++) {
       const dma = next.dmaTargets[i]!;
       const isNew = old.dmaTargets !== next.dmaTargets && old.dmaTargets.every(({ id }) => id !== dma.id);
-      const track = devices[i] ?? new DmaTrack();
-      track.follow(dma, next, isNew ? EVERYWHERE : spans, isNew);
-      devices[i] = track;
-      if (!isNew) shown[count++] = track;
+      const track = devices[i] ??= new DmaTrack();
+      track.follow(dma, isNew ? EVERYWHERE : spans, isNew);
+      if (isNew) continue;
+      if (shown[count] !== track) shown[count] = track;
+      count++;
     }
     if (partitions.length > told) partitions.length = told;
     if (devices.length > next.dmaTargets.length) devices.length = next.dmaTargets.length;
@@ -134,13 +137,13 @@ export class Planner {
     for (let i = 0; i < partitions.length; i++) {
       const track = partitions[i]!;
       if (track.isIdle) continue;
-      track.completeAll(heldElsewhere(track, partitions));
+      track.completeAll(next, heldElsewhere(track, partitions));
       isTold = true;
     }
     for (let i = 0; i < devices.length; i++) {
       const track = devices[i]!;
       if (track.isIdle) continue;
-      track.completeAll();
+      track.completeAll(next);
       isTold = true;
     }
     return isTold;

@@ -26,13 +26,17 @@ export class SlotTrack extends BookTrack<Access> {
   #logs = false;
   #attend: AttendTrack | null = null;
 
-  /** Begins anew: from what the partition, which can hold `capacity` ranges, has been told to what shows in `next`. */
-  follow(partition: PartitionState, next: State, spans: readonly Span[], capacity: number, isNew: boolean): void {
-    this.from(partition.slots, next, spans);
-    this.partition = this.after = partition;
+  /**
+   * Begins anew: from what the partition has been told, which can hold `capacity` ranges. With `logs` somebody wants to know
+   * what is written.
+   */
+  follow(partition: PartitionState, spans: readonly Span[], capacity: number, logs: boolean, isNew: boolean): void {
+    this.from(partition.slots, spans);
+    if (this.partition !== partition) this.partition = partition;
+    if (this.after !== partition) this.after = partition;
     this.isNew = isNew;
     this.#capacity = capacity;
-    this.#logs = next.trackers > 0;
+    this.#logs = logs;
     if (this.#attend !== null) {
       this.#attend = null;
       this.unpins = this.pins = NO_ATTENDANCE;
@@ -54,13 +58,13 @@ export class SlotTrack extends BookTrack<Access> {
   }
 
   /**
-   * Says that the walk is over. `elsewhere` is how many ranges the same partition holds by other attachments.
+   * Says that the walk to `next` is over. `elsewhere` is how many ranges the same partition holds by other attachments.
    *
    * @throws {LimitError} If it cannot hold them all.
    */
-  completeAll(elsewhere: number): void {
+  completeAll(next: State, elsewhere: number): void {
     const { id, target, offset, pin } = this.partition;
-    const slots = this.complete(this.#capacity - elsewhere);
+    const slots = this.complete(next, this.#capacity - elsewhere);
     let { pins } = this.partition;
     if (this.#attend !== null) {
       const done = this.#attend.complete(this.found.added);
