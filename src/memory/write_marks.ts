@@ -21,6 +21,7 @@ import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
 import { hostView } from "../../ffi/os/view.ts";
 import { Mappable } from "../../ffi/files/mappable.ts";
 import { PAGE_SIZE } from "../core/memory_range.ts";
+import { firstWordSet } from "../core/page_runs.ts";
 
 /** Pages per block: their bytes are one page themselves. */
 const BLOCK = 4096;
@@ -68,6 +69,8 @@ export class WriteMarks implements Disposable {
   /** The host address of the marks, for other threads of this process. */
   readonly address: number;
   readonly #pages: Uint8Array<ArrayBuffer>;
+  /** The same, four at a time. */
+  readonly #words: Uint32Array<ArrayBuffer>;
   readonly #blocks: Uint8Array<ArrayBuffer>;
   readonly #own: Own | null;
 
@@ -77,7 +80,8 @@ export class WriteMarks implements Disposable {
     this.#own = own;
     const pages = pagesOf(length);
     this.#pages = new Uint8Array(bytes, 0, pages);
-    this.#blocks = new Uint8Array(bytes, pages, roundUp(pages / BLOCK, 8));
+    this.#words = wordsOf(this.#pages);
+    this.#blocks = new Uint8Array(bytes, pages, roundUp(pages / BLOCK, 4));
   }
 
   /**
@@ -135,15 +139,14 @@ export class WriteMarks implements Disposable {
   /** Tells `visit` the first GPA and the end of each run of marked pages, in order, and clears the marks. */
   take(visit: (start: number, end: number) => void): void {
     const blocks = this.#blocks;
-    const groups = new Float64Array(blocks.buffer, blocks.byteOffset, blocks.length / 8);
-    for (let group = 0; group < groups.length; group++) {
-      // Eight at a time: all of them zero is the number zero.
-      if (groups[group] === 0) continue;
-      for (let block = 8 * group; block < 8 * group + 8; block++) {
+    const words = wordsOf(blocks);
+    for (let word = firstWordSet(words, 0, words.length); word < words.length;) {
+      for (let block = 4 * word; block < 4 * word + 4; block++) {
         if (blocks[block] === 0) continue;
         blocks[block] = 0;
         this.#takeBlock(block * BLOCK, visit);
       }
+      word = firstWordSet(words, word + 1, words.length);
     }
   }
 
@@ -159,28 +162,30 @@ export class WriteMarks implements Disposable {
   }
 
   #takeBlock(first: number, visit: (start: number, end: number) => void): void {
-    const bytes = this.#pages.subarray(first, first + BLOCK);
-    const groups = new Float64Array(bytes.buffer, bytes.byteOffset, BLOCK / 8);
-    let start = -1;
-    for (let group = 0; group < BLOCK / 8; group++) {
-      if (groups[group] === 0) {
-        if (start < 0) continue;
-        visit((first + start) * PAGE_SIZE, (first + 8 * group) * PAGE_SIZE);
-        start = -1;
-        continue;
-      }
-      for (let at = 8 * group; at < 8 * group + 8; at++) {
-        if (bytes[at] !== 0) {
-          if (start < 0) start = at;
-        } else if (start >= 0) {
-          visit((first + start) * PAGE_SIZE, (first + at) * PAGE_SIZE);
-          start = -1;
+    const pages = this.#pages;
+    const words = this.#words;
+    const last = (first + BLOCK) / 4;
+    let start = first;
+    let end = first;
+    for (let word = firstWordSet(words, first / 4, last); word < last;) {
+      for (let page = 4 * word; page < 4 * word + 4; page++) {
+        if (pages[page] === 0) continue;
+        if (page !== end) {
+          if (start < end) visit(start * PAGE_SIZE, end * PAGE_SIZE);
+          start = page;
         }
+        end = page + 1;
       }
-      groups[group] = 0;
+      words[word] = 0;
+      word = firstWordSet(words, word + 1, last);
     }
-    if (start >= 0) visit((first + start) * PAGE_SIZE, (first + BLOCK) * PAGE_SIZE);
+    if (start < end) visit(start * PAGE_SIZE, end * PAGE_SIZE);
   }
+}
+
+/** Bytes, four at a time. */
+function wordsOf({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
+  return new Uint32Array(buffer, byteOffset, byteLength / 4);
 }
 
 /** How many pages have a mark: whole blocks. */
