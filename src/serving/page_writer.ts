@@ -43,6 +43,19 @@ export interface Paint {
   readonly access: number;
 }
 
+/** A row that says what memory is. */
+class MemoryRow<A> {
+  /** How many entries refer to it. */
+  references = 0;
+
+  constructor(
+    readonly number: number,
+    readonly key: object,
+    readonly region: MapRegion,
+    readonly account: A | null,
+  ) {}
+}
+
 const FIRST_NODES = 16;
 const FIRST_ROWS = 64;
 
@@ -64,16 +77,11 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   #freeNodes: number[] = [];
   /** Free nodes all of whose entries are 0. */
   #zeroNodes: number[] = [];
-  #rowOf = new Map<object, number>();
-  #keys: (object | null)[] = [null];
-  /** The region of each row. */
-  #shows: (MapRegion | null)[] = [null];
+  /** By its number each row that says what memory is; `null` for those of regions, and for free ones. */
+  #rows: (MemoryRow<A> | null)[] = [null];
+  #rowOf = new Map<object, MemoryRow<A>>();
   readonly #regions: RegionRows;
-  /** How many entries refer to each row. */
-  #references: number[] = [0];
   #freeRows: number[] = [];
-  /** The file of each row. */
-  #accounts: (A | null)[] = [null];
   #serial = 0;
 
   /** For `length` bytes of guest memory. */
@@ -105,7 +113,7 @@ export class PageWriter<A extends FileAccount = FileAccount> {
 
   /** The accounts of all files that rows refer to; one of several rows comes as often. */
   *accounts(): Iterable<A> {
-    for (const account of this.#accounts) if (account !== null) yield account;
+    for (const row of this.#rows) if (row !== null && row.account !== null) yield row.account;
   }
 
   /** How many nodes are in use, for tests. */
@@ -115,7 +123,7 @@ export class PageWriter<A extends FileAccount = FileAccount> {
 
   /** How many rows of memory are in use, for tests. */
   get rowCount(): number {
-    return this.#references.length - 1 - this.#freeRows.length - this.#regions.count;
+    return this.#rows.length - 1 - this.#freeRows.length - this.#regions.count;
   }
 
   /** How many rows are in use for regions, for tests. */
@@ -244,14 +252,12 @@ export class PageWriter<A extends FileAccount = FileAccount> {
 
   #rowFor({ key, file, delta, kind, region }: Paint): number {
     const known = this.#rowOf.get(key);
-    if (known !== undefined && this.#shows[known] === region) return known;
-    const row = this.#takeRow();
-    this.#keys[row] = key;
-    this.#shows[row] = region;
-    this.#rowOf.set(key, row);
+    if (known !== undefined && known.region === region) return known.number;
+    const number = this.#takeRow();
     const account = file === null ? null : this.#files.added(file);
-    this.#accounts[row] = account;
-    const at = row * ROW.length;
+    const row = this.#rows[number] = new MemoryRow(number, key, region, account);
+    this.#rowOf.set(key, row);
+    const at = number * ROW.length;
     const shows = this.#regions.refer(region); // Which may make the numbers others.
     const numbers = this.#numbers;
     numbers[at + ROW.fd] = file === null ? -1 : file.fd;
@@ -261,16 +267,15 @@ export class PageWriter<A extends FileAccount = FileAccount> {
     numbers[at + ROW.region] = shows;
     numbers[at + ROW.kind] = KINDS.indexOf(kind);
     for (const sink of this.#sinks) sink.writeRow(at, numbers);
-    return row;
+    return number;
   }
 
-  /** A row to be written to. */
+  /** The number of a row to be written to. */
   #takeRow(): number {
-    const row = this.#freeRows.pop() ?? this.#references.length;
-    this.#references[row] = 0;
-    this.#keys[row] = null;
-    this.#shows[row] = null;
-    this.#accounts[row] = null;
+    const free = this.#freeRows.pop();
+    if (free !== undefined) return free;
+    const row = this.#rows.length;
+    this.#rows.push(null);
     if ((row + 1) * ROW.length > this.#numbers.length) {
       const old = this.#numbers;
       this.#numbers = new Float64Array(old.length * 2);
@@ -281,24 +286,19 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   }
 
   #refer(code: number, by: number): void {
-    const row = code >> ROW_SHIFT;
-    if (row === 0) return;
-    const references = (this.#references[row] ?? 0) + by;
-    this.#references[row] = references;
-    if (references === 0) this.#freeRow(row);
+    const row = this.#rows[code >> ROW_SHIFT];
+    if (row === null || row === undefined) return;
+    row.references += by;
+    if (row.references === 0) this.#freeRow(row);
   }
 
-  #freeRow(row: number): void {
-    const key = this.#keys[row];
+  #freeRow(row: MemoryRow<A>): void {
+    const { number, key, region, account } = row;
     // Another region may show the same by now, in a row of its own.
-    if (key !== null && key !== undefined && this.#rowOf.get(key) === row) this.#rowOf.delete(key);
-    this.#keys[row] = null;
-    const region = this.#shows[row];
-    this.#shows[row] = null;
-    this.#freeRows.push(row);
-    const account = this.#accounts[row];
-    this.#accounts[row] = null;
-    if (account !== null && account !== undefined) this.#files.removed(account);
-    if (region !== null && region !== undefined) this.#regions.release(region);
+    if (this.#rowOf.get(key) === row) this.#rowOf.delete(key);
+    this.#rows[number] = null;
+    this.#freeRows.push(number);
+    if (account !== null) this.#files.removed(account);
+    this.#regions.release(region);
   }
 }
