@@ -19,7 +19,6 @@
 
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
-import { PageMarks } from "../../src/core/page_marks.ts";
 import { firstWordSet, popcount, WordRuns } from "../../src/core/page_runs.ts";
 import type { MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
 import { addressOf } from "../os/view.ts";
@@ -27,7 +26,7 @@ import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCa
 import type { DirtySource } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
 import { CLEAR_DIRTY_LOG, DIRTY_LOG } from "./layout.ts";
-import { handOut } from "./left_behind.ts";
+import { LeftBehind } from "./left_behind.ts";
 import type { Slot } from "./slot_book.ts";
 import { enableCap } from "./vm_requests.ts";
 
@@ -46,8 +45,10 @@ const clearView = new DataView(clearStruct.buffer);
 /** The log of one virtual machine. */
 export class DirtyBitmap implements DirtySource {
   /** What slots that are gone had. */
-  readonly #left = new PageMarks();
+  readonly #left = new LeftBehind();
   #flags = 0;
+  /** Whether the bits of a slot are being told, and cleared next: no others may be read in between. */
+  #isTelling = false;
   // Made when first used: most machines are never asked.
   #words: Uint32Array<ArrayBuffer> = new Uint32Array(0);
   #address = 0n;
@@ -82,11 +83,11 @@ export class DirtyBitmap implements DirtySource {
   leaving(vm: number, slot: Slot): void {
     try {
       const keep = (start: number, words: Uint32Array) =>
-        this.#left.addWords(start / PAGE_SIZE, words, 0, slot.range.end / PAGE_SIZE);
+        this.#left.marks.addWords(start / PAGE_SIZE, words, 0, slot.range.end / PAGE_SIZE);
       this.#harvest(vm, slot, slot.range, keep, false);
     } catch {
       // What cannot be known may all have been written.
-      this.#left.add(slot.range.start, slot.range.end);
+      this.#left.marks.add(slot.range.start, slot.range.end);
     }
   }
 
@@ -100,7 +101,7 @@ export class DirtyBitmap implements DirtySource {
   }
 
   takeRest(range: MemoryRange, mark: MarkDirty): void {
-    handOut(this.#left, range, mark);
+    this.#left.handOut(range, mark);
   }
 
   vcpuMade(): undefined {}
@@ -114,12 +115,20 @@ export class DirtyBitmap implements DirtySource {
     const from = Math.max(0, (range.start - start) / PAGE_SIZE);
     const to = Math.min(pages, (range.end - start) / PAGE_SIZE);
     if (from >= to) return;
+    if (this.#isTelling) {
+      throw new MembackingError("What a guest has written cannot be asked for while it is being told");
+    }
     const words = this.#read(vm, slot, pages);
     keepBits(words, from, to);
     const last = (to + 31) >>> 5;
     const first = firstWordSet(words, from >>> 5, last);
     if (first === last) return;
-    mark(start + 32 * first * PAGE_SIZE, words.subarray(first, last));
+    this.#isTelling = true;
+    try {
+      mark(start + 32 * first * PAGE_SIZE, words.subarray(first, last));
+    } finally {
+      this.#isTelling = false;
+    }
     if (clear) this.#clear(vm, slot, words, first, last);
   }
 

@@ -11,13 +11,12 @@
 
 import { MembackingError } from "../../src/core/errors.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
-import { PageMarks } from "../../src/core/page_marks.ts";
 import type { MarkDirty } from "../../src/core/targets.ts";
 import { KvmCap } from "./constants.ts";
 import type { DirtySource } from "./dirty_source.ts";
 import { ioctlValue } from "./ioctl.ts";
 import { DIRTY_GFN } from "./layout.ts";
-import { handOut } from "./left_behind.ts";
+import { LeftBehind } from "./left_behind.ts";
 import { newRing, RingReader, type SharedRing } from "./ring_reader.ts";
 import type { Slot } from "./slot_book.ts";
 import { enableCap } from "./vm_requests.ts";
@@ -32,7 +31,7 @@ export class DirtyRings implements DirtySource {
   /** The slots that log, by number. */
   readonly #slots = new Map<number, MemoryRange>();
   /** What was harvested and not asked for yet. */
-  readonly #left = new PageMarks();
+  readonly #left = new LeftBehind();
 
   private constructor(entries: number) {
     this.#entries = entries;
@@ -74,8 +73,13 @@ export class DirtyRings implements DirtySource {
 
   leaving(): void {}
 
-  gone(_vm: number, { slot }: Slot): void {
-    this.#harvest();
+  gone(_vm: number, { slot, range }: Slot): void {
+    try {
+      this.#harvest();
+    } catch {
+      // What cannot be known may all have been written.
+      this.#left.marks.add(range.start, range.end);
+    }
     this.#slots.delete(slot);
   }
 
@@ -89,7 +93,7 @@ export class DirtyRings implements DirtySource {
   }
 
   takeRest(range: MemoryRange, mark: MarkDirty): void {
-    handOut(this.#left, range, mark);
+    this.#left.handOut(range, mark);
   }
 
   vcpuMade(vm: number, vcpu: number): SharedRing {
@@ -103,7 +107,7 @@ export class DirtyRings implements DirtySource {
       this.#harvest();
     } catch {
       // What cannot be known may all have been written.
-      for (const { range } of slots) this.#left.add(range.start, range.end);
+      for (const { range } of slots) this.#left.marks.add(range.start, range.end);
     } finally {
       for (const reader of this.#readers) reader[Symbol.dispose]();
       this.#readers.length = 0;
@@ -112,7 +116,7 @@ export class DirtyRings implements DirtySource {
   }
 
   #harvest(): void {
-    const left = this.#left;
+    const left = this.#left.marks;
     let last: MemoryRange | undefined;
     let lastSlot = -1;
     let lost = false;

@@ -7,15 +7,30 @@
  */
 
 import type { MemoryRange } from "../../src/core/memory_range.ts";
-import type { PageMarks } from "../../src/core/page_marks.ts";
+import { PageMarks } from "../../src/core/page_marks.ts";
 import { eachSpan, PageSet } from "../../src/core/page_set.ts";
 import type { MarkDirty } from "../../src/core/targets.ts";
 
-/** Tells what `marks` has in `range`, and keeps the rest; all of it where `mark` throws. */
-export function handOut(marks: PageMarks, range: MemoryRange, mark: MarkDirty): void {
-  if (marks.isEmpty) return;
-  const all = marks.toSet();
-  const asked = all.within(range);
-  eachSpan(asked, mark);
-  marks.keep(asked.count === all.count ? PageSet.EMPTY : all.difference(asked));
+/** Marks that are kept until somebody asks for them. */
+export class LeftBehind {
+  /** Takes further marks. */
+  readonly marks: PageMarks = new PageMarks();
+  /** What is being told, and has not been told to the end if that threw. */
+  #telling = PageSet.EMPTY;
+
+  /**
+   * Tells what there is in `range`, and keeps the rest; all of it where `mark` throws. What is marked meanwhile is for the
+   * next time.
+   */
+  handOut(range: MemoryRange, mark: MarkDirty): void {
+    if (this.marks.isEmpty && this.#telling.count === 0) return;
+    const all = this.marks.toSet().union(this.#telling);
+    const asked = all.within(range);
+    const rest = asked.count === all.count ? PageSet.EMPTY : all.difference(asked);
+    // First there in both places, then in one: an exception in between loses nothing.
+    this.#telling = asked;
+    this.marks.keep(rest);
+    eachSpan(asked, mark);
+    this.#telling = PageSet.EMPTY;
+  }
 }

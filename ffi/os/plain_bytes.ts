@@ -9,7 +9,7 @@
 
 const prototype: object = Object.getPrototypeOf(Uint8Array.prototype);
 
-function getter(name: "buffer" | "byteOffset" | "length"): (this: Uint8Array) => unknown {
+function getter(name: "buffer" | "byteOffset" | "length"): (this: Uint8Array | Uint32Array) => unknown {
   const get = Object.getOwnPropertyDescriptor(prototype, name)?.get;
   if (get === undefined) throw new Error(`Typed arrays have no ${name}`);
   return get;
@@ -36,4 +36,19 @@ export function plainBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const length = lengthOf(bytes);
   // Deno's types leave shared memory out of what a call may be given; the calls take it all the same.
   return new Uint8Array(getBuffer.call(bytes) as ArrayBuffer, getOffset.call(bytes) as number, length);
+}
+
+/** `bytes`, or where others could make it longer meanwhile, a plain array of the `length` that it has been found to have. */
+export function steadyBytes(bytes: Uint8Array, length: number): Uint8Array {
+  const buffer = getBuffer.call(bytes) as ArrayBuffer | SharedArrayBuffer;
+  if (!(buffer instanceof SharedArrayBuffer) || !buffer.growable) return bytes;
+  return new Uint8Array(buffer, getOffset.call(bytes) as number, length);
+}
+
+/** A plain array on the same words as `words`; `null` where that is no Uint32Array, or has lost its memory. */
+export function plainWords(words: unknown): Uint32Array | null {
+  if (!(words instanceof Uint32Array)) return null;
+  const buffer = getBuffer.call(words) as ArrayBuffer;
+  if (buffer.detached) return null;
+  return new Uint32Array(buffer, getOffset.call(words) as number, getLength.call(words) as number);
 }

@@ -57,21 +57,19 @@ export class PageMarks {
     const to = Math.ceil(end / PAGE_SIZE);
     const runs = this.#runs;
     const length = this.#length;
-    if (length > 0) {
-      const lastEnd = runs[length - 1]!;
-      if (from <= lastEnd && from >= runs[length - 2]!) {
-        if (to > lastEnd) runs[length - 1] = to;
-        return;
-      }
-      if (from < lastEnd) this.#stretches.push(length);
+    const lastEnd = length === 0 ? 0 : runs[length - 1]!;
+    if (length > 0 && from <= lastEnd && from >= runs[length - 2]!) {
+      if (to > lastEnd) runs[length - 1] = to;
+      return;
     }
     if (length === runs.length) {
       this.#makeRoom();
-      // Room was made by leaving out what was there twice, so that this run may have a place already.
-      if (this.#length < length) return this.add(start, end);
+      // What there was may be less by now, and in another order.
+      return this.add(start, end);
     }
-    this.#runs[length] = from;
-    this.#runs[length + 1] = to;
+    if (length > 0 && from < lastEnd) this.#stretches.push(length);
+    runs[length] = from;
+    runs[length + 1] = to;
     this.#length = length + 2;
   }
 

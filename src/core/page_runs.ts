@@ -197,8 +197,8 @@ export class WordRuns {
   /** Looks from bit `from` to bit `to`. */
   restart(from: number, to: number): void {
     this.#to = to;
-    this.#last = (to + 31) >>> 5;
-    this.#at = from >>> 5;
+    this.#last = Math.ceil(to / 32);
+    this.#at = Math.floor(from / 32);
     this.#rest = from < to ? this.#word(this.#at) & (-1 << (from & 31)) : 0;
   }
 
@@ -218,7 +218,7 @@ export class WordRuns {
       word = this.#word(at);
     }
     const begin = 31 - Math.clz32(word & -word);
-    this.start = (at << 5) + begin;
+    this.start = 32 * at + begin;
     // The run ends at the first clear bit.
     let clear = ~word & (-1 << begin);
     while (clear === 0) {
@@ -234,7 +234,7 @@ export class WordRuns {
       clear = ~word;
     }
     const end = 31 - Math.clz32(clear & -clear);
-    this.end = (at << 5) + end;
+    this.end = 32 * at + end;
     this.#at = at;
     this.#rest = word & (-1 << end);
     return true;
@@ -242,7 +242,7 @@ export class WordRuns {
 
   /** A word, without the bits that are not looked at. */
   #word(at: number): number {
-    const over = (at << 5) + 32 - this.#to;
+    const over = 32 * at + 32 - this.#to;
     return over > 0 ? this.#words[at]! & (-1 >>> over) : this.#words[at]! | 0;
   }
 }

@@ -27,6 +27,9 @@ export let pageSetOfBounds: (bounds: Bounds, areOwn: boolean) => PageSet;
 /** The set of the pages whose bits are set; the words are its own to keep. */
 export let pageSetOfWords: (pages: PageWords) => PageSet;
 
+/** Whether `value` is a set of this class, and not something that looks like one. */
+export let isPageSet: (value: unknown) => value is PageSet;
+
 /** The words of a set that is kept so, `null` where it is kept as runs. They are not to be changed. */
 export let wordsOf: (pages: PageSet) => PageWords | null;
 
@@ -84,6 +87,7 @@ export class PageSet implements Iterable<MemoryRange> {
   static {
     pageSetOfBounds = (bounds, areOwn) => PageSet.#ofBounds(bounds, areOwn);
     pageSetOfWords = (pages) => PageSet.#ofWords(pages);
+    isPageSet = (value): value is PageSet => typeof value === "object" && value !== null && #pages in value;
     wordsOf = (pages) => pages.#pages.kind === "words" ? pages.#pages : null;
     eachSpan = (pages, visit) => {
       const bounds = pages.#bounds();
@@ -228,5 +232,5 @@ function asWords(pages: Pages, others: Pages): PageWords | null {
 }
 
 function checkSet(other: unknown): void {
-  if (!(other instanceof PageSet)) throw new TypeError("The other operand must be a PageSet");
+  if (!isPageSet(other)) throw new TypeError("The other operand must be a PageSet");
 }

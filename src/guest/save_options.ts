@@ -1,6 +1,6 @@
 import { checkBoolean } from "../core/check_boolean.ts";
 import { checkSignal } from "../core/abort.ts";
-import { PageSet } from "../core/page_set.ts";
+import { isPageSet, type PageSet } from "../core/page_set.ts";
 import { Snapshot } from "../snapshots/snapshot.ts";
 
 /** How memory is saved. */
@@ -31,7 +31,7 @@ export function checkSaveOptions(directory: unknown, options: unknown): asserts 
   if (typeof options !== "object" || options === null) throw new TypeError(`Options must be an object, got ${options}`);
   const { base, pages, state, live, signal, onProgress }: { readonly [K in keyof SaveOptions]?: unknown } = options;
   if (base !== undefined && !(base instanceof Snapshot)) throw new TypeError("base must be a Snapshot");
-  if (pages !== undefined && !(pages instanceof PageSet)) throw new TypeError("pages must be a PageSet");
+  if (pages !== undefined && !isPageSet(pages)) throw new TypeError("pages must be a PageSet");
   if (live !== undefined) checkBoolean(live, "live");
   checkSignal(signal);
   if (onProgress !== undefined && typeof onProgress !== "function") {

@@ -1,5 +1,5 @@
 import { DisposedError } from "../core/errors.ts";
-import { PageSet } from "../core/page_set.ts";
+import { isPageSet, type PageSet } from "../core/page_set.ts";
 import type { Consumer } from "./written_pages.ts";
 
 /** What a tracker asks of the manager it was made by. */
@@ -75,7 +75,7 @@ export class DirtyTracker implements Disposable {
    */
   giveBack(pages: PageSet): void {
     if (!this.#host.has(this.#consumer)) throw new DisposedError("The dirty tracker");
-    if (!(pages instanceof PageSet)) throw new TypeError("What is given back must be a PageSet");
+    if (!isPageSet(pages)) throw new TypeError("What is given back must be a PageSet");
     this.#consumer.pending = this.#consumer.pending.union(pages);
   }
 

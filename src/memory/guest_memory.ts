@@ -1,4 +1,4 @@
-import { lengthOf, plainBytes } from "../../ffi/os/plain_bytes.ts";
+import { lengthOf, plainBytes, steadyBytes } from "../../ffi/os/plain_bytes.ts";
 import { MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkNumber, MemoryRange } from "../core/memory_range.ts";
@@ -84,8 +84,9 @@ export class GuestMemory extends MappedMemory {
 
   /** Copies all of `bytes` to guest memory from `gpa` on; all or, where a part of it is not writable, nothing. */
   write(gpa: number, bytes: Uint8Array): void {
-    const to = this.#writable(gpa, lengthOf(bytes));
-    if (to >= 0) set.call(this.#view.bytes, bytes, to);
+    const length = lengthOf(bytes);
+    const to = this.#writable(gpa, length);
+    if (to >= 0) set.call(this.#view.bytes, steadyBytes(bytes, length), to);
     else this.#slowWrite(gpa, bytes);
   }
 

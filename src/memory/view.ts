@@ -92,4 +92,4 @@ export class View {
 }
 
 /** A view of nothing: no address lies in it. */
-export const NO_VIEW: View = new View(new ArrayBuffer(0), 2 ** 53, 2 ** 53, false, null, 0);
+export const NO_VIEW: View = new View(new ArrayBuffer(0), NaN, NaN, false, null, 0);

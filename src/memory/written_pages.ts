@@ -16,12 +16,14 @@
  * @module
  */
 
+import { plainWords } from "../../ffi/os/plain_bytes.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { MemoryRange, PAGE_SIZE } from "../core/memory_range.ts";
 import { PageMarks } from "../core/page_marks.ts";
 import { PageSet } from "../core/page_set.ts";
 import { type Echoes, echoesIn, withEchoes } from "../core/map/echoes.ts";
 import type { DmaState, PartitionState, State } from "../core/map/state.ts";
+import type { Span } from "../core/span.ts";
 import { type DmaStep, isTurn, type SlotStep, type Step } from "../core/plan/steps.ts";
 import { expectSync } from "../targets/sync.ts";
 import type { DmaTarget } from "../targets/targets.ts";
@@ -61,6 +63,13 @@ export interface WrittenSources {
   alone(look: () => void): void;
 }
 
+/** What a target is asked about. */
+interface Asked extends Span {
+  readonly offset: number;
+}
+
+const NOT_ASKED = "This target is not asked what it has written, so nobody knows which pages are meant";
+
 /** The account of written pages of one region manager. */
 export class WrittenPages {
   readonly #sources: WrittenSources;
@@ -75,12 +84,13 @@ export class WrittenPages {
   /** What showed twice before the latest request. */
   #echoes: Echoes = [];
   /** What the target is asked about that is asked now, in GPAs of this manager, and where those are in its own. */
-  #asked = { offset: 0, start: 0, end: 0 };
+  #asked: Asked | null = null;
   /**
    * What a target says it has written. That is input: it is cut to what was asked for, and what are no numbers counts as
    * all of it. One function for all, since thousands of runs may come, and code is compiled for the function it calls.
    */
   readonly #hear = (first: number, last: number): void => {
+    if (this.#asked === null) throw new TypeError(NOT_ASKED);
     const { offset, start, end } = this.#asked;
     const from = first - offset;
     const to = last - offset;
@@ -88,10 +98,12 @@ export class WrittenPages {
   };
   /** The same by a bitmap, which is input as well. */
   readonly #hearBitmap = (first: number, words: Uint32Array): void => {
+    if (this.#asked === null) throw new TypeError(NOT_ASKED);
     const { offset, start, end } = this.#asked;
     const page = (first - offset) / PAGE_SIZE;
-    if (!Number.isSafeInteger(page) || !(words instanceof Uint32Array)) return this.#found.add(start, end);
-    this.#found.addWords(page, words, start / PAGE_SIZE, Math.ceil(end / PAGE_SIZE));
+    const plain = plainWords(words);
+    if (!Number.isSafeInteger(page) || plain === null) return this.#found.add(start, end);
+    this.#found.addWords(page, plain, start / PAGE_SIZE, Math.ceil(end / PAGE_SIZE));
   };
 
   constructor(sources: WrittenSources) {
@@ -286,7 +298,11 @@ export class WrittenPages {
     if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
     this.#asked = { offset, start, end };
-    expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear, this.#hearBitmap));
+    try {
+      expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear, this.#hearBitmap));
+    } finally {
+      this.#asked = null;
+    }
   }
 
   #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {
@@ -294,7 +310,11 @@ export class WrittenPages {
     const dma = target as DmaTarget;
     if (dma.takeDirty === undefined) return this.#addWritable(mappings.held, within);
     this.#asked = { offset: 0, start: 0, end: this.#sources.length };
-    expectSync(dma.takeDirty(this.#hear));
+    try {
+      expectSync(dma.takeDirty(this.#hear));
+    } finally {
+      this.#asked = null;
+    }
   }
 
   #addWritable(

@@ -9,6 +9,7 @@ import { FileMapping } from "../../ffi/os/address_space.ts";
 import { PROT_READ, PROT_WRITE } from "../../ffi/os/mman.ts";
 import { PAGE_SIZE } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
+import type { MarkDirty } from "../core/targets.ts";
 
 /** How many GPAs one word of the log stands for, in bytes. */
 const WORD_SPAN = 32 * PAGE_SIZE;
@@ -40,8 +41,15 @@ export class DirtyLog implements Disposable {
     undo.move();
   }
 
-  /** Reports the pages marked in `[start, end)`, as runs, and clears their bits. Each bit is taken once. */
-  take({ start, end }: Span, mark: (start: number, end: number) => void): void {
+  /**
+   * Tells `mark` of the pages marked in `[start, end)`, as runs, and clears the bits of each run once it has been told: where
+   * `mark` throws, none is lost.
+   */
+  take({ start, end }: Span, mark: MarkDirty): void {
+    const tell = (from: number, to: number) => {
+      mark(from, to);
+      this.#clear(from, to);
+    };
     let runStart = -1;
     const last = Math.min(end, this.end);
     for (let at = start; at < last;) {
@@ -49,23 +57,23 @@ export class DirtyLog implements Disposable {
       const base = index * WORD_SPAN;
       const upTo = Math.min(last, base + WORD_SPAN);
       const first = (at - base) / PAGE_SIZE;
-      const bits = this.#takeWord(index, maskOf(first, (upTo - base) / PAGE_SIZE));
+      const bits = this.#word(index) & maskOf(first, (upTo - base) / PAGE_SIZE);
       if (bits === 0) {
-        if (runStart >= 0) mark(runStart, at);
+        if (runStart >= 0) tell(runStart, at);
         runStart = -1;
       } else {
         for (let gpa = at, bit = first; gpa < upTo; gpa += PAGE_SIZE, bit++) {
           if ((bits >>> bit & 1) === 1) {
             if (runStart < 0) runStart = gpa;
           } else if (runStart >= 0) {
-            mark(runStart, gpa);
+            tell(runStart, gpa);
             runStart = -1;
           }
         }
       }
       at = upTo;
     }
-    if (runStart >= 0) mark(runStart, last);
+    if (runStart >= 0) tell(runStart, last);
   }
 
   /** Gives the memory up; a back end that still has it writes into nobody's. */
@@ -74,10 +82,20 @@ export class DirtyLog implements Disposable {
     this.file[Symbol.dispose]();
   }
 
-  #takeWord(index: number, mask: number): number {
-    // Most words are 0, and a plain look at one costs a fraction of an atomic exchange.
-    if (this.#words[index] === 0) return 0;
-    return Atomics.and(this.#words, index, ~mask) & mask;
+  #word(index: number): number {
+    // Most words are 0, and a plain look at one costs a fraction of an atomic one.
+    return this.#words[index] === 0 ? 0 : Atomics.load(this.#words, index);
+  }
+
+  /** Clears the bits of `[start, end)`, while the back end may set others in the same words. */
+  #clear(start: number, end: number): void {
+    for (let at = start; at < end;) {
+      const index = Math.floor(at / WORD_SPAN);
+      const base = index * WORD_SPAN;
+      const upTo = Math.min(end, base + WORD_SPAN);
+      Atomics.and(this.#words, index, ~maskOf((at - base) / PAGE_SIZE, (upTo - base) / PAGE_SIZE));
+      at = upTo;
+    }
   }
 }
 

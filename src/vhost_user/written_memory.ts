@@ -21,7 +21,10 @@ export class WrittenMemory {
   take(table: readonly Span[], mark: (start: number, end: number) => void): void {
     const link = this.#link;
     const { state } = link.connection;
-    for (const { start, end } of [...this.#carried.splice(0), ...this.#unlogged.splice(0)]) mark(start, end);
+    for (const { start, end } of [...this.#carried, ...this.#unlogged]) mark(start, end);
+    // Only now: where `mark` throws, it is told again.
+    this.#carried = [];
+    this.#unlogged = [];
     if (state === "gone") return;
     if (state === "open" && link.log !== null) {
       for (const span of table) link.log.take(span, mark);

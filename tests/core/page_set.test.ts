@@ -119,6 +119,37 @@ Deno.test("PageMarks gathers what was marked since the last take, in any order",
   );
 });
 
+Deno.test("PageMarks loses none of thousands of runs in a few orders one behind the other, wherever its room ends", () => {
+  // So far apart that none of them become one, nor a bitmap.
+  const stretch = fc.tuple(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 1, max: 3000 }));
+  fc.assert(
+    fc.property(fc.array(stretch, { minLength: 1, maxLength: 5 }), fc.nat(2 ** 24), (stretches, last) => {
+      const marks = new PageMarks();
+      const expected: Naive = new Set();
+      const add = (page: number) => {
+        marks.add(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
+        expected.add(page);
+      };
+      for (const [at, count] of stretches) for (let i = 0; i < count; i++) add(at * 2 ** 22 + 1200 * i);
+      add(last);
+      check(marks.take(), expected);
+    }),
+    {
+      numRuns: 30,
+      examples: [[[[4, 2048], [0, 2048]], 601], [[[4, 4096], [0, 4096]], 5], [[[4, 2048], [2, 2048]], 0]],
+    },
+  );
+});
+
+Deno.test("PageMarks takes bits beyond 2^31 of one bitmap", () => {
+  const marks = new PageMarks();
+  const words = new Uint32Array(2 ** 26 + 2);
+  words[1] = 0b110;
+  words[2 ** 26 + 1] = 0b1;
+  marks.addWords(64, words, 0, 2 ** 40);
+  check(marks.take(), new Set([97, 98, 2 ** 31 + 96]));
+});
+
 Deno.test("PageMarks takes the pages of a bitmap that begins anywhere, as far as they are asked for, beside runs", () => {
   const bitmap = fc.record({
     first: fc.integer({ min: -100, max: 3000 }),

@@ -6,12 +6,13 @@ import {
   type DmaTarget,
   MembackingError,
   type MemoryRange,
+  PageSet,
   type Partition,
   ReentrancyError,
 } from "membacking";
 import { RecordingPartition } from "membacking/testing";
 import { DirtyRig, taken } from "./rig.ts";
-import { PAGE } from "../support/units.ts";
+import { PAGE, range } from "../support/units.ts";
 
 const HOLD = { [Symbol.dispose]() {} };
 const quiesce = () => HOLD;
@@ -97,13 +98,66 @@ Deno.test("DirtyTracker: a partition may tell by a bitmap, which is input like r
   // Pages before and behind what was asked for are left out.
   bitmaps = [[2 ** 30 - 2 * PAGE, Uint32Array.of(0b10111)], [2 ** 40, Uint32Array.of(1)]];
   assertEquals(taken(tracker), "0 2");
+  // It is the words that count, whatever an object says of itself, and they are not kept.
+  class Words extends Uint32Array<ArrayBuffer> {
+    override slice(): Words {
+      return this;
+    }
+  }
+  const own = Object.defineProperty(Words.from({ length: 64 }, () => 0b101), "length", { value: NaN }) as Words;
+  bitmaps = [[2 ** 30, own]];
+  const set = tracker.take();
+  own.fill(0);
+  assertStrictEquals(set.within(range(0, 64 * 32 * PAGE)).count, 128);
   // Of what is none, nobody knows what it says.
+  const gone = new Uint32Array(4);
+  structuredClone(gone.buffer, { transfer: [gone.buffer] });
   const all = `0-${rig.manager.memory.length / PAGE - 1}`;
-  const garbage: [unknown, unknown][] = [[NaN, words], [5, words], [2 ** 30, [1]], [2 ** 30, undefined]];
+  const garbage: [unknown, unknown][] = [[NaN, words], [5, words], [2 ** 30, [1]], [2 ** 30, undefined], [
+    2 ** 30,
+    gone,
+  ]];
   for (const [start, given] of garbage) {
     bitmaps = [[start, given]];
     assertEquals(taken(tracker), all, Deno.inspect([start, given]));
   }
+});
+
+Deno.test("DirtyTracker: what a target says when it is not asked is refused, and counts as no other target's", () => {
+  using rig = new DirtyRig();
+  const kept: ((start: number, end: number) => void)[] = [];
+  const keptBitmap: ((start: number, words: Uint32Array) => void)[] = [];
+  const partition = (): Partition => ({
+    mapRange() {},
+    unmapRange() {},
+    setDirtyLog() {},
+    takeDirty(_range, mark, markBitmap) {
+      kept.push(mark);
+      if (markBitmap !== undefined) keptBitmap.push(markBitmap);
+    },
+  });
+  rig.manager.addPartition(partition());
+  rig.manager.addPartition(partition(), { offset: 64 * PAGE });
+  rig.region(0, 8);
+  using tracker = rig.manager.trackDirty();
+  tracker.take();
+  for (const mark of kept) assertThrows(() => mark(5 * PAGE, 6 * PAGE), TypeError, "not asked");
+  for (const mark of keptBitmap) assertThrows(() => mark(0, Uint32Array.of(1)), TypeError, "not asked");
+  assertEquals(taken(tracker), "");
+});
+
+Deno.test("DirtyTracker.giveBack() refuses what only looks like a PageSet, and other trackers see nothing of it", () => {
+  using rig = new DirtyRig();
+  rig.region(0, 8);
+  using first = rig.manager.trackDirty();
+  using second = rig.manager.trackDirty();
+  const set = PageSet.of([range(0, PAGE)]);
+  for (const forged of [new Proxy(set, {}), Object.create(PageSet.prototype) as PageSet]) {
+    assertThrows(() => first.giveBack(forged), TypeError, "PageSet");
+    assertThrows(() => set.union(forged), TypeError, "PageSet");
+  }
+  rig.manager.memory.writeUint8(3 * PAGE, 1);
+  assertEquals([taken(first), taken(second)], ["3", "3"]);
 });
 
 Deno.test("DirtyTracker: a partition that is disposed by itself is asked once more", () => {

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
+  DisposedError,
   GuestMemoryError,
   GuestMemoryManager,
   Mappable,
@@ -141,6 +142,17 @@ Deno.test("an access of no bytes is possible up to the end", () => {
   }
   assertEquals(kindOf(() => memory.read(16 * MIB + 1, 0)), "out-of-range");
   assertThrows(() => memory.read(-1, 0), RangeError);
+});
+
+Deno.test("no address is one before the first access, nor once the manager is gone", () => {
+  const guest = create();
+  const { memory } = guest;
+  const empty = new Uint8Array(0);
+  const reads = (gpa: number) => [() => memory.read(gpa, 0), () => memory.readInto(gpa, empty)];
+  for (const read of reads(2 ** 53)) assertThrows(read, RangeError);
+  guest[Symbol.dispose]();
+  for (const gpa of [0, 4096]) for (const read of reads(gpa)) assertThrows(read, DisposedError);
+  for (const read of reads(2 ** 53)) assertThrows(read);
 });
 
 Deno.test("addresses, lengths and values of the wrong kind are refused wherever the last access was", () => {

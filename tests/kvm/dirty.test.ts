@@ -1,6 +1,6 @@
 // What KVM says a guest has written, by bitmap and by ring: everything, once, whatever becomes of the slot.
 
-import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertStrictEquals, assertThrows } from "@std/assert";
 import { MappingError, MembackingError, MemoryRange, OsError, PageSet } from "membacking";
 import { type CreateVmOptions, type KvmCap, KvmVcpu } from "membacking/kvm";
 import { PageMarks } from "../../src/core/page_marks.ts";
@@ -197,6 +197,52 @@ for (const { mode, cap, vm } of MODES) {
     assertThrows(() => guest.vm.setDirtyLog(range(slot.end, slot.end + PAGE), true), MappingError);
     guest.writes(DATA_AT);
     assertPages(guest.take(), pages(DATA_AT));
+  }, cap);
+}
+
+for (const { mode, cap, vm } of MODES) {
+  kvmTest(`KvmVm.takeDirty() by ${mode}: thousands of pages all over gigabytes, the upper half first`, () => {
+    const [dataEnd, half] = [3 * 2 ** 30, 3 * 2 ** 29];
+    using guest = new TestMachine({ memory: 2 ** 22, reserve: 4 * 2 ** 30, vm });
+    guest.va.map(DATA_AT, dataEnd, null, 0, true, { transparentHugepages: false });
+    const slot = range(DATA_AT, dataEnd);
+    guest.vm.mapRange(guest.va.base + DATA_AT, slot, { writable: true, executable: true, logDirty: true });
+    const apart = (from: number) => Array.from({ length: 2048 }, (_, i) => from + 150 * PAGE * i);
+    const all = [...apart(half), ...apart(DATA_AT), DATA_AT + 151 * PAGE];
+    guest.ram.write(LIST_AT, new Uint8Array(new BigUint64Array([...all.map(BigInt), 0n]).buffer));
+    guest.longMode(WRITER, [{ start: DATA_AT, end: dataEnd }]);
+    assertStrictEquals(guest.run().kind, "io");
+    const told = new Set<number>();
+    guest.vm.takeDirty(range(0, 2 ** 32), (start, end) => {
+      for (let page = start; page < end; page += PAGE) told.add(page);
+    });
+    assertEquals(all.filter((page) => !told.has(page)), []);
+  }, cap);
+
+  kvmTest(`KvmVm.takeDirty() by ${mode}: who asks again while he is told loses nothing`, () => {
+    using guest = new Writer({ vm }, DATA_AT + 96 * PAGE);
+    guest.slot(DATA_AT, DATA_AT + 32 * PAGE);
+    const other = guest.slot(DATA_AT + 32 * PAGE, DATA_AT + 96 * PAGE);
+    const at = (page: number) => DATA_AT + page * PAGE;
+    guest.writes(at(3), at(20), at(33), at(90));
+    const told = new PageMarks();
+    const add = (start: number, end: number) => told.add(start, end);
+    let asked = false;
+    guest.vm.takeDirty(range(0, 2 ** 30), (start, end) => {
+      add(start, end);
+      if (asked) return;
+      asked = true;
+      // Where the other slot has one that was written.
+      guest.writes(at(1));
+      try {
+        guest.vm.takeDirty(other, add);
+      } catch (error) {
+        assertInstanceOf(error, MembackingError);
+      }
+    });
+    guest.vm.takeDirty(range(0, 2 ** 30), add);
+    const expected = pages(at(1), at(3), at(20), at(33), at(90));
+    assertPages(told.take().intersection(expected), expected);
   }, cap);
 }
 

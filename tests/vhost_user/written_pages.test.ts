@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Mappable, MemoryRange } from "membacking";
 import { ProtocolFeature } from "membacking/vhost-user";
 import { readProc } from "../support/proc.ts";
@@ -40,6 +40,30 @@ Deno.test("a log covers memory that is added, and what was marked in memory that
   await rig.backend.write(0xf000_3000, some, { log: true });
   far.unmap();
   assertEquals(taken(rig), [[0xf000_3000, 0xf000_4000]]);
+});
+
+Deno.test("what a back end has written is told again where its listener threw", async () => {
+  await using rig = await Rig.make(EVERYTHING, { start: true });
+  taken(rig);
+  using far = rig.region({ start: 0xf000_0000 });
+  far.map();
+  for (const at of [0x5000, 0x7000, 0x9000, 0xf000_1000]) await rig.backend.write(at, some, { log: true });
+  far.unmap();
+  // The first time at what memory had that is gone, then at the first and at the third of what the log has.
+  const told: number[][] = [];
+  for (let count = 0; count < 3; count++) {
+    const before: number[] = [];
+    const mark = (start: number) => {
+      if (before.length === count) throw new Error("not now");
+      before.push(start);
+    };
+    assertThrows(() => rig.memory.takeDirty(mark), Error, "not now");
+    told.push(before);
+    if (count === 1) await rig.backend.write(0xb000, some, { log: true });
+  }
+  assertEquals(told, [[], [0xf000_1000], [0x5000, 0x7000]]);
+  assertEquals(taken(rig), [[0x9000, 0xa000], [0xb000, 0xc000]]);
+  assertEquals(taken(rig), []);
 });
 
 Deno.test("a log that is too short is replaced by a longer one before memory beyond it is given away", async () => {
