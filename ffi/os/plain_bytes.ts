@@ -38,13 +38,6 @@ export function plainBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return new Uint8Array(getBuffer.call(bytes) as ArrayBuffer, getOffset.call(bytes) as number, length);
 }
 
-/** `bytes`, or where others could make it longer meanwhile, a plain array of the `length` that it has been found to have. */
-export function steadyBytes(bytes: Uint8Array, length: number): Uint8Array {
-  const buffer = getBuffer.call(bytes) as ArrayBuffer | SharedArrayBuffer;
-  if (!(buffer instanceof SharedArrayBuffer) || !buffer.growable) return bytes;
-  return new Uint8Array(buffer, getOffset.call(bytes) as number, length);
-}
-
 /** A plain array on the same words as `words`; `null` where that is no Uint32Array, or has lost its memory. */
 export function plainWords(words: unknown): Uint32Array | null {
   if (!(words instanceof Uint32Array)) return null;

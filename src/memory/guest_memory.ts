@@ -1,4 +1,4 @@
-import { lengthOf, plainBytes, steadyBytes } from "../../ffi/os/plain_bytes.ts";
+import { lengthOf, plainBytes } from "../../ffi/os/plain_bytes.ts";
 import { MappingError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { checkNumber, MemoryRange } from "../core/memory_range.ts";
@@ -86,8 +86,11 @@ export class GuestMemory extends MappedMemory {
   write(gpa: number, bytes: Uint8Array): void {
     const length = lengthOf(bytes);
     const to = this.#writable(gpa, length);
-    if (to >= 0) set.call(this.#view.bytes, steadyBytes(bytes, length), to);
-    else this.#slowWrite(gpa, bytes);
+    if (to < 0) return this.#slowWrite(gpa, bytes);
+    const view = this.#view;
+    set.call(view.bytes, bytes, to);
+    // Another thread may have made a shared array longer since it was looked at: then that much has been written.
+    if (view.marked.length > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */
