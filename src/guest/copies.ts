@@ -17,7 +17,7 @@
  */
 
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
-import { MembackingError, MemoryLockedError } from "../core/errors.ts";
+import { MembackingError, MemoryLockedError, ReentrancyError } from "../core/errors.ts";
 import type { Mapping } from "../core/map/region.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
@@ -74,6 +74,8 @@ export class Copies implements Disposable {
   #base: Base | null = null;
   /** Whether a freeze or thaw that failed has written to the file already what was to be gone back to. */
   #isSpoiled = false;
+  /** Whether a freeze, a thaw or a rollback is under way, those who are told of it included. */
+  #isBusy = false;
   readonly #leftovers = new Leftovers();
 
   constructor(regions: RegionManager, ram: Ram, isPinned: () => boolean) {
@@ -120,6 +122,7 @@ export class Copies implements Disposable {
   }
 
   #freeze(isForSave: boolean): FrozenRam {
+    this.#checkIdle();
     this.#closeLeftovers();
     const { blocks } = this.#ram;
     checkFreezable(this.#internals, blocks, this.#isPinned());
@@ -127,9 +130,13 @@ export class Copies implements Disposable {
     const made = blocks.map((block) => this.#image(block, images));
     // Own pages that have to be moved away are gone for a moment, which another thread could see.
     if (made.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
-    this.#renew("freeze", blocks, made, true, isForSave);
+    // Before anybody is told of the request, who could get at the files until then.
     const frozen = new FrozenFiles(made.map(({ file }) => file));
-    this.#become(frozen, { patch: NO_PATCH, copied: [] }, isForSave);
+    using _hold = frozen.hold();
+    // RAM that those who are told add is none of this moment.
+    const { regions } = this.#ram;
+    this.#renew("freeze", blocks, made, true, isForSave);
+    this.#become(frozen, { patch: NO_PATCH, copied: [] }, isForSave, regions);
     return { frozen, blocks };
   }
 
@@ -148,6 +155,7 @@ export class Copies implements Disposable {
   }
 
   #thaw(base: Base, isHeld: boolean): void {
+    this.#checkIdle();
     this.#closeLeftovers();
     this.#checkForeignLocks();
     const { blocks } = this.#ram;
@@ -179,6 +187,7 @@ export class Copies implements Disposable {
         "A freeze or thaw that failed has written over what was to be rolled back to, freeze again",
       );
     }
+    this.#checkIdle();
     this.#closeLeftovers();
     const regions = this.#ram.regions;
     const parts = base.parts.filter(({ region }) => regions.includes(region));
@@ -213,7 +222,7 @@ export class Copies implements Disposable {
     const doubt = this.#internals.doubtWritten(true);
     try {
       const hold = base.patch === NO_PATCH ? ranges : [];
-      this.#internals.renew("roll back", renewals, added, { hold, keepsBytes: false, act });
+      this.#request("roll back", renewals, added, { hold, keepsBytes: false, act });
       changed.push(...base.copied);
       base.patch();
     } finally {
@@ -231,7 +240,12 @@ export class Copies implements Disposable {
     this.#base = null;
   }
 
-  #become(frozen: FrozenFiles, copied: Pick<Base, "patch" | "copied">, isOfSave: boolean): void {
+  #become(
+    frozen: FrozenFiles,
+    copied: Pick<Base, "patch" | "copied">,
+    isOfSave: boolean,
+    regions: readonly RegionHandle[] = this.#ram.regions,
+  ): void {
     this.#isSpoiled = false;
     using hold = new DisposableStack();
     hold.use(frozen.hold());
@@ -244,7 +258,7 @@ export class Copies implements Disposable {
       files.set(fileOf(file), own);
       return own;
     };
-    const parts = this.#ram.regions.flatMap((region) =>
+    const parts = regions.flatMap((region) =>
       this.#internals.mappings(region).map(({ start, end, value }) => {
         const file = value.kind === "private" ? null : mappableOf(value);
         return {
@@ -312,7 +326,7 @@ export class Copies implements Disposable {
         return { region, start, end, mapping };
       })
     );
-    this.#internals.renew(name, renewals, added, {
+    this.#request(name, renewals, added, {
       hold: isHeld ? [] : renewals.map(({ region }) => region.range),
       keepsBytes: true,
       act: () => {
@@ -324,6 +338,22 @@ export class Copies implements Disposable {
         }
       },
     });
+  }
+
+  /** Has RAM show other memory, hidden RAM as well, which those who list what is shareable cannot see. */
+  #request(...request: Parameters<RegionInternals["renew"]>): void {
+    this.#isBusy = true;
+    try {
+      this.#ram.renewed();
+      this.#internals.renew(...request);
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+
+  /** Throws inside of what one of these requests calls: the moment is half done. */
+  #checkIdle(): void {
+    if (this.#isBusy) throw new ReentrancyError();
   }
 
   /** Whether nobody but this guest shows the file of a block that it was frozen over, so that it may change. */

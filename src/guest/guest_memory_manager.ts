@@ -303,7 +303,15 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
   }
 
   #clone({ laidOut, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
-    const guest = GuestMemoryManager.#make({ ...this.#parts.layout, ...options }, laidOut);
+    const { overlap, logger, quiesce, va, ramPriority = this.#parts.layout.ramPriority } = options;
+    const guest = GuestMemoryManager.#make({
+      ...this.#parts.layout,
+      ramPriority,
+      ...(overlap !== undefined && { overlap }),
+      ...(logger !== undefined && { logger }),
+      ...(quiesce !== undefined && { quiesce }),
+      ...(va !== undefined && { va }),
+    }, laidOut);
     try {
       checkReal(guest.regions);
       const switched = visibility.filter(({ to }) => to !== "read-write");

@@ -123,7 +123,12 @@ export class Ram {
     return switched.sort((a, b) => a.range.start - b.range.start);
   }
 
-  /** The regions of all of it: the same list as long as they are the same. */
+  /** Says that they are about to show other memory, whether they are visible or not: their list becomes another one. */
+  renewed(): void {
+    this.#listed = null;
+  }
+
+  /** The regions of all of it: the same list as long as they are the same, and show the same memory when hidden. */
   get regions(): readonly RegionHandle[] {
     if (this.#listed !== this.#blocks) {
       this.#listed = this.#blocks;

@@ -1,7 +1,7 @@
 import { fileOf } from "../../ffi/files/mappable.ts";
 import type { OpenFile } from "../../ffi/files/open_file.ts";
 import type { View } from "../core/map/overlap.ts";
-import type { Mapping, Region } from "../core/map/region.ts";
+import type { Mapping, Piece, Region } from "../core/map/region.ts";
 import type { State } from "../core/map/state.ts";
 import { piecesIn } from "../core/map/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
@@ -75,6 +75,10 @@ export class ShareableRegions {
     internals.check();
     const state = internals.state();
     if (this.#watching === undefined) this.#findAll(state);
+    // In a batch, or after one that failed, what is watched is another list.
+    else if (this.#ram() !== this.#ownMadeOf) {
+      return new ShareableRegions(this.#regions, this.#ram, this.#report).list();
+    }
     return this.#list(state);
   }
 
@@ -84,6 +88,7 @@ export class ShareableRegions {
     if (this.#listeners.size === 0) {
       const internals = internalsOf(this.#regions);
       internals.check();
+      this.#changed = false;
       this.#findAll(internals.state());
       this.#watching = internals.watch((old, state, changed) => this.#onRequest(old, state, changed));
     }
@@ -154,7 +159,7 @@ export class ShareableRegions {
     try {
       while (this.#changed && this.#listeners.size > 0 && !this.#regions.disposed) {
         this.#changed = false;
-        for (const { listener } of [...this.#listeners]) this.#tell(listener);
+        for (const entry of [...this.#listeners]) if (this.#listeners.has(entry)) this.#tell(entry.listener);
       }
     } finally {
       this.#telling = false;
@@ -200,7 +205,12 @@ export class ShareableRegions {
 }
 
 function sharedRegion({ start, end, file, delta }: Run, state: State, base: number): SharedRegion {
-  const writable = piecesIn(state, start, end).filter(({ value }) => value.writable);
+  // What shows there instead is no part of it, whether the guest may write that or not.
+  const isOfRun = ({ mapping }: Piece) => {
+    const mappable = sharedFileOf(mapping);
+    return mappable !== null && fileOf(mappable) === file && mapping.delta === delta;
+  };
+  const writable = piecesIn(state, start, end).filter(({ value }) => value.writable && isOfRun(value));
   const readOnly = gaps(start, end, writable).map((gap) => new MemoryRange(gap.start, gap.end));
   const range = new MemoryRange(start, end);
   return Object.freeze({ range, fd: file.handOut(), fileOffset: start + delta, hva: base + start, readOnly });

@@ -351,12 +351,13 @@ export class MemoryMap {
   ): void {
     const state = this.#state;
     const { onlookers } = this;
-    const { changed } = change;
+    // A batch that failed is emptied before those are told who watch the map.
+    const changed = draft === null ? change.changed : change.changed.slice();
     if (began !== 0 && onlookers.wantReports) {
       const microseconds = (performance.now() - began) * 1000;
       const parts = draft === null ? NO_PARTS : draft.parts.slice();
       // While clients are held off still: an access by one of this thread is refused then, like everything else.
-      onlookers.tell({ name, region, parts, changed: changed.slice(), plan, microseconds, error, state });
+      onlookers.tell({ name, region, parts, changed: [...changed], plan, microseconds, error, state });
     }
     if (this.gate !== null) this.gate.open(withDamage(old, state, changed));
     if (added !== null && !committed) closeFile(added);

@@ -117,6 +117,8 @@ export function setMapping(
   }
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
   const { gone, split } = isOneThing ? touchedAt(there, start, end) : touchedIn(before, start, end);
+  // It outlives all managers, and would keep the last one's file.
+  there.value = null;
   const next = state.withRegion(region, { region, params, mappings }, state.layers, state);
   const changed = params === null ? NOWHERE : fragments(state.visible, region, start, end);
   return { state: next, changed, gone, split, removed };
