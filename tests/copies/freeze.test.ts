@@ -52,6 +52,17 @@ Deno.test("a clone has the visibility of its template", () => {
   assertEquals(words(clone), at(1));
 });
 
+Deno.test("a clone has the layout of its template, whatever else it is asked to have", () => {
+  using guest = newGuest({ x86Legacy: true });
+  using template = guest.freeze();
+  const asked = { x86Legacy: false, maxAddress: PAGE, ram: [], pin: true, ramPriority: 3 };
+  using clone = template.clone(asked);
+  assertEquals(clone.ramRanges.map(String), guest.ramRanges.map(String));
+  assertEquals(clone.regions.regions()[0]?.priority, 3);
+  using again = clone.freeze().clone();
+  assertEquals(again.ramRanges.map(String), guest.ramRanges.map(String));
+});
+
 Deno.test("clones, template and source go in any order, and nothing stays", () => {
   const before = { fds: openFds(), maps: mappings().filter(({ file }) => file.includes("memfd:")).length };
   for (let turn = 0; turn < 6; turn++) {

@@ -4,6 +4,7 @@ import {
   type GuestMemoryOptions,
   Mappable,
   MappingError,
+  MembackingError,
   type RamHandle,
   type SharedRegion,
 } from "membacking";
@@ -295,4 +296,162 @@ Deno.test("RAM that an undo could not put back is listed no more, and again once
     assertEquals(look(), all, `watched: ${watched}`);
     if (watched) assertEquals(told, [all, [], all]);
   }
+});
+
+/** The list that watching keeps, beside the one that is looked up anew. */
+function both(guest: GuestMemoryManager, watching: Disposable): [string[], string[]] {
+  const describe = () =>
+    guest.shareableRegions().map(({ range, fileOffset, fd, readOnly }) => `${range} ${fileOffset} ${fd} ${readOnly}`);
+  const watched = describe();
+  watching[Symbol.dispose]();
+  return [watched, describe()];
+}
+
+const HIDINGS: Record<string, (guest: GuestMemoryManager, stack: DisposableStack) => void> = {
+  "switched off": (guest) => guest.setRamVisibility(range(8 * MIB, 10 * MIB), "unmapped"),
+  "hidden by device memory": (guest, stack) => {
+    const bar = stack.use(guest.newDeviceMemory("bar", 2 * MIB, { priority: 255 }));
+    bar.map({ offset: 0, mappable: stack.use(Mappable.memfd("bar", 2 * MIB)) });
+    bar.mapToGuest(8 * MIB, true);
+  },
+};
+for (const [how, hide] of Object.entries(HIDINGS)) {
+  Deno.test(`RAM that is ${how} leaves the list when it is frozen, and comes back when it is thawed`, () => {
+    using stack = new DisposableStack();
+    const guest = stack.use(create({ ramPriority: 10, overlap: "any" }));
+    hide(guest, stack);
+    let told: string[] = [];
+    const watch = () => guest.watchShareableRegions((regions) => told = text(regions));
+    let watching = watch();
+    const template = guest.freeze();
+    assertEquals(both(guest, watching), [[], []]);
+    watching = watch();
+    template[Symbol.dispose]();
+    guest.thaw();
+    assertEquals(told, ["0x0-0x400000 @0x0", "0x800000-0xa00000 @0x400000"]);
+    const [watched, unwatched] = both(guest, watching);
+    assertEquals(watched, unwatched);
+  });
+}
+
+Deno.test("whoever is told of a freeze gets no descriptor of its files, and its template stays as it is", () => {
+  using guest = create();
+  guest.memory.writeUint8(0x1000, 1);
+  const seen: unknown[] = [];
+  using _watching = guest.watchShareableRegions((regions) => {
+    seen.push(regions.length);
+    try {
+      const found = guest.memory.find(0x1000);
+      seen.push(found?.mappable?.fd);
+    } catch (error) {
+      seen.push(error instanceof MembackingError);
+    }
+  });
+  using template = guest.freeze();
+  assertEquals(seen, [0, true]);
+  using clone = template.clone();
+  assertEquals(clone.memory.readUint8(0x1000), 1);
+});
+
+Deno.test("whoever is told of a freeze may add RAM, which is none of that moment, but cannot freeze or go back meanwhile", () => {
+  using guest = create();
+  const refused: unknown[] = [];
+  let added: RamHandle | undefined;
+  using _watching = guest.watchShareableRegions(() => {
+    for (const act of [() => guest.freeze(), () => guest.thaw(), () => guest.rollback()]) {
+      if (added === undefined) {
+        try {
+          act();
+        } catch (error) {
+          refused.push(error instanceof Error ? error.name : error);
+        }
+      }
+    }
+    added ??= guest.addRam({ ranges: [range(DIMM, DIMM + MIB)] });
+  });
+  using _template = guest.freeze();
+  // There is nothing to thaw or to go back to before the freeze is over.
+  assertEquals(refused, ["ReentrancyError", "MembackingError"]);
+  guest.memory.writeUint8(DIMM, 7);
+  guest.memory.writeUint8(0, 7);
+  guest.rollback();
+  assertEquals([guest.memory.readUint8(DIMM), guest.memory.readUint8(0)], [7, 0]);
+  assertEquals(text(guest.shareableRegions()), ["0x1000000-0x1100000 @0x0"]);
+});
+
+Deno.test("a batch that fails, and whose undo does, is told of like a request", () => {
+  for (const isBatch of [false, true]) {
+    const faults = new Faults();
+    using guest = create({ va: new RecordingVa<Mappable>(64 * MIB, { faults }), ram: [] });
+    using file = Mappable.memfd("more", MIB);
+    const more = guest.regions.newRegion({ name: "more", range: range(DIMM, DIMM + MIB), priority: 1 });
+    more.addMapping({ rangeInRegion: range(0, MIB), mappable: file });
+    more.map();
+    const told: number[] = [];
+    const watching = guest.watchShareableRegions((regions) => told.push(regions.length));
+    faults.failAfter(0, { mode: "old-state-destroyed", times: 2 });
+    assertThrows(() => isBatch ? guest.regions.batch(() => more.unmap()) : more.unmap(), MappingError);
+    assertEquals(told, [0]);
+    const [watched, unwatched] = both(guest, watching);
+    assertEquals(watched, unwatched);
+  }
+});
+
+Deno.test("what the guest cannot write is the RAM that it cannot, whatever shows there instead", () => {
+  using guest = create({ x86Legacy: true, ram: [{ ranges: [range(0, 4 * MIB)] }] });
+  using vram = Mappable.memfd("vram", 0x2_0000);
+  const vga = range(0xa_0000, 0xc_0000);
+  guest.setRamVisibility(vga, "unmapped");
+  using device = guest.newDeviceMemory("vga", vga.length);
+  device.map({ offset: 0, mappable: vram });
+  device.mapToGuest(vga.start, true);
+  const watching = guest.watchShareableRegions(() => {});
+  assertEquals(guest.shareableRegions()[0]?.readOnly.map(String), [`${vga}`]);
+  const [watched, unwatched] = both(guest, watching);
+  assertEquals(watched, unwatched);
+});
+
+Deno.test("a listener is not told any more once another one has disposed it, nor of what was before it came", () => {
+  using guest = create();
+  const told: string[] = [];
+  const second: Disposable[] = [];
+  const first = guest.watchShareableRegions(() => {
+    told.push("first");
+    second[0]?.[Symbol.dispose]();
+  });
+  second.push(guest.watchShareableRegions(() => told.push("second")));
+  new Dimm(guest).plug();
+  assertEquals(told, ["first"]);
+  first[Symbol.dispose]();
+
+  const last = guest.watchShareableRegions(() => {
+    if (told.push("last") > 2) return;
+    new Dimm(guest, DIMM + 2 * MIB).plug();
+    last[Symbol.dispose]();
+  });
+  new Dimm(guest, DIMM + 4 * MIB).plug();
+  using _later = guest.watchShareableRegions(() => told.push("later"));
+  using bar = guest.newDeviceMemory("bar", MIB);
+  bar.mapToGuest(32 * MIB, true);
+  assertEquals(told, ["first", "last"]);
+});
+
+Deno.test("who begins to watch in a batch that fails keeps no list of what did not happen", () => {
+  using guest = create();
+  const dimm = new Dimm(guest);
+  dimm.plug();
+  const watching: Disposable[] = [];
+  assertThrows(
+    () =>
+      guest.regions.batch(() => {
+        dimm.unplug();
+        watching.push(guest.watchShareableRegions(() => {}));
+        throw new Error("not today");
+      }),
+    Error,
+    "not today",
+  );
+  const [watched, unwatched] = both(guest, watching[0]!);
+  assertEquals(watched, unwatched);
+  assertEquals(watched.length, 3);
 });
