@@ -34,6 +34,9 @@ export class Draft implements Change {
   /** Who wants to know whether it came true. */
   readonly waiting: Outcome[] = [];
 
+  /** Whether it has been carried out. */
+  isDone = false;
+
   /** A draft that has changed nothing about `state` yet. */
   constructor(state: State) {
     this.state = state;
@@ -73,18 +76,24 @@ export class Draft implements Change {
     this.gone.length = gone;
     this.split.length = split;
     this.removed.length = removed;
-    while (this.added.length > added) closeFile(this.added.pop()!);
+    // What has been seen to goes from its list last: where an exception ends this, it can be gone on with.
+    for (; this.added.length > added; this.added.pop()) closeFile(this.added.at(-1)!);
     // What failed is taken back from the last to the first.
-    while (this.waiting.length > waiting) this.waiting.pop()!(false);
+    for (; this.waiting.length > waiting; this.waiting.pop()) this.waiting.at(-1)!(false);
   }
 
-  /** Forgets all of it. */
-  abandon(): void {
+  /** Tells all who wait what became of it; where an exception ended that, the rest. */
+  decide(): void {
+    if (this.isDone) this.#comeTrue();
+    else this.#abandon();
+  }
+
+  #abandon(): void {
     this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, removed: 0, added: 0, waiting: 0, parts: 0 });
   }
 
-  /** Tells those who wait that it came true. */
-  cameTrue(): void {
-    for (const outcome of this.waiting.splice(0)) outcome(true);
+  /** None is told twice: each may give something up. */
+  #comeTrue(): void {
+    while (this.waiting.length > 0) this.waiting.shift()!(true);
   }
 }

@@ -43,6 +43,8 @@ export class MemoryMap {
   gate: MapGate | null = null;
   #state: State = State.empty();
   #draft: Draft | null = null;
+  /** The batch of which those who wait have not been told what became of it. */
+  #undecided: Draft | null = null;
   #busy = false;
   #closed = false;
   /** The request whose effects may have begun: stored before the first of them, until it is committed or undone. */
@@ -90,6 +92,7 @@ export class MemoryMap {
     if (this.#busy) throw new ReentrancyError();
     if (this.#closed) throw new DisposedError("The region manager");
     if (this.#unfinished !== null) this.#recover(this.#unfinished);
+    if (this.#undecided !== null && this.#draft === null) this.#decide(this.#undecided);
   }
 
   /**
@@ -132,7 +135,7 @@ export class MemoryMap {
     const outer = this.#draft;
     const draft = outer ?? new Draft(this.#state);
     const mark = draft.mark();
-    this.#draft = draft;
+    this.#draft = this.#undecided = draft;
     let result: T;
     try {
       result = requests();
@@ -142,6 +145,7 @@ export class MemoryMap {
       }
     } catch (error) {
       draft.goBackTo(mark);
+      if (outer === null) this.#undecided = null;
       throw error;
     } finally {
       this.#draft = outer;
@@ -160,15 +164,16 @@ export class MemoryMap {
     const outer = this.#draft;
     const draft = outer ?? new Draft(this.#state);
     const mark = draft.mark();
-    this.#draft = draft;
+    this.#draft = this.#undecided = draft;
     try {
       if (isThenable(requests())) throw new TypeError("Requests to be explained must be made synchronously");
       return { plan: this.#planAside(draft) };
     } catch (error) {
       return { error };
     } finally {
-      draft.goBackTo(mark);
       this.#draft = outer;
+      draft.goBackTo(mark);
+      if (outer === null) this.#undecided = null;
     }
   }
 
@@ -243,6 +248,7 @@ export class MemoryMap {
   close(tearDown: (state: State) => void): void {
     if (this.#busy || this.#draft !== null) throw new ReentrancyError();
     if (this.#unfinished !== null) this.#recover(this.#unfinished);
+    if (this.#undecided !== null) this.#decide(this.#undecided);
     this.#closed = true;
     this.#busy = true;
     this.#invalidate();
@@ -261,6 +267,7 @@ export class MemoryMap {
     const old = this.#state;
     const began = this.onlookers.wantReports ? performance.now() : 0;
     if (change.state === old && change.changed.length + change.removed.length === 0 && deed === null) {
+      if (request.draft !== null) request.draft.isDone = true;
       return this.#finish(old, request, true, null, null, began);
     }
     let planned: Plan | null = null;
@@ -299,11 +306,12 @@ export class MemoryMap {
       throw error;
     }
     const old = this.#state;
-    const { plan } = transaction;
+    const { plan, request: { draft } } = transaction;
     const failure = transaction.run(context);
     // Without a call in between, so that no exception can come between the one and the other.
     this.#state = failure === null ? plan.state : failure.state;
     transaction.committed = failure === null;
+    if (draft !== null) draft.isDone = failure === null;
     this.#forget(old);
     if (this.#written.isOn) this.#written.afterSteps(transaction);
     // The request is done or undone by now, and the caller is told that; what goes wrong here cannot change it.
@@ -359,13 +367,16 @@ export class MemoryMap {
       // While clients are held off still: an access by one of this thread is refused then, like everything else.
       onlookers.tell({ name, region, parts, changed: [...changed], plan, microseconds, error, state });
     }
-    if (this.gate !== null) this.gate.open(withDamage(old, state, changed));
+    const different = withDamage(old, state, changed);
+    if (this.gate !== null) this.gate.open(different);
     if (added !== null && !committed) closeFile(added);
-    if (draft !== null) {
-      if (committed) draft.cameTrue();
-      else draft.abandon();
-    }
-    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, changed);
+    if (draft !== null) this.#decide(draft);
+    if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, different);
+  }
+
+  #decide(draft: Draft): void {
+    draft.decide();
+    if (this.#undecided === draft) this.#undecided = null;
   }
 
   /** Nobody asks a state any more that has been replaced. */
