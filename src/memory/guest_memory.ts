@@ -90,7 +90,7 @@ export class GuestMemory extends MappedMemory {
     const view = this.#view;
     set.call(view.bytes, bytes, to);
     // Another thread may have made a shared array longer since it was looked at: then that much has been written.
-    if (view.marked.length > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
+    if (view.markedPages > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */
@@ -271,10 +271,9 @@ export class GuestMemory extends MappedMemory {
         const start = at & view.writableMask;
         if (at + length <= start + view.writableLength) {
           if (start === view.writableStart) return at;
-          const { marked } = view;
           const page = at >>> 12;
-          if (page < marked.length && length > 0) {
-            marked[page] = 1;
+          if (page < view.markedPages && length > 0) {
+            view.marked[page] = 1;
             view.writableStart = start;
             return at;
           }

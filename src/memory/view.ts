@@ -28,6 +28,8 @@ export class View {
   writableLength: number = -1;
   /** Once there was a write that is tracked, a byte for each page, to be set to 1 where it is written. */
   marked: Uint8Array = NO_MARKS;
+  /** How many pages have one: a number of its own, since an array is asked first whether it still has its memory. */
+  markedPages: number = 0;
   /** What its bytes are in: all of host memory. */
   readonly buffer: ArrayBuffer;
   /** Where in the buffer its first byte is. */
@@ -67,7 +69,10 @@ export class View {
   mark(at: number, length: number): void {
     const marks = this.#marks;
     if (marks === null) return;
-    if (this.marked.length === 0) this.marked = marks.arm();
+    if (this.markedPages === 0) {
+      this.marked = marks.arm();
+      this.markedPages = this.marked.length;
+    }
     marks.mark(at, at + length);
     if (length === 0) return;
     this.writableStart = at & -PAGE_SIZE;
