@@ -90,7 +90,7 @@ export class GuestMemory extends MappedMemory {
     const view = this.#view;
     set.call(view.bytes, bytes, to);
     // Another thread may have made a shared array longer since it was looked at: then that much has been written.
-    if (view.markedPages > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
+    if (view.markedEnd > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */
@@ -272,7 +272,7 @@ export class GuestMemory extends MappedMemory {
         if (at + length <= start + view.writableLength) {
           if (start === view.writableStart) return at;
           const page = at >>> 12;
-          if (page < view.markedPages && length > 0) {
+          if (page >= view.markedFrom && page < view.markedEnd && length > 0) {
             view.marked[page] = 1;
             view.writableStart = start;
             return at;

@@ -28,8 +28,13 @@ export class View {
   writableLength: number = -1;
   /** Once there was a write that is tracked, a byte for each page, to be set to 1 where it is written. */
   marked: Uint8Array = NO_MARKS;
-  /** How many pages have one: a number of its own, since an array is asked first whether it still has its memory. */
-  markedPages: number = 0;
+  /**
+   * The first page for which that may be done without more ado. These are numbers, as the length of an array is asked
+   * for at the price of asking whether it still has its memory.
+   */
+  markedFrom: number = 0;
+  /** One past the last one; 0 for none. */
+  markedEnd: number = 0;
   /** What its bytes are in: all of host memory. */
   readonly buffer: ArrayBuffer;
   /** Where in the buffer its first byte is. */
@@ -69,12 +74,11 @@ export class View {
   mark(at: number, length: number): void {
     const marks = this.#marks;
     if (marks === null) return;
-    if (this.markedPages === 0) {
-      this.marked = marks.arm();
-      this.markedPages = this.marked.length;
-    }
-    marks.mark(at, at + length);
     if (length === 0) return;
+    marks.mark(at, at + length);
+    this.marked = marks.pages;
+    this.markedFrom = marks.openFrom;
+    this.markedEnd = marks.openEnd;
     this.writableStart = at & -PAGE_SIZE;
     this.writableMask = -PAGE_SIZE;
     this.writableLength = PAGE_SIZE;

@@ -29,30 +29,41 @@ const PAGE_SHIFT = 12;
 
 /** The marks of a part of guest memory whose offsets are small integers. */
 export class WindowMarks {
-  readonly #pages: Uint8Array;
+  /** A byte for each page of the window, to be set to 1 where the page is written; for which pages, `mark` says. */
+  readonly pages: Uint8Array;
+  /** The first page whose byte may be set by others without more ado, until marks are taken. */
+  openFrom = 0;
+  /** One past the last of them; 0 for none. What lies between the writes of a window is looked through as well. */
+  openEnd = 0;
   readonly #blocks: Uint8Array;
+  /** How many pages of the first block lie before the window. */
+  readonly #lead: number;
 
   /** The window begins with the page `first` and has `count` pages. */
   constructor(pages: Uint8Array, blocks: Uint8Array, first: number, count: number) {
-    this.#pages = pages.subarray(first, first + count);
+    this.pages = pages.subarray(first, first + count);
     this.#blocks = blocks.subarray(Math.floor(first / BLOCK), Math.ceil((first + count) / BLOCK));
+    this.#lead = first % BLOCK;
   }
 
-  /**
-   * Says that there may be marks anywhere in the window from now on, until marks are taken. Before that a mark is lost.
-   *
-   * @returns A byte for each page, to be set to 1 where the page is written.
-   */
-  arm(): Uint8Array {
-    this.#blocks.fill(1);
-    return this.#pages;
-  }
-
-  /** Marks the pages of the bytes `[from, to)`, offsets into the window, which is armed. */
+  /** Marks the pages of the bytes `[from, to)`, offsets into the window. */
   mark(from: number, to: number): void {
     if (to <= from) return;
-    const last = (to - 1) >>> PAGE_SHIFT;
-    for (let page = from >>> PAGE_SHIFT; page <= last; page++) this.#pages[page] = 1;
+    const first = from >>> PAGE_SHIFT;
+    const end = ((to - 1) >>> PAGE_SHIFT) + 1;
+    if (first < this.openFrom || end > this.openEnd) this.#open(first, end);
+    for (let page = first; page < end; page++) this.pages[page] = 1;
+  }
+
+  /** Has marks looked for in the blocks of `[first, end)` as well. */
+  #open(first: number, end: number): void {
+    const lead = this.#lead;
+    const from = this.openEnd === 0 ? first : Math.min(first, this.openFrom);
+    const firstBlock = Math.floor((lead + from) / BLOCK);
+    const endBlock = Math.ceil((lead + Math.max(end, this.openEnd)) / BLOCK);
+    this.#blocks.fill(1, firstBlock, endBlock);
+    this.openFrom = Math.max(0, firstBlock * BLOCK - lead);
+    this.openEnd = Math.min(this.pages.length, endBlock * BLOCK - lead);
   }
 }
 
