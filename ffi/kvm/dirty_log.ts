@@ -47,8 +47,6 @@ export class DirtyBitmap implements DirtySource {
   /** What slots that are gone had. */
   readonly #left = new LeftBehind();
   #flags = 0;
-  /** Whether the bits of a slot are being told, and cleared next: no others may be read in between. */
-  #isTelling = false;
   // Made when first used: most machines are never asked.
   #words: Uint32Array<ArrayBuffer> = new Uint32Array(0);
   #address = 0n;
@@ -115,20 +113,13 @@ export class DirtyBitmap implements DirtySource {
     const from = Math.max(0, (range.start - start) / PAGE_SIZE);
     const to = Math.min(pages, (range.end - start) / PAGE_SIZE);
     if (from >= to) return;
-    if (this.#isTelling) {
-      throw new MembackingError("What a guest has written cannot be asked for while it is being told");
-    }
     const words = this.#read(vm, slot, pages);
     keepBits(words, from, to);
     const last = (to + 31) >>> 5;
     const first = firstWordSet(words, from >>> 5, last);
     if (first === last) return;
-    this.#isTelling = true;
-    try {
-      mark(start + 32 * first * PAGE_SIZE, words.subarray(first, last));
-    } finally {
-      this.#isTelling = false;
-    }
+    // Whoever is told cannot have these words overwritten, nor the slot taken away, before they are cleared.
+    mark(start + 32 * first * PAGE_SIZE, words.subarray(first, last));
     if (clear) this.#clear(vm, slot, words, first, last);
   }
 

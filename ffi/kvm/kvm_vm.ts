@@ -144,6 +144,8 @@ export class KvmVm implements Partition, Disposable {
    * pages, in bytes; or `markBitmap`, where there is one and KVM says it by a bitmap. Slots that do not log have nothing to
    * tell, and those that are gone what they had when they went, also once the VM is disposed.
    *
+   * `mark` may look at guest memory and run vCPUs, but neither change slots nor ask again.
+   *
    * @throws {OsError} If KVM refuses. What has been told by then is not told again, or told twice.
    */
   takeDirty(range: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void {
@@ -305,6 +307,7 @@ export class KvmVm implements Partition, Disposable {
    */
   [Symbol.dispose](): void {
     if (this.#owner.disposed) return;
+    this.#memory.checkIdle();
     this.#owner.disposed = true;
     const isReachable = this.#handedOut || this.#vcpus.size > 0;
     this.#events.clear(isReachable);

@@ -27,9 +27,10 @@ export class LeftBehind {
     const all = this.marks.toSet().union(this.#telling);
     const asked = all.within(range);
     const rest = asked.count === all.count ? PageSet.EMPTY : all.difference(asked);
-    // First there in both places, then in one: an exception in between loses nothing.
-    this.#telling = asked;
+    // First there in both places, then in one each: an exception in between loses nothing.
+    this.#telling = all;
     this.marks.keep(rest);
+    this.#telling = asked;
     eachSpan(asked, mark);
     this.#telling = PageSet.EMPTY;
   }

@@ -12,7 +12,7 @@
  * @module
  */
 
-import { MappingError } from "../../src/core/errors.ts";
+import { MappingError, MembackingError } from "../../src/core/errors.ts";
 import { hex } from "../../src/core/hex.ts";
 import { checkAligned, type MemoryRange, ownRange } from "../../src/core/memory_range.ts";
 import type { Access, MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
@@ -67,6 +67,8 @@ export class VmMemory {
   readonly #capacity: number;
   readonly #addressBits: number;
   #closed = false;
+  /** Whether what its guest has written is being told. */
+  #isTelling = false;
   #book = new SlotBook();
   readonly #dirty: DirtySource;
   #pins = new Pins();
@@ -120,6 +122,7 @@ export class VmMemory {
   /** As `KvmVm.unmapRange`. */
   unmapRange(where: MemoryRange): void {
     const range = ownRange(where, "A memory slot");
+    this.checkIdle();
     const fd = this.#fd;
     const found = this.#book.exactly(range);
     if (found === undefined) throw new MappingError(`${this.#name} has no memory slot at exactly ${range}`, range);
@@ -136,6 +139,7 @@ export class VmMemory {
   /** As `KvmVm.setDirtyLog`. */
   setDirtyLog(where: MemoryRange, on: boolean): void {
     const range = ownRange(where, "A memory slot");
+    this.checkIdle();
     const fd = this.#fd;
     const found = this.#book.exactly(range);
     if (found === undefined) throw new MappingError(`${this.#name} has no memory slot at exactly ${range}`, range);
@@ -165,8 +169,26 @@ export class VmMemory {
   /** As `KvmVm.takeDirty`. */
   takeDirty(where: MemoryRange, mark: MarkDirty, markBitmap?: MarkDirtyBitmap): void {
     const range = ownRange(where, "A log of written pages");
-    if (this.#closed) this.#dirty.takeRest(range, mark);
-    else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark, markBitmap);
+    this.checkIdle();
+    this.#isTelling = true;
+    try {
+      if (this.#closed) this.#dirty.takeRest(range, mark);
+      else this.#dirty.take(this.#fd, this.#book.logging(range), range, mark, markBitmap);
+    } finally {
+      this.#isTelling = false;
+    }
+  }
+
+  /**
+   * Throws inside of what `takeDirty` calls: what has been told is about to be cleared, in the slots there are.
+   *
+   * @throws {MembackingError}
+   */
+  checkIdle(): void {
+    if (!this.#isTelling) return;
+    throw new MembackingError(
+      `${this.#name} is telling what its guest has written, and cannot be changed or asked meanwhile`,
+    );
   }
 
   /** As `KvmVm.prefetchRange`. */

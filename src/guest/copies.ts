@@ -122,7 +122,7 @@ export class Copies implements Disposable {
   }
 
   #freeze(isForSave: boolean): FrozenRam {
-    this.#checkIdle();
+    this.checkIdle();
     this.#closeLeftovers();
     const { blocks } = this.#ram;
     checkFreezable(this.#internals, blocks, this.#isPinned());
@@ -155,7 +155,7 @@ export class Copies implements Disposable {
   }
 
   #thaw(base: Base, isHeld: boolean): void {
-    this.#checkIdle();
+    this.checkIdle();
     this.#closeLeftovers();
     this.#checkForeignLocks();
     const { blocks } = this.#ram;
@@ -187,7 +187,7 @@ export class Copies implements Disposable {
         "A freeze or thaw that failed has written over what was to be rolled back to, freeze again",
       );
     }
-    this.#checkIdle();
+    this.checkIdle();
     this.#closeLeftovers();
     const regions = this.#ram.regions;
     const parts = base.parts.filter(({ region }) => regions.includes(region));
@@ -351,8 +351,12 @@ export class Copies implements Disposable {
     }
   }
 
-  /** Throws inside of what one of these requests calls: the moment is half done. */
-  #checkIdle(): void {
+  /**
+   * Throws inside of what one of these requests calls: the moment is half done.
+   *
+   * @throws {ReentrancyError}
+   */
+  checkIdle(): void {
     if (this.#isBusy) throw new ReentrancyError();
   }
 

@@ -65,6 +65,7 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   const visibility = ram.visibility.flatMap(({ range: { start, end }, to }) =>
     to === "read-write" ? [] : [{ start, end, visibility: to }]
   );
+  copies.checkIdle();
   using writer = new SnapshotWriter(directory, { parent: base?.id ?? null, layout, visibility, state });
   using saving = new Saving(writer, layout, { ...options, pages, chain: parents });
   using held = new DisposableStack();

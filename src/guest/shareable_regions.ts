@@ -117,9 +117,10 @@ export class ShareableRegions {
   #findOwn(): void {
     const ram = this.#ram();
     if (ram === this.#ownMadeOf) return;
+    let own: RangeMap<Region> = RangeMap.EMPTY;
+    for (const handle of ram) own = own.set(handle.range.start, handle.range.end, regionOf(handle));
+    this.#own = own;
     this.#ownMadeOf = ram;
-    this.#own = RangeMap.EMPTY;
-    for (const handle of ram) this.#own = this.#own.set(handle.range.start, handle.range.end, regionOf(handle));
   }
 
   /** RAM with a file in `[start, end)`: all of our own, and what else is visible and writable. In order, as long as can be. */

@@ -90,7 +90,7 @@ export class GuestMemory extends MappedMemory {
     const view = this.#view;
     set.call(view.bytes, bytes, to);
     // Another thread may have made a shared array longer since it was looked at: then that much has been written.
-    if (view.markedEnd > 0 && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
+    if (view.isTracked && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */

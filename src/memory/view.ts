@@ -20,6 +20,8 @@ export class View {
   readonly end: number = 0;
   /** Whether it may be written. */
   readonly isWritable: boolean;
+  /** Whether somebody wants to know what is written. */
+  readonly isTracked: boolean;
   /** Where it may be written without more ado: all of it while nobody tracks writes, else the page that was marked last. */
   writableStart: number = 0;
   /** The bits of an offset that say where in that sense it lies: what has the same of them begins at the same byte. */
@@ -64,6 +66,7 @@ export class View {
     this.isWritable = writable;
     this.writableLength = writable && marks === null ? length : -1;
     this.#marks = writable ? marks : null;
+    this.isTracked = this.#marks !== null;
     this.buffer = buffer;
     this.offset = offset;
     this.data = new DataView(buffer, offset, length);

@@ -374,9 +374,15 @@ export class MemoryMap {
     if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, different);
   }
 
+  /** Tells those who wait what became of a batch, who may make requests of their own by then. */
   #decide(draft: Draft): void {
-    draft.decide();
-    if (this.#undecided === draft) this.#undecided = null;
+    this.#undecided = null;
+    try {
+      draft.decide();
+    } catch (error) {
+      this.#undecided = draft;
+      throw error;
+    }
   }
 
   /** Nobody asks a state any more that has been replaced. */

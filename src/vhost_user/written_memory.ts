@@ -21,10 +21,11 @@ export class WrittenMemory {
   take(table: readonly Span[], mark: (start: number, end: number) => void): void {
     const link = this.#link;
     const { state } = link.connection;
-    for (const { start, end } of [...this.#carried, ...this.#unlogged]) mark(start, end);
-    // Only now: where `mark` throws, it is told again.
-    this.#carried = [];
-    this.#unlogged = [];
+    const told = new Set([...this.#carried, ...this.#unlogged]);
+    for (const { start, end } of told) mark(start, end);
+    // Only now, and what has come meanwhile stays: where `mark` throws, it is told again.
+    this.#carried = this.#carried.filter((span) => !told.has(span));
+    this.#unlogged = this.#unlogged.filter((span) => !told.has(span));
     if (state === "gone") return;
     if (state === "open" && link.log !== null) {
       for (const span of table) link.log.take(span, mark);

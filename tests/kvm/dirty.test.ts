@@ -219,6 +219,29 @@ for (const { mode, cap, vm } of MODES) {
     assertEquals(all.filter((page) => !told.has(page)), []);
   }, cap);
 
+  kvmTest(`KvmVm.takeDirty() by ${mode}: no slot is changed while one is told, and nothing is lost by trying`, () => {
+    using guest = new Writer({ vm }, DATA_AT + 300 * PAGE);
+    const slot = guest.slot(DATA_AT, DATA_AT + 100 * PAGE);
+    const quiet = guest.slot(DATA_AT + 200 * PAGE, DATA_AT + 300 * PAGE, false);
+    const all = [1, 5, 40].map((page) => DATA_AT + page * PAGE);
+    guest.writes(...all);
+    const told = new PageMarks();
+    const refused: string[] = [];
+    guest.vm.takeDirty(range(all[0]!, all[0]! + PAGE), (start, end) => {
+      told.add(start, end);
+      for (
+        const change of [
+          () => guest.vm.setDirtyLog(quiet, true),
+          () => guest.vm.unmapRange(slot),
+          () => guest.vm[Symbol.dispose](),
+        ]
+      ) refused.push(assertThrows(change, MembackingError).message);
+    });
+    assertEquals(refused.length, 3);
+    guest.vm.takeDirty(range(0, 2 ** 30), (start, end) => told.add(start, end));
+    assertPages(told.take(), pages(...all));
+  }, cap);
+
   kvmTest(`KvmVm.takeDirty() by ${mode}: who asks again while he is told loses nothing`, () => {
     using guest = new Writer({ vm }, DATA_AT + 96 * PAGE);
     guest.slot(DATA_AT, DATA_AT + 32 * PAGE);

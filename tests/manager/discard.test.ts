@@ -302,3 +302,19 @@ hugePageTest("huge pages are discarded whole", 2, () => {
   assertEquals(free(), before + 1);
   assertEquals(guest.memory.readUint8(0), 3);
 });
+
+Deno.test("thousands of discards in a batch are all made, in their order", () => {
+  using guest = create("shared");
+  const pages = Array.from({ length: 1000 }, (_, page) => page);
+  const order: number[] = [];
+  using _watching = guest.regions.watchRequests(({ name, changed }) => {
+    if (name === "discard") order.push(...changed.map(({ start }) => start / PAGE));
+  });
+  for (let round = 0; round < 8; round++) {
+    guest.memory.fill(0, 4 * MIB, 0xaa);
+    order.length = 0;
+    guest.regions.batch(() => pages.forEach((page) => guest.discard(range(page * PAGE, (page + 1) * PAGE))));
+    assertEquals(order, pages);
+    assertEquals(guest.memory.read(0, 1000 * PAGE).some((byte) => byte !== 0), false);
+  }
+});

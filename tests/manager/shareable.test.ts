@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
   GuestMemoryManager,
   type GuestMemoryOptions,
@@ -6,6 +6,7 @@ import {
   MappingError,
   MembackingError,
   type RamHandle,
+  ReentrancyError,
   type SharedRegion,
 } from "membacking";
 import { FAILURE_MODES, Faults, RecordingPartition, RecordingVa } from "membacking/testing";
@@ -454,4 +455,18 @@ Deno.test("who begins to watch in a batch that fails keeps no list of what did n
   const [watched, unwatched] = both(guest, watching[0]!);
   assertEquals(watched, unwatched);
   assertEquals(watched.length, 3);
+});
+
+Deno.test("whoever is told of a second freeze cannot save the moment that is half done", async () => {
+  using guest = create();
+  guest.freeze()[Symbol.dispose]();
+  new Dimm(guest).plug();
+  const folder = await Deno.makeTempDir();
+  const saves: Promise<unknown>[] = [];
+  using _watching = guest.watchShareableRegions(() => saves.push(guest.save(`${folder}/saved`, { live: true })));
+  using _template = guest.freeze();
+  assertEquals(saves.length, 1);
+  await assertRejects(() => saves[0]!, ReentrancyError);
+  assertEquals([...Deno.readDirSync(folder)], []);
+  await Deno.remove(folder, { recursive: true });
 });

@@ -1,6 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { DirtyLog } from "../../src/vhost_user/dirty_log.ts";
+import type { BackendLink } from "../../src/vhost_user/link.ts";
+import { WrittenMemory } from "../../src/vhost_user/written_memory.ts";
 
 const PAGE = 0x1000;
 
@@ -43,4 +45,22 @@ Deno.test("a log that is written full of nonsense says no more than that everyth
   const runs: [number, number][] = [];
   log.take({ start: 0x3000, end: 0x9_0000_0000 }, (start, end) => runs.push([start, end]));
   assertEquals(runs, [[0x3000, log.end]]);
+});
+
+Deno.test("memory that leaves the table while its marks are told is told the next time", () => {
+  const told: number[] = [];
+  // All there is of a back end here: a log in which everything is marked.
+  const link = { connection: { state: "open" }, log: { take: tell }, canLog: true } as unknown as BackendLink;
+  const written = new WrittenMemory(link);
+  written.carry([{ start: 0, end: PAGE }]);
+  const mark = (start: number) => {
+    told.push(start);
+    if (start === 0) written.carry([{ start: 5 * PAGE, end: 6 * PAGE }]);
+  };
+  for (let round = 0; round < 3; round++) written.take([], mark);
+  assertEquals(told, [0, 5 * PAGE]);
+
+  function tell({ start, end }: { start: number; end: number }, each: (start: number, end: number) => void): void {
+    each(start, end);
+  }
 });
