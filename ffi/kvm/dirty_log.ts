@@ -18,6 +18,7 @@
  */
 
 import { MembackingError } from "../../src/core/errors.ts";
+import { LeftBehind } from "../../src/core/left_behind.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import { firstWordSet, popcount, WordRuns } from "../../src/core/page_runs.ts";
 import type { MarkDirty, MarkDirtyBitmap } from "../../src/core/targets.ts";
@@ -26,7 +27,6 @@ import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KvmCa
 import type { DirtySource } from "./dirty_source.ts";
 import { ioctl, ioctlValue } from "./ioctl.ts";
 import { CLEAR_DIRTY_LOG, DIRTY_LOG } from "./layout.ts";
-import { LeftBehind } from "./left_behind.ts";
 import type { Slot } from "./slot_book.ts";
 import { enableCap } from "./vm_requests.ts";
 
@@ -99,7 +99,7 @@ export class DirtyBitmap implements DirtySource {
   }
 
   takeRest(range: MemoryRange, mark: MarkDirty): void {
-    this.#left.handOut(range, mark);
+    this.#left.handOut(mark, range);
   }
 
   vcpuMade(): undefined {}

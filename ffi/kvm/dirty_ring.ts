@@ -10,13 +10,13 @@
  */
 
 import { MembackingError } from "../../src/core/errors.ts";
+import { LeftBehind } from "../../src/core/left_behind.ts";
 import { type MemoryRange, PAGE_SIZE } from "../../src/core/memory_range.ts";
 import type { MarkDirty } from "../../src/core/targets.ts";
 import { KvmCap } from "./constants.ts";
 import type { DirtySource } from "./dirty_source.ts";
 import { ioctlValue } from "./ioctl.ts";
 import { DIRTY_GFN } from "./layout.ts";
-import { LeftBehind } from "./left_behind.ts";
 import { newRing, RingReader, type SharedRing } from "./ring_reader.ts";
 import type { Slot } from "./slot_book.ts";
 import { enableCap } from "./vm_requests.ts";
@@ -73,14 +73,9 @@ export class DirtyRings implements DirtySource {
 
   leaving(): void {}
 
-  gone(_vm: number, { slot, range }: Slot): void {
-    try {
-      this.#harvest();
-    } catch {
-      // What cannot be known may all have been written.
-      this.#left.marks.add(range.start, range.end);
-    }
-    this.#slots.delete(slot);
+  gone(_vm: number, slot: Slot): void {
+    this.#harvestLast([slot]);
+    this.#slots.delete(slot.slot);
   }
 
   ended(slot: Slot): void {
@@ -93,7 +88,7 @@ export class DirtyRings implements DirtySource {
   }
 
   takeRest(range: MemoryRange, mark: MarkDirty): void {
-    this.#left.handOut(range, mark);
+    this.#left.handOut(mark, range);
   }
 
   vcpuMade(vm: number, vcpu: number): SharedRing {
@@ -104,14 +99,20 @@ export class DirtyRings implements DirtySource {
 
   close(slots: readonly Slot[]): void {
     try {
-      this.#harvest();
-    } catch {
-      // What cannot be known may all have been written.
-      for (const { range } of slots) this.#left.marks.add(range.start, range.end);
+      this.#harvestLast(slots);
     } finally {
       for (const reader of this.#readers) reader[Symbol.dispose]();
       this.#readers.length = 0;
       this.#slots.clear();
+    }
+  }
+
+  /** The same where `slots` cannot be asked again: what cannot be known may all have been written. */
+  #harvestLast(slots: readonly Slot[]): void {
+    try {
+      this.#harvest();
+    } catch {
+      for (const { range } of slots) this.#left.marks.add(range.start, range.end);
     }
   }
 

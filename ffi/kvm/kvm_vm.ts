@@ -144,7 +144,8 @@ export class KvmVm implements Partition, Disposable {
    * pages, in bytes; or `markBitmap`, where there is one and KVM says it by a bitmap. Slots that do not log have nothing to
    * tell, and those that are gone what they had when they went, also once the VM is disposed.
    *
-   * `mark` may look at guest memory and run vCPUs, but neither change slots nor ask again.
+   * `mark` may look at guest memory and run vCPUs. To take a slot away, to turn its log on or off, to ask again and to
+   * dispose the VM throws a `MembackingError` there.
    *
    * @throws {OsError} If KVM refuses. What has been told by then is not told again, or told twice.
    */

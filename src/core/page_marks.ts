@@ -57,8 +57,8 @@ export class PageMarks {
     const to = Math.ceil(end / PAGE_SIZE);
     const runs = this.#runs;
     const length = this.#length;
-    const lastEnd = length === 0 ? 0 : runs[length - 1]!;
-    if (length > 0 && from <= lastEnd && from >= runs[length - 2]!) {
+    const lastEnd = length === 0 ? -Infinity : runs[length - 1]!;
+    if (from <= lastEnd && from >= runs[length - 2]!) {
       if (to > lastEnd) runs[length - 1] = to;
       return;
     }
@@ -67,7 +67,7 @@ export class PageMarks {
       // What there was may be less by now, and in another order.
       return this.add(start, end);
     }
-    if (length > 0 && from < lastEnd) this.#stretches.push(length);
+    if (from < lastEnd) this.#stretches.push(length);
     runs[length] = from;
     runs[length + 1] = to;
     this.#length = length + 2;

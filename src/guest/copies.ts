@@ -90,6 +90,15 @@ export class Copies implements Disposable {
     return this.#base !== null;
   }
 
+  /**
+   * Throws inside of what a freeze, a thaw or a rollback calls.
+   *
+   * @throws {ReentrancyError} The moment is half done.
+   */
+  checkIdle(): void {
+    if (this.#isBusy) throw new ReentrancyError();
+  }
+
   /** Keeps the files of the moment as they are until the result is disposed, whatever becomes of the moment. */
   holdFiles(): Disposable {
     return this.#base?.frozen.hold() ?? { [Symbol.dispose]() {} };
@@ -349,15 +358,6 @@ export class Copies implements Disposable {
     } finally {
       this.#isBusy = false;
     }
-  }
-
-  /**
-   * Throws inside of what one of these requests calls: the moment is half done.
-   *
-   * @throws {ReentrancyError}
-   */
-  checkIdle(): void {
-    if (this.#isBusy) throw new ReentrancyError();
   }
 
   /** Whether nobody but this guest shows the file of a block that it was frozen over, so that it may change. */

@@ -303,15 +303,9 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
   }
 
   #clone({ laidOut, visibility, ram }: FrozenMoment, options: CloneOptions = {}): GuestMemoryManager {
-    const { overlap, logger, quiesce, va, ramPriority = this.#parts.layout.ramPriority } = options;
-    const guest = GuestMemoryManager.#make({
-      ...this.#parts.layout,
-      ramPriority,
-      ...(overlap !== undefined && { overlap }),
-      ...(logger !== undefined && { logger }),
-      ...(quiesce !== undefined && { quiesce }),
-      ...(va !== undefined && { va }),
-    }, laidOut);
+    const { ramPriority = this.#parts.layout.ramPriority, ...others } = options;
+    // The layout is the template's, whatever else it is asked for.
+    const guest = GuestMemoryManager.#make({ ...others, ...this.#parts.layout, ramPriority, pin: false }, laidOut);
     try {
       checkReal(guest.regions);
       const switched = visibility.filter(({ to }) => to !== "read-write");

@@ -90,7 +90,8 @@ export class GuestMemory extends MappedMemory {
     const view = this.#view;
     set.call(view.bytes, bytes, to);
     // Another thread may have made a shared array longer since it was looked at: then that much has been written.
-    if (view.isTracked && lengthOf(bytes) !== length) view.mark(to, Math.min(lengthOf(bytes), view.end - to));
+    const now = view.isTracked ? lengthOf(bytes) : length;
+    if (now !== length) view.mark(to, Math.min(now, view.end - to));
   }
 
   /** Sets `length` bytes from `gpa` on to `value`, 0 to 255. */

@@ -20,8 +20,6 @@ export class View {
   readonly end: number = 0;
   /** Whether it may be written. */
   readonly isWritable: boolean;
-  /** Whether somebody wants to know what is written. */
-  readonly isTracked: boolean;
   /** Where it may be written without more ado: all of it while nobody tracks writes, else the page that was marked last. */
   writableStart: number = 0;
   /** The bits of an offset that say where in that sense it lies: what has the same of them begins at the same byte. */
@@ -66,11 +64,15 @@ export class View {
     this.isWritable = writable;
     this.writableLength = writable && marks === null ? length : -1;
     this.#marks = writable ? marks : null;
-    this.isTracked = this.#marks !== null;
     this.buffer = buffer;
     this.offset = offset;
     this.data = new DataView(buffer, offset, length);
     this.bytes = new Uint8Array(buffer, offset, length);
+  }
+
+  /** Whether somebody wants to know what is written. */
+  get isTracked(): boolean {
+    return this.#marks !== null;
   }
 
   /** Marks `length` bytes from the offset `at` on as written, if that is to be known. Before the first write to it. */

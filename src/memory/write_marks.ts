@@ -151,13 +151,13 @@ export class WriteMarks implements Disposable {
   take(visit: (start: number, end: number) => void): void {
     const blocks = this.#blocks;
     const words = wordsOf(blocks);
-    for (let word = firstWordSet(words, 0, words.length); word < words.length;) {
+    const last = words.length;
+    for (let word = firstWordSet(words, 0, last); word < last; word = firstWordSet(words, word + 1, last)) {
       for (let block = 4 * word; block < 4 * word + 4; block++) {
         if (blocks[block] === 0) continue;
         blocks[block] = 0;
         this.#takeBlock(block * BLOCK, visit);
       }
-      word = firstWordSet(words, word + 1, words.length);
     }
   }
 
@@ -178,7 +178,7 @@ export class WriteMarks implements Disposable {
     const last = (first + BLOCK) / 4;
     let start = first;
     let end = first;
-    for (let word = firstWordSet(words, first / 4, last); word < last;) {
+    for (let word = firstWordSet(words, first / 4, last); word < last; word = firstWordSet(words, word + 1, last)) {
       for (let page = 4 * word; page < 4 * word + 4; page++) {
         if (pages[page] === 0) continue;
         if (page !== end) {
@@ -188,7 +188,6 @@ export class WriteMarks implements Disposable {
         end = page + 1;
       }
       words[word] = 0;
-      word = firstWordSet(words, word + 1, last);
     }
     if (start < end) visit(start * PAGE_SIZE, end * PAGE_SIZE);
   }

@@ -297,21 +297,22 @@ export class WrittenPages {
   #askPartition({ target, offset, slots }: PartitionState, within?: { start: number; end: number }): void {
     if (target.takeDirty === undefined) return this.#addWritable(slots.held, within);
     const { start, end } = within ?? { start: 0, end: this.#sources.length };
-    this.#asked = { offset, start, end };
-    try {
-      expectSync(target.takeDirty(new MemoryRange(start + offset, end + offset), this.#hear, this.#hearBitmap));
-    } finally {
-      this.#asked = null;
-    }
+    const range = new MemoryRange(start + offset, end + offset);
+    this.#ask({ offset, start, end }, () => target.takeDirty?.(range, this.#hear, this.#hearBitmap));
   }
 
   #askDma({ target, mappings }: DmaState, within?: { start: number; end: number }): void {
     // SAFETY: the manager puts nothing but DmaTargets into a state.
     const dma = target as DmaTarget;
     if (dma.takeDirty === undefined) return this.#addWritable(mappings.held, within);
-    this.#asked = { offset: 0, start: 0, end: this.#sources.length };
+    this.#ask({ offset: 0, start: 0, end: this.#sources.length }, () => dma.takeDirty?.(this.#hear));
+  }
+
+  /** Asks a target; it is heard as long as that takes. */
+  #ask(asked: Asked, ask: () => unknown): void {
+    this.#asked = asked;
     try {
-      expectSync(dma.takeDirty(this.#hear));
+      expectSync(ask());
     } finally {
       this.#asked = null;
     }

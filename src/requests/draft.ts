@@ -76,6 +76,11 @@ export class Draft implements Change {
     this.gone.length = gone;
     this.split.length = split;
     this.removed.length = removed;
+    this.#takeBack(added, waiting);
+  }
+
+  /** Closes what came along, and tells those who wait that it does not come true; of either all but the first so many. */
+  #takeBack(added: number, waiting: number): void {
     // What has been seen to goes from its list last: where an exception ends this, it can be gone on with.
     for (; this.added.length > added; this.added.pop()) closeFile(this.added.at(-1)!);
     // What failed is taken back from the last to the first.
@@ -85,11 +90,7 @@ export class Draft implements Change {
   /** Tells all who wait what became of it; where an exception ended that, the rest. */
   decide(): void {
     if (this.isDone) this.#comeTrue();
-    else this.#abandon();
-  }
-
-  #abandon(): void {
-    this.goBackTo({ state: this.state, changed: 0, gone: 0, split: 0, removed: 0, added: 0, waiting: 0, parts: 0 });
+    else this.#takeBack(0, 0);
   }
 
   /** None is told twice: each may give something up. */

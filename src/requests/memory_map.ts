@@ -144,8 +144,8 @@ export class MemoryMap {
         throw new TypeError("A batch must make its requests synchronously");
       }
     } catch (error) {
-      draft.goBackTo(mark);
-      if (outer === null) this.#undecided = null;
+      if (outer === null) this.#decide(draft);
+      else draft.goBackTo(mark);
       throw error;
     } finally {
       this.#draft = outer;
@@ -172,8 +172,8 @@ export class MemoryMap {
       return { error };
     } finally {
       this.#draft = outer;
-      draft.goBackTo(mark);
-      if (outer === null) this.#undecided = null;
+      if (outer === null) this.#decide(draft);
+      else draft.goBackTo(mark);
     }
   }
 
@@ -359,13 +359,12 @@ export class MemoryMap {
   ): void {
     const state = this.#state;
     const { onlookers } = this;
-    // A batch that failed is emptied before those are told who watch the map.
-    const changed = draft === null ? change.changed : change.changed.slice();
+    const { changed } = change;
     if (began !== 0 && onlookers.wantReports) {
       const microseconds = (performance.now() - began) * 1000;
-      const parts = draft === null ? NO_PARTS : draft.parts.slice();
+      const parts = draft === null ? NO_PARTS : draft.parts;
       // While clients are held off still: an access by one of this thread is refused then, like everything else.
-      onlookers.tell({ name, region, parts, changed: [...changed], plan, microseconds, error, state });
+      onlookers.tell({ name, region, parts, changed, plan, microseconds, error, state });
     }
     const different = withDamage(old, state, changed);
     if (this.gate !== null) this.gate.open(different);

@@ -1,3 +1,4 @@
+import { LeftBehind } from "../core/left_behind.ts";
 import type { Span } from "../core/span.ts";
 import { DirtyLog } from "./dirty_log.ts";
 import { VhostUserError } from "./errors.ts";
@@ -8,10 +9,11 @@ export class WrittenMemory {
   /** Whether somebody wants to know. */
   isAsked = false;
   readonly #link: BackendLink;
-  /** Memory that may have been written without a mark, to be reported once. */
-  #unlogged: Span[] = [];
-  /** Marks of memory that is in the table no longer, and of a log that was given up for a longer one. */
-  #carried: Span[] = [];
+  /**
+   * Memory that may have been written without a mark; and the marks of memory that is in the table no longer, and of a log
+   * that was given up for a longer one. To be told once.
+   */
+  readonly #left = new LeftBehind();
 
   constructor(link: BackendLink) {
     this.#link = link;
@@ -21,11 +23,7 @@ export class WrittenMemory {
   take(table: readonly Span[], mark: (start: number, end: number) => void): void {
     const link = this.#link;
     const { state } = link.connection;
-    const told = new Set([...this.#carried, ...this.#unlogged]);
-    for (const { start, end } of told) mark(start, end);
-    // Only now, and what has come meanwhile stays: where `mark` throws, it is told again.
-    this.#carried = this.#carried.filter((span) => !told.has(span));
-    this.#unlogged = this.#unlogged.filter((span) => !told.has(span));
+    this.#left.handOut(mark);
     if (state === "gone") return;
     if (state === "open" && link.log !== null) {
       for (const span of table) link.log.take(span, mark);
@@ -78,12 +76,12 @@ export class WrittenMemory {
   }
 
   #carry(log: DirtyLog | null, spans: readonly Span[]): void {
-    for (const span of spans) log?.take(span, (start, end) => this.#carried.push({ start, end }));
+    for (const span of spans) log?.take(span, (start, end) => this.#left.marks.add(start, end));
   }
 
   /** The back end is gone, and what it wrote last may have no marks. */
   lose(table: readonly Span[]): void {
-    if (this.isAsked) this.#unlogged.push(...table.map(({ start, end }) => ({ start, end })));
+    if (this.isAsked) { for (const { start, end } of table) this.#left.marks.add(start, end); }
   }
 }
 

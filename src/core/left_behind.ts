@@ -1,17 +1,11 @@
-/**
- * Pages that were harvested before anybody asked for them.
- *
- * Why it is safe: it keeps numbers.
- *
- * @module
- */
+import { GPA_LIMIT, MemoryRange } from "./memory_range.ts";
+import { PageMarks } from "./page_marks.ts";
+import { eachSpan, PageSet } from "./page_set.ts";
+import type { MarkDirty } from "./targets.ts";
 
-import type { MemoryRange } from "../../src/core/memory_range.ts";
-import { PageMarks } from "../../src/core/page_marks.ts";
-import { eachSpan, PageSet } from "../../src/core/page_set.ts";
-import type { MarkDirty } from "../../src/core/targets.ts";
+const EVERYWHERE = new MemoryRange(0, GPA_LIMIT);
 
-/** Marks that are kept until somebody asks for them. */
+/** Pages that were found to be written before anybody asked for them. */
 export class LeftBehind {
   /** Takes further marks. */
   readonly marks: PageMarks = new PageMarks();
@@ -19,10 +13,10 @@ export class LeftBehind {
   #telling = PageSet.EMPTY;
 
   /**
-   * Tells what there is in `range`, and keeps the rest; all of it where `mark` throws. What is marked meanwhile is for the
+   * Tells what there is in `range`, everything by default, and keeps the rest; all of it where `mark` throws. What is marked meanwhile is for the
    * next time.
    */
-  handOut(range: MemoryRange, mark: MarkDirty): void {
+  handOut(mark: MarkDirty, range: MemoryRange = EVERYWHERE): void {
     if (this.marks.isEmpty && this.#telling.count === 0) return;
     const all = this.marks.toSet().union(this.#telling);
     const asked = all.within(range);
