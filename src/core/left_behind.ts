@@ -13,8 +13,8 @@ export class LeftBehind {
   #telling = PageSet.EMPTY;
 
   /**
-   * Tells what there is in `range`, everything by default, and keeps the rest; all of it where `mark` throws. What is marked meanwhile is for the
-   * next time.
+   * Tells what there is in `range`, everything by default, and keeps the rest; all of it where `mark` throws. What is marked
+   * meanwhile is for the next time.
    */
   handOut(mark: MarkDirty, range: MemoryRange = EVERYWHERE): void {
     if (this.marks.isEmpty && this.#telling.count === 0) return;
