@@ -17,7 +17,7 @@ import { hadNoEffect, ReservationLostError } from "../../ffi/host/failures.ts";
 import { MappingError, MembackingError, type OutOfStep } from "../core/errors.ts";
 import { outOfStep, type Unrestored } from "../core/plan/out_of_step.ts";
 import type { Plan } from "../core/plan/plan.ts";
-import type { Span } from "../core/span.ts";
+import { gaps, normalize, type Span } from "../core/span.ts";
 import type { State } from "../core/map/state.ts";
 import { inverse, isTurn, type Step } from "../core/plan/steps.ts";
 import { announceUndo } from "./announce.ts";
@@ -47,9 +47,15 @@ export function undoInterrupted({ old, steps }: Plan, reached: number, context: 
   return new Undo(old, context).run(steps, Math.min(reached, steps.length - 1), 0, cause);
 }
 
+const NOWHERE: readonly Span[] = [];
+
+function overlap(a: Span, b: Span): boolean {
+  return a.start < b.end && b.start < a.end;
+}
+
 /** Whether two steps are about one target, and their ranges overlap. */
 function collide(a: Step, b: Step): boolean {
-  if (a.kind !== b.kind || a.start >= b.end || b.start >= a.end) return false;
+  if (a.kind !== b.kind || !overlap(a, b)) return false;
   if (a.kind === "dma" && b.kind === "dma") return a.dma.id === b.dma.id;
   if (a.kind === "dma" || a.kind === "host" || b.kind === "dma" || b.kind === "host") return true;
   return a.partition.id === b.partition.id;
@@ -113,13 +119,24 @@ class Undo {
     }
   }
 
+  /** Puts something back, but where that would do harm. */
   #restore(step: Step): void {
-    if (isThere(step) && this.#isPoisoned(step)) {
-      this.#unrestored.push({ step, uncertain: false });
+    const poisoned = isThere(step) ? this.#poisoned.filter((span) => overlap(span, step)) : NOWHERE;
+    if (step.kind !== "host") {
+      if (poisoned.length > 0) this.#unrestored.push({ step, uncertain: false });
+      else this.#putBack(step);
       return;
     }
-    // Nothing takes the place of memory that could not be parked: it would be lost.
-    if (step.kind === "host" && this.#stranded.some(({ start, end }) => start < step.end && step.start < end)) return;
+    for (const { start, end } of poisoned) {
+      const part = { ...step, start: Math.max(start, step.start), end: Math.min(end, step.end) };
+      this.#unrestored.push({ step: part, uncertain: false });
+    }
+    // Nothing takes the place of memory that could not be parked: it would be lost. What is around it comes back.
+    const kept = normalize([...this.#stranded, ...poisoned]);
+    for (const { start, end } of gaps(step.start, step.end, kept)) this.#putBack({ ...step, start, end });
+  }
+
+  #putBack(step: Step): void {
     try {
       carryOut(step, this.#context);
       // A target holds no two ranges over one address: what it took excludes what we could not take away before.
@@ -150,10 +167,6 @@ class Undo {
     const { start, end } = error.range;
     this.#poisoned.push({ start, end });
     this.#failures.push({ target: "host memory", range: error.range, cause: error });
-  }
-
-  #isPoisoned({ start, end }: Span): boolean {
-    return this.#poisoned.some((span) => span.start < end && start < span.end);
   }
 
   /** Takes every range over lost host addresses away from its target: it would show whatever is mapped there next. */

@@ -295,3 +295,25 @@ for (const scenario of SCENARIOS.filter(isPlain)) {
     assert(pairs > 0, "no pair of calls could fail");
   });
 }
+
+Deno.test("memory around what an undo could not park comes back", () => {
+  using rig = new Rig();
+  const below = rig.backed(0x6000, 0xa000, { file: "private" });
+  const above = rig.backed(0x0, 0x1_0000, { file: "private", priority: 16 });
+  below.removeMappings(range(0x1000, 0x2000));
+  for (let gpa = 0; gpa < 0x1_0000; gpa += PAGE) rig.manager.memory.writeUint32(gpa, gpa + 1);
+
+  rig.faults.failAfter(0, { on: nth(1, "restore") });
+  rig.faults.failAfter(0, { on: nth(2, "park") });
+  const error = assertThrows(() => above[Symbol.dispose](), MappingError);
+  assertEquals(error.outOfStep.map(({ target, range }) => `${target} ${range}`), ["host memory 0x6000-0x7000"]);
+  const bytes = () =>
+    Array.from({ length: 16 }, (_, page) => page === 6 ? null : rig.manager.memory.readUint32(page * PAGE));
+  const written = Array.from({ length: 16 }, (_, page) => page === 6 ? null : page * PAGE + 1);
+  assertEquals(bytes(), written);
+
+  above.map({ executable: false });
+  assertEquals(rig.manager.inspect().outOfStep, []);
+  assertEquals(bytes(), written);
+  assertStrictEquals(rig.manager.memory.readUint32(0x6000), 0x6001);
+});
