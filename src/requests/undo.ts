@@ -139,8 +139,9 @@ class Undo {
   #putBack(step: Step): void {
     try {
       carryOut(step, this.#context);
-      // A target holds no two ranges over one address: what it took excludes what we could not take away before.
-      if (isThere(step)) this.#ruleOut((other) => collide(other, step));
+      // A target holds no two ranges over one address: what it took excludes what we could not take away before. Pages,
+      // though, can be pinned again.
+      if (isThere(step) && step.kind !== "pin") this.#ruleOut((other) => collide(other, step));
     } catch (error) {
       this.#notePoison(error);
       if (step.kind === "host" && step.action === "park") this.#stranded.push(step);

@@ -317,3 +317,27 @@ Deno.test("memory around what an undo could not park comes back", () => {
   assertEquals(bytes(), written);
   assertStrictEquals(rig.manager.memory.readUint32(0x6000), 0x6001);
 });
+
+Deno.test("a pin that undo could not end is ended by the next request, and what is to be pinned stays so", () => {
+  using rig = new Rig();
+  const vm = rig.partition({ name: "vm", pin: true }).target;
+  rig.partition({ name: "other", pin: true });
+  const region = rig.backed(0x0, 0x4000, { holes: "fault" });
+  region.removeMappings(range(0x2000, 0x3000));
+  const pinned = ["0x0-0x2000", "0x3000-0x4000"];
+  assertEquals(vm.pinned.map(String), pinned);
+
+  rig.faults.failAfter(0, { on: nth(0, "pinRange", "other") });
+  rig.faults.failAfter(0, { on: nth(2, "unpinRange", "vm") });
+  const add = { rangeInRegion: range(0x1000, 0x4000), mappable: rig.file() };
+  const error = assertThrows(() => region.addMapping(add), MappingError);
+  assertEquals(error.outOfStep.map(({ target, range }) => `${target} ${range}`), ["vm 0x1000-0x4000"]);
+  assertEquals(vm.pinned.map(String), ["0x0-0x4000"]);
+
+  rig.faults.failAfter(0, { on: nth(0, "mapRange") });
+  assertThrows(() => region.map({ executable: false }), MappingError);
+  assertEquals(vm.pinned.map(String), pinned);
+  region.map({ executable: false });
+  assertEquals(vm.pinned.map(String), pinned);
+  assertEquals(rig.manager.inspect().outOfStep, []);
+});

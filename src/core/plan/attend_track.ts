@@ -80,17 +80,17 @@ export class AttendTrack {
     const leaving: AttendStep[] = [];
     const arriving: AttendStep[] = [];
     const { pins } = this.#partition;
+    const { inside, outside } = parted(pins.uncertain, this.#spans);
     let { held } = pins;
     if (this.#pins) {
-      for (const { start, end } of parted(pins.uncertain, this.#spans).inside) {
-        leaving.push(this.#step("pin", start, end, null, null, true));
-      }
-      for (const { start, end } of this.#replaced) {
+      // To end what may be pinned ends what is pinned in it for certain, which a failure is to bring back.
+      for (const { start, end } of [...inside, ...this.#replaced]) {
         for (const pin of held.overlapping(start, end)) {
           leaving.push(this.#step("pin", Math.max(pin.start, start), Math.min(pin.end, end), true, null));
         }
         held = held.delete(start, end);
       }
+      for (const { start, end } of inside) leaving.push(this.#step("pin", start, end, null, null, true));
       for (const { start, end } of this.#pinned) {
         const open = gaps(start, end, held.overlapping(start, end));
         for (const gap of open) arriving.push(this.#step("pin", gap.start, gap.end, null, true));
@@ -107,7 +107,6 @@ export class AttendTrack {
       }
     }
     const isSame = held === pins.held && pins.uncertain.length === 0;
-    const { outside } = parted(pins.uncertain, this.#spans);
     return { leaving, arriving, pins: isSame ? pins : { held, uncertain: outside } };
   }
 
