@@ -18,8 +18,12 @@ export function checkNumber(value: number, what: string): void {
 export function checkAligned(value: number, what: string, pageSize: number = PAGE_SIZE): void {
   // The one test that nearly everything passes, and by which everything that should not fails.
   if (typeof value === "number" && value >= 0 && value <= Number.MAX_SAFE_INTEGER && value % pageSize === 0) return;
+  throw notAligned(value, what, pageSize);
+}
+
+function notAligned(value: number, what: string, pageSize: number): RangeError {
   checkNumber(value, what);
-  throw new RangeError(`${what} ${hex(value)} is not a multiple of ${hex(pageSize)}`);
+  return new RangeError(`${what} ${hex(value)} is not a multiple of ${hex(pageSize)}`);
 }
 
 const { freeze } = Object;

@@ -13,15 +13,18 @@ export const EVERYWHERE: readonly Span[] = [{ start: 0, end: Number.MAX_SAFE_INT
 
 /** The same addresses as ordered spans that neither overlap nor touch. */
 export function normalize(spans: readonly Span[]): readonly Span[] {
-  if (spans.length < 2) return spans;
+  return spans.length < 2 ? spans : merged(spans);
+}
+
+function merged(spans: readonly Span[]): readonly Span[] {
   const sorted = spans.toSorted((a, b) => a.start - b.start);
-  const merged: { start: number; end: number }[] = [];
+  const found: { start: number; end: number }[] = [];
   for (const { start, end } of sorted) {
-    const last = merged.at(-1);
+    const last = found.at(-1);
     if (last !== undefined && start <= last.end) last.end = Math.max(last.end, end);
-    else merged.push({ start, end });
+    else found.push({ start, end });
   }
-  return merged;
+  return found;
 }
 
 /** At most `most` spans that cover `spans`, ordered: those with the least between them become one. */

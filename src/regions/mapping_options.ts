@@ -14,10 +14,13 @@ import type { MappingOptions } from "./region_handle.ts";
 /** The GPAs of a range in a region, checked. */
 export function rangeIn(region: Region, rangeInRegion: MemoryRange): Span {
   const range = ownFilledRange(rangeInRegion, region);
-  if (range.end > region.range.length) {
-    throw new RangeError(`Range ${range} reaches beyond region "${region.name}" of ${hex(region.range.length)} bytes`);
-  }
-  return { start: region.range.start + range.start, end: region.range.start + range.end };
+  const { start, end } = region.range;
+  if (range.end > end - start) throw beyond(region, range);
+  return { start: start + range.start, end: start + range.end };
+}
+
+function beyond({ name, range: { length } }: Region, range: MemoryRange): RangeError {
+  return new RangeError(`Range ${range} reaches beyond region "${name}" of ${hex(length)} bytes`);
 }
 
 /**
@@ -82,20 +85,24 @@ export function checkFile(
   writable: boolean,
 ): void {
   const { size } = file;
-  const length = end - start;
+  const fileEnd = fileOffset + end - start;
   // The last page of a file may be cut short.
-  if (fileOffset + length > size && fileOffset + length > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) {
-    throw new MappingError(
-      `The file is ${hex(size)} bytes long and too short for ${hex(length)} bytes from offset ${hex(fileOffset)}`,
-      new MemoryRange(start, end),
-    );
-  }
-  if (writable && !file.writable) {
-    throw new MappingError(
-      "The file is not writable: open it with write: true, or pass writable: false or copyOnWrite: true",
-      new MemoryRange(start, end),
-    );
-  }
+  if (fileEnd > size && fileEnd > Math.ceil(size / PAGE_SIZE) * PAGE_SIZE) throw tooShort(size, fileOffset, start, end);
+  if (writable && !file.writable) throw notWritable(start, end);
+}
+
+function tooShort(size: number, fileOffset: number, start: number, end: number): MappingError {
+  return new MappingError(
+    `The file is ${hex(size)} bytes long and too short for ${hex(end - start)} bytes from offset ${hex(fileOffset)}`,
+    new MemoryRange(start, end),
+  );
+}
+
+function notWritable(start: number, end: number): MappingError {
+  return new MappingError(
+    "The file is not writable: open it with write: true, or pass writable: false or copyOnWrite: true",
+    new MemoryRange(start, end),
+  );
 }
 
 /**

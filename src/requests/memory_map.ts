@@ -2,7 +2,7 @@ import type { Mappable } from "../../ffi/files/mappable.ts";
 import { DisposedError, MembackingError, ReentrancyError } from "../core/errors.ts";
 import type { Change, OwnRange } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import { State, UNDAMAGED } from "../core/map/state.ts";
+import { type Damage, State, UNDAMAGED } from "../core/map/state.ts";
 import { type Plan, Planner } from "../core/plan/plan.ts";
 import { afterDiscard, type Discard, planDiscard } from "../core/plan/discard.ts";
 import type { Span } from "../core/span.ts";
@@ -101,10 +101,7 @@ export class MemoryMap {
    */
   request(name: string, region: Region | null, change: Change, added: Mapping | null = null): void {
     const { damage } = this.#state;
-    if (region !== null && damage !== UNDAMAGED) {
-      const { start, end } = region.range;
-      change = { ...change, changed: [...change.changed, ...damage.outOfStep.overlapping(start, end)] };
-    }
+    if (region !== null && damage !== UNDAMAGED) change = withOutOfStep(change, region, damage);
     if (this.#draft !== null) this.#draft.add(name, region, change, added);
     else this.#commit({ name, region, change, added, draft: null, deed: null });
   }
@@ -351,26 +348,32 @@ export class MemoryMap {
   /** Tells everybody what became of a request that `began` then, if anybody wants to know when. */
   #finish(
     old: State,
-    { name, region, change, added, draft }: Request,
+    request: Request,
     committed: boolean,
     plan: Plan | null,
     error: unknown,
     began: number,
   ): void {
-    const state = this.#state;
     const { onlookers } = this;
-    const { changed } = change;
-    if (began !== 0 && onlookers.wantReports) {
-      const microseconds = (performance.now() - began) * 1000;
-      const parts = draft === null ? NO_PARTS : draft.parts;
-      // While clients are held off still: an access by one of this thread is refused then, like everything else.
-      onlookers.tell({ name, region, parts, changed, plan, microseconds, error, state });
-    }
-    const different = withDamage(old, state, changed);
+    // While clients are held off still: an access by one of this thread is refused then, like everything else.
+    if (began !== 0 && onlookers.wantReports) this.#report(request, plan, error, began);
+    const { change, added, draft } = request;
+    const different = withDamage(old, this.#state, change.changed);
     if (this.gate !== null) this.gate.open(different);
     if (added !== null && !committed) closeFile(added);
     if (draft !== null) this.#decide(draft);
     if (onlookers.areWatching && this.#state !== old) onlookers.changed(old, this.#present, different);
+  }
+
+  #report(
+    { name, region, change: { changed }, draft }: Request,
+    plan: Plan | null,
+    error: unknown,
+    began: number,
+  ): void {
+    const microseconds = (performance.now() - began) * 1000;
+    const parts = draft === null ? NO_PARTS : draft.parts;
+    this.onlookers.tell({ name, region, parts, changed, plan, microseconds, error, state: this.#state });
   }
 
   /** Tells those who wait what became of a batch, who may make requests of their own by then. */
@@ -401,6 +404,11 @@ export class MemoryMap {
       this.#busy = wasBusy;
     }
   }
+}
+
+/** The change of a request about `region`, which looks again at what is out of step there. */
+function withOutOfStep(change: Change, { range: { start, end } }: Region, { outOfStep }: Damage): Change {
+  return { ...change, changed: [...change.changed, ...outOfStep.overlapping(start, end)] };
 }
 
 const NO_PARTS: readonly never[] = [];

@@ -1,6 +1,6 @@
 import type { Change } from "../core/map/edits.ts";
 import type { Mapping, Region } from "../core/map/region.ts";
-import type { State } from "../core/map/state.ts";
+import type { Damage, State } from "../core/map/state.ts";
 import type { MemoryRange } from "../core/memory_range.ts";
 import type { Span } from "../core/span.ts";
 import type { Draft } from "./draft.ts";
@@ -33,5 +33,9 @@ export interface Deed {
 
 /** Where two states may differ that differ in `changed` and in what undos could not restore. */
 export function withDamage(old: State, { damage }: State, changed: readonly Span[]): readonly Span[] {
-  return old.damage === damage ? changed : [...changed, ...old.damage.lost, ...damage.lost];
+  return old.damage === damage ? changed : withLost(changed, old.damage, damage);
+}
+
+function withLost(changed: readonly Span[], before: Damage, after: Damage): readonly Span[] {
+  return [...changed, ...before.lost, ...after.lost];
 }

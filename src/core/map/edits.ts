@@ -109,12 +109,7 @@ export function setMapping(
   const removed = isOneThing && (there.value === null || there.value.own === null)
     ? NO_MEMORY
     : ownMemoryIn(before, start, end);
-  if (mapping !== null && removed.length > 0 && !mayLose) {
-    throw new MappingError(
-      `Region "${region.name}" has memory there that is in no file and would be lost, remove it first`,
-      new MemoryRange(start, end),
-    );
-  }
+  if (mapping !== null && removed.length > 0 && !mayLose) throw wouldBeLost(region, start, end);
   const mappings = mapping === null ? before.delete(start, end) : before.set(start, end, mapping);
   const { gone, split } = isOneThing ? touchedAt(there, start, end) : touchedIn(before, start, end);
   // It outlives all managers, and would keep the last one's file.
@@ -122,6 +117,13 @@ export function setMapping(
   const next = state.withRegion(region, { region, params, mappings }, state.layers, state);
   const changed = params === null ? NOWHERE : fragments(state.visible, region, start, end);
   return { state: next, changed, gone, split, removed };
+}
+
+function wouldBeLost({ name }: Region, start: number, end: number): MappingError {
+  return new MappingError(
+    `Region "${name}" has memory there that is in no file and would be lost, remove it first`,
+    new MemoryRange(start, end),
+  );
 }
 
 /** A part of a region, and what is to back it. */

@@ -49,7 +49,7 @@ export class RegionTable {
   }
 
   #olderState(region: Region, newer: RegionTable): RegionState | undefined {
-    this.#skipTo(newer);
+    if (newer.#newer !== null || newer === RegionTable.#RETIRED) this.#skipTo(newer);
     if (region === this.#region) return this.#state;
     return this.#others?.has(region) ? this.#others.get(region) : region.latest;
   }

@@ -1,6 +1,6 @@
 import { Place, type RangeMap } from "../range_map.ts";
 import type { MapParams, Mapping, Piece, Region } from "./region.ts";
-import { NO_STATE, type State, UNDAMAGED } from "./state.ts";
+import { type Damage, NO_STATE, type State, UNDAMAGED } from "./state.ts";
 
 /**
  * A cursor over what one state shows: at each address the region, the mapping and the access, and how far they reach.
@@ -48,24 +48,22 @@ export class Sight {
     if (state.visible !== this.#state.visible) this.#shown.forget();
     this.#state = state;
     this.end = this.#backed.end = -Infinity;
-    if (state.damage !== UNDAMAGED) {
-      this.#lost = new Place();
-      this.#poisoned = new Place();
-    } else if (this.#lost !== null) {
-      this.#lost = this.#poisoned = this.stranded = null;
-      this.lost = this.poisoned = false;
-    }
+    if (state.damage !== UNDAMAGED || this.#lost !== null) this.#turnToDamage(state.damage);
+  }
+
+  #turnToDamage(damage: Damage): void {
+    this.#lost = damage === UNDAMAGED ? null : new Place();
+    this.#poisoned = damage === UNDAMAGED ? null : new Place();
+    this.stranded = null;
+    this.lost = this.poisoned = false;
   }
 
   /** Moves to `gpa`, which is not below where it was. */
   move(gpa: number): void {
     if (gpa < this.end) return;
-    if (!this.#shown.has(gpa)) {
-      this.#state.visible.seek(gpa, this.#shown);
-      this.#enter(gpa);
-    } else if (this.end === -Infinity) {
-      this.#enter(gpa);
-    }
+    const isShown = this.#shown.has(gpa);
+    if (!isShown) this.#state.visible.seek(gpa, this.#shown);
+    if (!isShown || this.end === -Infinity) this.#enter(gpa);
     this.#find(gpa);
   }
 

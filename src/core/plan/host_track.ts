@@ -137,13 +137,7 @@ export class HostTrack implements Track {
     // through: it is the way out.
     // What is parked takes mappings of its own.
     const most = Math.max(this.#growth, this.#midway) + 2 + 3 * this.parking.length;
-    if (most <= spare || this.#growth <= 0) return;
-    throw new LimitError(
-      "host mappings",
-      Math.max(0, this.#before + spare),
-      this.#before + most,
-      "use fewer or larger mappings, or raise the sysctl vm.max_map_count",
-    );
+    if (most > spare && this.#growth > 0) throw tooMany(Math.max(0, this.#before + spare), this.#before + most);
   }
 
   /** A segment where an earlier undo failed: lost memory is not what the old view says, poison is final. */
@@ -183,16 +177,14 @@ export class HostTrack implements Track {
     const growth = edge(this.#to, this.#toWritable, to, toWritable) - was;
     this.#growth += growth;
     // Half-way is as afterwards, but for what is to be removed and is still there.
-    const wasRemoved = this.#to === null && this.#from !== null;
-    const isRemoved = to === null && from !== null;
-    if (wasRemoved || isRemoved) {
-      const below = wasRemoved ? this.#from : this.#to;
-      const isBelowWritable = wasRemoved ? this.#fromWritable : this.#toWritable;
-      const above = isRemoved
-        ? edge(below, isBelowWritable, from, fromWritable)
-        : edge(below, isBelowWritable, to, toWritable);
-      this.#midway += above - was;
-    } else this.#midway += growth;
+    const below = this.#to ?? this.#from;
+    const above = to ?? from;
+    if (below === this.#to && above === to) this.#midway += growth;
+    else {
+      const isBelowWritable = this.#to === null ? this.#fromWritable : this.#toWritable;
+      const isAboveWritable = to === null ? fromWritable : toWritable;
+      this.#midway += edge(below, isBelowWritable, above, isAboveWritable) - was;
+    }
     this.#from = from;
     this.#fromWritable = fromWritable;
     this.#to = to;
@@ -240,6 +232,11 @@ export class HostTrack implements Track {
   }
 }
 
+function tooMany(limit: number, needed: number): LimitError {
+  const remedy = "use fewer or larger mappings, or raise the sysctl vm.max_map_count";
+  return new LimitError("host mappings", limit, needed, remedy);
+}
+
 function appended(steps: HostStep[], step: HostStep): HostStep[] {
   if (steps.length === 0) return [step];
   steps.push(step);
@@ -275,11 +272,13 @@ function continues(
 
 /** The kernel maps and unmaps huge pages whole. */
 function checkHugePages(start: number, end: number, { backing }: Mapping, region: Region | null): void {
-  if (backing === null || backing.pageSize <= PAGE_SIZE) return;
-  if (start % backing.pageSize === 0 && end % backing.pageSize === 0) return;
+  if (backing !== null && backing.pageSize > PAGE_SIZE) checkAreWhole(backing.pageSize, start, end, region);
+}
+
+function checkAreWhole(pageSize: number, start: number, end: number, region: Region | null): void {
+  if (start % pageSize === 0 && end % pageSize === 0) return;
   throw new MappingError(
-    `Region "${region?.name}" maps huge pages there, which cannot be cut at a multiple of less than ` +
-      `${hex(backing.pageSize)}`,
+    `Region "${region?.name}" maps huge pages there, which cannot be cut at a multiple of less than ${hex(pageSize)}`,
     new MemoryRange(start, end),
   );
 }

@@ -185,14 +185,20 @@ function append(steps: Step[], more: readonly Step[]): void {
 
 /** The spans to compare, in order and not touching. */
 function spansToCompare({ damage }: State, changed: readonly Span[]): readonly Span[] {
-  if (damage === UNDAMAGED || changed.length === 0) return normalize(changed);
-  // A request looks again at what an earlier failure left out of step where it passes.
-  return normalize([...changed, ...changed.flatMap(({ start, end }) => damage.outOfStep.overlapping(start, end))]);
+  return damage === UNDAMAGED ? normalize(changed) : withOutOfStep(damage, changed);
+}
+
+/** The same where something is out of step: a request looks again at what an earlier failure left so where it passes. */
+function withOutOfStep({ outOfStep }: Damage, changed: readonly Span[]): readonly Span[] {
+  return normalize([...changed, ...changed.flatMap(({ start, end }) => outOfStep.overlapping(start, end))]);
 }
 
 /** The damage that is left once `spans` have been compared and put right. */
 function mended(damage: Damage, spans: readonly Span[]): Damage {
-  if (damage === UNDAMAGED || spans.length === 0) return damage;
+  return damage === UNDAMAGED || spans.length === 0 ? damage : lessDamaged(damage, spans);
+}
+
+function lessDamaged(damage: Damage, spans: readonly Span[]): Damage {
   let { lost, outOfStep } = damage;
   const { poisoned } = damage;
   for (const { start, end } of spans) {
