@@ -24,6 +24,7 @@ export class DirtyLog implements Disposable {
   readonly end: number;
   readonly #mapping: FileMapping;
   readonly #words: Int32Array<ArrayBuffer>;
+  #isGone = false;
 
   /**
    * Makes a log with all bits clear.
@@ -43,13 +44,18 @@ export class DirtyLog implements Disposable {
 
   /**
    * Tells `mark` of the pages marked in `[start, end)`, as runs, and clears the bits of each run once it has been told: where
-   * `mark` throws, none is lost.
+   * `mark` throws, none is lost. Ends where `mark` gives the log up.
    */
-  take({ start, end }: Span, mark: MarkDirty): void {
-    const tell = (from: number, to: number) => {
-      mark(from, to);
-      this.#clear(from, to);
-    };
+  take(span: Span, mark: MarkDirty): void {
+    for (const { start, end } of this.#runs(span)) {
+      mark(start, end);
+      if (this.#isGone) return;
+      this.#clear(start, end);
+    }
+  }
+
+  /** The pages marked in `[start, end)`, as runs, lowest first. */
+  *#runs({ start, end }: Span): Iterable<Span> {
     let runStart = -1;
     const last = Math.min(end, this.end);
     for (let at = start; at < last;) {
@@ -59,25 +65,26 @@ export class DirtyLog implements Disposable {
       const first = (at - base) / PAGE_SIZE;
       const bits = this.#word(index) & maskOf(first, (upTo - base) / PAGE_SIZE);
       if (bits === 0) {
-        if (runStart >= 0) tell(runStart, at);
+        if (runStart >= 0) yield { start: runStart, end: at };
         runStart = -1;
       } else {
         for (let gpa = at, bit = first; gpa < upTo; gpa += PAGE_SIZE, bit++) {
           if ((bits >>> bit & 1) === 1) {
             if (runStart < 0) runStart = gpa;
           } else if (runStart >= 0) {
-            tell(runStart, gpa);
+            yield { start: runStart, end: gpa };
             runStart = -1;
           }
         }
       }
       at = upTo;
     }
-    if (runStart >= 0) tell(runStart, last);
+    if (runStart >= 0) yield { start: runStart, end: last };
   }
 
   /** Gives the memory up; a back end that still has it writes into nobody's. */
   [Symbol.dispose](): void {
+    this.#isGone = true;
     this.#mapping[Symbol.dispose]();
     this.file[Symbol.dispose]();
   }

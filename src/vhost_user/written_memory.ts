@@ -26,7 +26,8 @@ export class WrittenMemory {
     this.#left.handOut(mark);
     if (state === "gone") return;
     if (state === "open" && link.log !== null) {
-      for (const span of table) link.log.take(span, mark);
+      // Whoever is told may have the log given up, or lengthened.
+      for (const span of table) link.log?.take(span, mark);
       return;
     }
     for (const { start, end } of table) mark(start, end);

@@ -64,3 +64,19 @@ Deno.test("memory that leaves the table while its marks are told is told the nex
     each(start, end);
   }
 });
+
+Deno.test("a log that is given up while its marks are told tells no more of them", () => {
+  const log = new DirtyLog(4 * PAGE);
+  log.file.write(0, new Uint8Array([0b1101]));
+  const link = { connection: { state: "open" }, log, stopLog: () => link.log = null } as unknown as
+    & BackendLink
+    & { log: DirtyLog | null };
+  const written = new WrittenMemory(link);
+  const told: number[] = [];
+  const mark = (start: number) => {
+    told.push(start / PAGE);
+    written.stopLogging();
+  };
+  written.take([{ start: 0, end: 3 * PAGE }, { start: 3 * PAGE, end: 4 * PAGE }], mark);
+  assertEquals(told, [0]);
+});
