@@ -203,17 +203,34 @@ export function exists(path: string): boolean {
   throw new OsError("statx", errno[0] ?? 0, path);
 }
 
-/** Gives a directory its final name, which nothing may have yet, and waits until the disk has it. */
+/**
+ * Gives a directory its final name, which nothing may have yet, and waits until the disk has it. Where that fails it has
+ * its old name.
+ */
 export function publishDirectory(from: string, to: string): void {
+  withDirectory(from, (fd) => sync(fd, from));
+  const parent = parentOf(to);
+  // Opened before: a directory may be one to write to but not to read.
+  withDirectory(parent, (fd) => {
+    rename(from, to);
+    try {
+      sync(fd, parent);
+    } catch (error) {
+      rename(to, from);
+      throw error;
+    }
+  });
+}
+
+/** Renames what is at `from` to `to`, where nothing may be yet. */
+function rename(from: string, to: string): void {
   const { sys, errno } = libc();
-  syncDirectory(from);
   unwrap(
     sys.renameat2(AT_FDCWD, cString(from), AT_FDCWD, cString(to), RENAME_NOREPLACE),
     errno[0],
     "renameat2",
     () => `${from} to ${to}`,
   );
-  syncDirectory(parentOf(to));
 }
 
 /** Removes a directory with the files named. What is not there is no error. */
@@ -223,10 +240,10 @@ export function removeDirectory(path: string, files: readonly string[]): void {
   sys.rmdir(cString(path));
 }
 
-function syncDirectory(path: string): void {
+function withDirectory(path: string, act: (fd: number) => void): void {
   const fd = open(path, O_RDONLY | O_DIRECTORY, 0);
   try {
-    sync(fd, path);
+    act(fd);
   } finally {
     libc().sys.close(fd);
   }

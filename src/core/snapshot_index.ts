@@ -255,8 +255,16 @@ function isLayout(value: unknown): value is SavedLayout {
   return isPages(maxAddress) && typeof x86Legacy === "boolean" && Array.isArray(backings) &&
     backings.every((backing) =>
       isObject(backing) && typeof backing.name === "string" && Array.isArray(backing.ranges) &&
-      backing.ranges.every((range) => isSpan(range) && isPages(range.offset))
-    );
+      backing.ranges.every(isSpan)
+    ) && hasOffsets(backings);
+}
+
+/** Whether each range is where it has to be in the memory file. */
+function hasOffsets(
+  backings: readonly { readonly ranges: readonly (Span & { readonly offset?: unknown })[] }[],
+): boolean {
+  const offsets = memoryOffsets(backings.map(({ ranges }) => ranges));
+  return backings.every(({ ranges }, i) => ranges.every(({ offset }, j) => offset === offsets[i]?.[j]));
 }
 
 function isVisibility(value: unknown): value is SavedVisibility {

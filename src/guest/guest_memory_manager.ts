@@ -113,6 +113,8 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
    * ```
    *
    * @throws {SnapshotError} If a file of it is shorter by now.
+   * @throws {MembackingError} As `create` does, if its index, which somebody else may have made, or `options` ask for RAM
+   * that cannot be.
    * @throws {DisposedError} If the snapshot has been disposed.
    * @throws {OsError} If the host is out of addresses or memory.
    */

@@ -10,9 +10,9 @@ import { offsetOf } from "./saved_layout.ts";
 import type { SourcePart } from "./saving.ts";
 
 /**
- * Where all RAM of this moment is, in the order of the memory file: in its files, and what is in none in `aside`, to which
- * it is copied at the places of the memory file; without `aside`, where it is now. The files stay open until `handles` are
- * disposed, whatever becomes of the mappings.
+ * Where all RAM of this moment is, in the order of the memory file: in its files, and what is in none where it is now, or
+ * with `isKept` in `aside`, an empty file to which it is copied at the places of the memory file. The files stay open until
+ * `handles` are disposed, whatever becomes of the mappings.
  *
  * @throws {OsError} If a file cannot be read.
  * @throws {MembackingError} If one is shorter than its mapping.
@@ -21,7 +21,8 @@ export function momentParts(
   internals: RegionInternals,
   blocks: readonly RamBlock[],
   layout: SavedLayout,
-  aside: Mappable | null,
+  aside: Mappable,
+  isKept: boolean,
   handles: DisposableStack,
 ): SourcePart[] {
   const kept = new Map<object, Mappable>();
@@ -36,9 +37,9 @@ export function momentParts(
       const delta = offsetOf(layout, region.range.start) - region.range.start;
       const own: SourcePart[] = [];
       for (const place of ownPlaces(internals, region)) {
-        if (aside !== null) copyOwnPages(place, fileOf(aside).fd, delta);
+        if (isKept) copyOwnPages(place, fileOf(aside).fd, delta);
         for (const { start, end, address } of ownPages(place)) {
-          const from = aside === null ? { address } : { file: aside, fileOffset: start + delta };
+          const from = isKept ? { file: aside, fileOffset: start + delta } : { address };
           own.push({ start, end, offset: start + delta, from });
         }
       }
@@ -46,14 +47,15 @@ export function momentParts(
       parts.push(...own);
       for (const { start, end, value: mapping } of internals.mappings(region)) {
         const file = mapping.kind === "private" ? null : mappableOf(mapping);
-        if (file === null) continue;
         for (const gap of gaps(start, end, own)) {
           const fileOffset = gap.start + mapping.delta;
           const offset = gap.start + delta;
           // RAM that came after the freeze is shared, and goes on changing.
-          const isCopied = aside !== null && mapping.kind === "shared";
+          const isCopied = isKept && file !== null && mapping.kind === "shared";
           if (isCopied) copyShared(file, fileOffset, aside, offset, gap.end - gap.start);
-          const from = isCopied ? { file: aside, fileOffset: offset } : { file: keep(file), fileOffset };
+          // What is in no file and has not been written is zeros, as it is in the file aside.
+          const isAside = isCopied || file === null;
+          const from = isAside ? { file: aside, fileOffset: offset } : { file: keep(file), fileOffset };
           parts.push({ ...gap, offset, from });
         }
       }

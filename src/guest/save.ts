@@ -48,7 +48,7 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   const { base, live = false, signal } = options;
   const { ram, copies } = guest;
   const internals = internalsOf(guest.regions);
-  internals.check();
+  internals.checkAlone("save");
   const state = new Map(Object.entries(options.state ?? {}).map(([name, bytes]) => [name, new Uint8Array(bytes)]));
   const layout = saveableLayout(ram.blocks, guest);
   using retained = new DisposableStack();
@@ -74,11 +74,12 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   try {
     using aside = Mappable.memfd("written since", Math.max(memoryLength(layout), 4096));
     using handles = new DisposableStack();
-    const parts = momentParts(internals, ram.blocks, layout, isFrozen ? aside : null, handles);
+    const parts = momentParts(internals, ram.blocks, layout, aside, isFrozen, handles);
     using _files = copies.holdFiles();
     if (live) held.dispose();
     if (isFrozen) await saving.write(parts);
     else saving.writeAtOnce(parts);
+    signal?.throwIfAborted();
     writer.publish();
   } finally {
     thaw(guest, !live && !held.disposed);

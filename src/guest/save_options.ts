@@ -1,6 +1,7 @@
 import { checkBoolean } from "../core/check_boolean.ts";
 import { checkSignal } from "../core/abort.ts";
 import { isPageSet, type PageSet } from "../core/page_set.ts";
+import { checkNewDirectory } from "../snapshots/snapshot_writer.ts";
 import { Snapshot } from "../snapshots/snapshot.ts";
 
 /** How memory is saved. */
@@ -25,9 +26,7 @@ export interface SaveOptions {
  * @throws {TypeError} Naming what is not what it should be.
  */
 export function checkSaveOptions(directory: unknown, options: unknown): asserts options is SaveOptions {
-  if (typeof directory !== "string" || directory === "") {
-    throw new TypeError("Memory is saved to the path of a new directory");
-  }
+  checkNewDirectory(directory);
   if (typeof options !== "object" || options === null) throw new TypeError(`Options must be an object, got ${options}`);
   const { base, pages, state, live, signal, onProgress }: { readonly [K in keyof SaveOptions]?: unknown } = options;
   if (base !== undefined && !(base instanceof Snapshot)) throw new TypeError("base must be a Snapshot");

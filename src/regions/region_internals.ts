@@ -64,6 +64,15 @@ export class RegionInternals {
     this.#parts.map.check();
   }
 
+  /**
+   * Throws unless a request may be made now that cannot be part of a batch.
+   *
+   * @throws {TypeError} Inside a batch.
+   */
+  checkAlone(name: string): void {
+    this.#parts.map.checkAlone(name);
+  }
+
   /** Calls `outcome` once it is known whether the batch under way came true: at once where there is none. */
   whenDecided(outcome: (committed: boolean) => void): void {
     this.#parts.map.whenDecided(outcome);

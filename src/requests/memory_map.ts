@@ -96,6 +96,16 @@ export class MemoryMap {
   }
 
   /**
+   * Throws unless a request may be made now that cannot be part of a batch.
+   *
+   * @throws {TypeError} Inside a batch.
+   */
+  checkAlone(name: string): void {
+    this.check();
+    if (this.#draft !== null) throw new TypeError(`A request to ${name} cannot be part of a batch`);
+  }
+
+  /**
    * Makes one request out of what it changes about `current`: on its own, or as a part of the batch it is made in.
    * `region` is the region it is about, and `added` a mapping whose file is the map's to close.
    */
@@ -115,8 +125,7 @@ export class MemoryMap {
   requestWithDeed(name: string, deed: Deed, makeChange: (state: State) => Change, added: readonly Mapping[]): void {
     const draft = new Draft(this.#state);
     try {
-      this.check();
-      if (this.#draft !== null) throw new TypeError(`A request to ${name} cannot be part of a batch`);
+      this.checkAlone(name);
       draft.add(name, null, makeChange(this.#state), null);
     } catch (error) {
       for (const mapping of added) closeFile(mapping);

@@ -1,16 +1,18 @@
 import { checkBoolean } from "../core/check_boolean.ts";
-import { absolutePath } from "../../ffi/files/disk_file.ts";
+import { absolutePath, nextData } from "../../ffi/files/disk_file.ts";
 import { FileMapping } from "../../ffi/os/address_space.ts";
 import { PROT_READ } from "../../ffi/os/mman.ts";
 import { DisposedError } from "../core/errors.ts";
 import { hex } from "../core/hex.ts";
 import { SnapshotError } from "../core/snapshot_error.ts";
-import { layoutBytes, type SnapshotIndex } from "../core/snapshot_index.ts";
+import { layoutBytes, memoryLength, type SnapshotIndex } from "../core/snapshot_index.ts";
+import { gaps } from "../core/span.ts";
 import { layersOf } from "../core/snapshot_layers.ts";
 import { checksum, CHUNK } from "./format.ts";
+import { runsOf } from "./pages.ts";
 import { pause } from "./pause.ts";
 import { chainOf, openLayer, readMemory, type SnapshotLayer } from "./snapshot_chain.ts";
-import { SnapshotWriter } from "./snapshot_writer.ts";
+import { checkNewDirectory, SnapshotWriter } from "./snapshot_writer.ts";
 
 /** How a snapshot is opened. */
 export interface SnapshotOpenOptions {
@@ -121,13 +123,24 @@ export class Snapshot implements Disposable {
       for (const { start, end, checksum: saved } of layer.index.stored) {
         await pause();
         this.#check();
-        if (checksum(readMemory(layer, start, end)) === saved) continue;
-        const { path } = layer.memory;
-        throw new SnapshotError(
-          "corrupt",
-          path,
-          `${path} has other bytes from ${hex(start)} to ${hex(end)} than were saved`,
-        );
+        if (checksum(readMemory(layer, start, end)) !== saved) throw hasOtherBytes(layer, start, end);
+      }
+    }
+    await this.#verifyHoles(this.#chain[0]!);
+  }
+
+  /** The full snapshot is mapped as it is, so what it does not store has to be zeros. */
+  async #verifyHoles(full: SnapshotLayer): Promise<void> {
+    const { memory: { fd }, index: { layout, stored } } = full;
+    for (const hole of gaps(0, memoryLength(layout), stored)) {
+      for (let at = hole.start; at < hole.end;) {
+        await pause();
+        this.#check();
+        const start = nextData(fd, at, hole.end);
+        at = Math.min(start + CHUNK, hole.end);
+        if (start === at) continue;
+        const words = new Int32Array(readMemory(full, start, at).buffer);
+        if (runsOf(words).some(({ isZero }) => !isZero)) throw hasOtherBytes(full, start, at);
       }
     }
   }
@@ -135,12 +148,14 @@ export class Snapshot implements Disposable {
   /**
    * Writes a full snapshot of the same memory to another directory, which then needs no parents.
    *
+   * @throws {TypeError} If `directory` is no path.
    * @throws {SnapshotError} If there is something at `directory`, or bytes to be copied are not what was saved.
    * @throws {OsError} If the disk is full or fails.
    * @throws {DisposedError} If it has been disposed, also meanwhile.
    */
   async flatten(directory: string): Promise<Snapshot> {
     this.#check();
+    checkNewDirectory(directory);
     const target = absolutePath(directory);
     // What is copied gets new checksums, so the old ones have their say first.
     await this.verify();
@@ -171,6 +186,14 @@ export class Snapshot implements Disposable {
   #check(): void {
     if (this.#disposed) throw new DisposedError("The snapshot");
   }
+}
+
+function hasOtherBytes({ memory: { path } }: SnapshotLayer, start: number, end: number): SnapshotError {
+  return new SnapshotError(
+    "corrupt",
+    path,
+    `${path} has other bytes from ${hex(start)} to ${hex(end)} than were saved`,
+  );
 }
 
 /** A layer with its file open once more, until `stack` is disposed. */

@@ -21,6 +21,16 @@ const BATCH = 2 ** 24;
 export type SnapshotHead = Omit<SnapshotIndex, "id" | "stored" | "zeros">;
 
 /**
+ * Throws unless `directory` can be a path.
+ *
+ * @throws {TypeError} If it is no text, or empty.
+ */
+export function checkNewDirectory(directory: unknown): asserts directory is string {
+  if (typeof directory === "string" && directory !== "") return;
+  throw new TypeError("Memory is saved to the path of a new directory");
+}
+
+/**
  * Writes a snapshot aside, and gives it its name when it is whole: whoever looks finds all of it or nothing. Disposing
  * it before that takes away what was written.
  */

@@ -97,3 +97,23 @@ testUnless(
     assertEquals(guest.memory.readUint8(PAGE), 3);
   },
 );
+
+/** Root may read every directory, unless it gives that up. */
+const UNPRIVILEGED = Deno.uid() === 0 ? ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] : [];
+
+Deno.test("a save into a directory that cannot be read fails, and leaves nothing there", () => {
+  const directory = Deno.makeTempDirSync();
+  try {
+    Deno.chmodSync(directory, 0o333);
+    const child = new URL("unreadable_child.ts", import.meta.url).pathname;
+    const [command = "", ...args] = [...UNPRIVILEGED, Deno.execPath(), "run", "-A", "--no-check", child, directory];
+    const { stdout, stderr } = new Deno.Command(command, { args }).outputSync();
+    const text = new TextDecoder();
+    assertEquals([text.decode(stdout), text.decode(stderr)], ["OsError\n", ""]);
+    Deno.chmodSync(directory, 0o777);
+    assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), []);
+  } finally {
+    Deno.chmodSync(directory, 0o777);
+    Deno.removeSync(directory, { recursive: true });
+  }
+});

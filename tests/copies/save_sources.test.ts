@@ -1,5 +1,13 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { GuestMemoryManager, Mappable, MappingError, MembackingError, OsError, type SaveOptions } from "membacking";
+import {
+  GuestMemoryManager,
+  Mappable,
+  MappingError,
+  MembackingError,
+  OsError,
+  type SaveOptions,
+  type Snapshot,
+} from "membacking";
 import { RecordingDmaTarget, RecordingVa } from "membacking/testing";
 import { HUGE_PAGE, moreHugePages, noHugePages, testUnless } from "../support/require.ts";
 import { range } from "../support/units.ts";
@@ -199,4 +207,69 @@ Deno.test("options of a save are checked before anything is done", async () => {
   assertEquals([held, [...Deno.readDirSync(disk.path)].length], [0, 0]);
   (await guest.save(`${disk.path}/b/`))[Symbol.dispose]();
   assertEquals([...Deno.readDirSync(disk.path)].map(({ name }) => name), ["b"]);
+});
+
+Deno.test("a difference says what is zeros now, in memory too that no file has and nobody has written", async () => {
+  using disk = folder();
+  const end = MIB;
+  const bytesOf = (snapshot: Snapshot) => {
+    using restored = GuestMemoryManager.restore(snapshot);
+    return Array.from({ length: 4 }, (_, page) => restored.memory.readUint8(page * 0x1000));
+  };
+  using guest = GuestMemoryManager.create({ maxAddress: end, ram: [{ ranges: [range(0, end)], backing: "private" }] });
+  using tracker = guest.trackDirty();
+  guest.memory.fill(0, 0x4000, 1);
+  using base = await guest.save(`${disk.path}/base`);
+  tracker.take();
+  guest.discard(range(0x1000, 0x2000));
+  const pages = tracker.take();
+  using compared = await guest.save(`${disk.path}/compared`, { base });
+  using tracked = await guest.save(`${disk.path}/tracked`, { base, pages });
+  assertEquals([bytesOf(compared), bytesOf(tracked)], [[1, 0, 1, 1], [1, 0, 1, 1]]);
+});
+
+Deno.test("a guest that was restored copy-on-write is the difference to an older snapshot, its zeros included", async () => {
+  using disk = folder();
+  using guest = GuestMemoryManager.create({ maxAddress: MIB, ram: [{ ranges: [range(0, MIB)] }] });
+  guest.memory.fill(0, 0x4000, 1);
+  using first = await guest.save(`${disk.path}/first`);
+  guest.memory.fill(0x1000, 0x1000, 0);
+  using second = await guest.save(`${disk.path}/second`, { base: first });
+  using again = GuestMemoryManager.restore(second);
+  const progress: number[] = [];
+  using third = await again.save(`${disk.path}/third`, { base: first, onProgress: (done) => void progress.push(done) });
+  assertEquals(progress.at(-1), MIB);
+  using restored = GuestMemoryManager.restore(third);
+  assertEquals([restored.memory.readUint8(0), restored.memory.readUint8(0x1000)], [1, 0]);
+});
+
+Deno.test("memory is not saved inside a batch, whatever it is and whether it is frozen", async () => {
+  using disk = folder();
+  const ranges = [range(0, MIB)];
+  using shared = GuestMemoryManager.create({ maxAddress: MIB, ram: [{ ranges }] });
+  using frozen = GuestMemoryManager.create({ maxAddress: MIB, ram: [{ ranges }] });
+  using _template = frozen.freeze();
+  using own = GuestMemoryManager.create({ maxAddress: MIB, ram: [{ ranges, backing: "private" }] });
+  for (const guest of [shared, frozen, own]) {
+    await assertRejects(() => guest.regions.batch(() => ({ saving: guest.save(`${disk.path}/a`) })).saving, TypeError);
+    let explained: Promise<unknown> = Promise.resolve();
+    guest.regions.explain(() => void (explained = guest.save(`${disk.path}/a`)));
+    await assertRejects(() => explained, TypeError);
+  }
+  assertEquals([...Deno.readDirSync(disk.path)].length, 0);
+});
+
+Deno.test("a save that is given up while it tells of the last progress leaves nothing", async () => {
+  using disk = folder();
+  for (const backing of ["private", "shared"] as const) {
+    for (const live of backing === "private" ? [false] : [false, true]) {
+      const ram = [{ ranges: [range(0, MIB)], ...(backing === "private" && { backing }) }];
+      using guest = GuestMemoryManager.create({ maxAddress: MIB, ram });
+      const giveUp = new AbortController();
+      const onProgress = (done: number, total: number) => void (done === total && giveUp.abort());
+      const saving = () => guest.save(`${disk.path}/a`, { live, signal: giveUp.signal, onProgress });
+      await assertRejects(saving, DOMException, "aborted");
+    }
+  }
+  assertEquals([...Deno.readDirSync(disk.path)].length, 0);
 });

@@ -22,6 +22,32 @@ async function saved() {
   };
 }
 
+/** With a checksum that agrees: what gets through is up to the other checks. */
+function seal(changed: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  if (changed.length >= 24) new DataView(changed.buffer).setUint32(12, crc32(changed.subarray(16)), true);
+  return changed;
+}
+
+function headerEnd(bytes: Uint8Array<ArrayBuffer>): number {
+  return 24 + Number(new DataView(bytes.buffer).getBigUint64(16, true));
+}
+
+function headerOf(bytes: Uint8Array<ArrayBuffer>) {
+  return JSON.parse(new TextDecoder().decode(bytes.subarray(24, headerEnd(bytes))));
+}
+
+/** The index with another header. */
+function withHeader(bytes: Uint8Array<ArrayBuffer>, header: unknown): Uint8Array<ArrayBuffer> {
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const rest = bytes.subarray(headerEnd(bytes));
+  const changed = new Uint8Array(24 + json.length + rest.length);
+  changed.set(bytes.subarray(0, 16));
+  new DataView(changed.buffer).setBigUint64(16, BigInt(json.length), true);
+  changed.set(json, 24);
+  changed.set(rest, 24 + json.length);
+  return changed;
+}
+
 /** Opens and restores; what does not work has to be one of our errors. Says whether it has worked. */
 async function tryIt(path: string): Promise<boolean> {
   try {
@@ -40,14 +66,8 @@ Deno.test("whatever bytes an index has, it opens or is a typed error, and nothin
   const { bytes, file, path } = snapshot;
   const fds = openFds();
   let refused = 0;
-  const seal = (changed: Uint8Array) => {
-    // With a checksum that agrees: what gets through is up to the other checks.
-    if (changed.length >= 24) new DataView(changed.buffer).setUint32(12, crc32(changed.subarray(16)), true);
-    return changed;
-  };
-  const headerEnd = 24 + Number(new DataView(bytes.buffer).getBigUint64(16, true));
   const words = [0, 1, 4095, 0x1000, 2 ** 21, 2 ** 31, 2 ** 32, 2 ** 52, 2 ** 53, -1, 1.5, 1e300, "x", null, [], {}];
-  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(24, headerEnd)));
+  const header = headerOf(bytes);
   const places: [unknown, string][] = [];
   (function walk(value: unknown): void {
     if (typeof value !== "object" || value === null) return;
@@ -70,13 +90,8 @@ Deno.test("whatever bytes an index has, it opens or is a typed error, and nothin
           const [object, key] = places[at] as [Record<string, unknown>, string];
           const old = object[key];
           object[key] = value;
-          const json = new TextEncoder().encode(JSON.stringify(header));
+          const changed = withHeader(bytes, header);
           object[key] = old;
-          const changed = new Uint8Array(bytes.length - headerEnd + 24 + json.length);
-          changed.set(bytes.subarray(0, 16));
-          new DataView(changed.buffer).setBigUint64(16, BigInt(json.length), true);
-          changed.set(json, 24);
-          changed.set(bytes.subarray(headerEnd), 24 + json.length);
           return changed;
         }),
       ),
@@ -91,6 +106,17 @@ Deno.test("whatever bytes an index has, it opens or is a typed error, and nothin
   assertEquals(openFds(), fds);
   Deno.writeFileSync(file, bytes);
   assert(await tryIt(path));
+});
+
+Deno.test("ranges of RAM are where they have to be in the memory file, or the index is none", async () => {
+  using snapshot = await saved();
+  const { bytes, file, path } = snapshot;
+  for (const offset of [0x1000, 2 * MIB, "0", undefined]) {
+    const header = headerOf(bytes);
+    header.layout.backings[0].ranges[0].offset = offset;
+    Deno.writeFileSync(file, seal(withHeader(bytes, header)));
+    assertEquals((await assertRejects(() => Snapshot.open(path), SnapshotError)).kind, "corrupt");
+  }
 });
 
 Deno.test("an index with very many ranges, of no end, or a pipe in its place is refused, not waited for or read to its end", async () => {

@@ -183,6 +183,40 @@ Deno.test("what is not whole is a typed error that names the file", async () => 
   assertEquals([...Deno.readDirSync(dir.path)].map(({ name }) => name).sort(), ["a", "b"]);
 });
 
+Deno.test("bytes where a full snapshot has holes are not what was saved", async () => {
+  using dir = folder();
+  const a = `${dir.path}/a`;
+  write(a, new Map([[1, 7], [4, 8]]));
+  const poke = async (page: number) => {
+    using file = await Deno.open(`${a}/memory`, { write: true });
+    await file.seek(page * PAGE + 5, Deno.SeekMode.Start);
+    await file.write(Uint8Array.of(1));
+  };
+  const length = Deno.statSync(`${a}/memory`).size;
+  {
+    // A copy may have written the holes down.
+    const bytes = await Deno.readFile(`${a}/memory`);
+    await Deno.writeFile(`${a}/memory`, bytes);
+    using _whole = await Snapshot.open(a, { verify: true });
+  }
+  const bytes = await Deno.readFile(`${a}/memory`);
+  for (const page of [0, 2, 3, length / PAGE - 1]) {
+    await poke(page);
+    const error = await assertRejects(() => Snapshot.open(a, { verify: true }), SnapshotError);
+    assertEquals([error.kind, error.path], ["corrupt", `${a}/memory`]);
+    await Deno.writeFile(`${a}/memory`, bytes);
+  }
+});
+
+Deno.test("what is no path cannot be flattened to", async () => {
+  using dir = folder();
+  write(`${dir.path}/a`, new Map([[1, 7]]));
+  using snapshot = await Snapshot.open(`${dir.path}/a`);
+  for (const path of [undefined, 5, {}, "", "a\0b"]) {
+    await assertRejects(() => snapshot.flatten(path as string), TypeError);
+  }
+});
+
 Deno.test("a snapshot that is not finished leaves nothing behind", () => {
   using dir = folder();
   const before = openFds();
