@@ -49,8 +49,10 @@ export const MAX_FDS = 253;
 const AF_UNIX = 1;
 const TYPES: Readonly<Record<SocketType, number>> = { stream: 1, seqpacket: 5 };
 const SOL_SOCKET = 1;
+const SO_TYPE = 3;
 const SO_PASSCRED = 16;
 const SO_RCVTIMEO = 20;
+const SO_DOMAIN = 39;
 const SCM_RIGHTS = 1;
 const SCM_CREDENTIALS = 2;
 const MSG_CTRUNC = 0x8;
@@ -156,6 +158,22 @@ export class UnixSocket implements Disposable {
   /** Whether it has been disposed. */
   get disposed(): boolean {
     return this.#disposed;
+  }
+
+  /**
+   * Throws unless it is a Unix socket of that type: a descriptor from elsewhere may be anything.
+   *
+   * @throws {OsError} If it is another socket (EPROTOTYPE), or none (ENOTSOCK).
+   */
+  checkType(type: SocketType): void {
+    const { sys, errno } = libc();
+    const value = new Int32Array(1);
+    const length = new Int32Array([4]);
+    for (const [option, wanted] of [[SO_DOMAIN, AF_UNIX], [SO_TYPE, TYPES[type]]] as const) {
+      // SAFETY: the kernel writes one int, for which there is room.
+      unwrap(sys.getsockopt(this.fd, SOL_SOCKET, option, value, length), errno[0], "getsockopt");
+      if (value[0] !== wanted) throw new OsError("getsockopt", Errno.EPROTOTYPE, `a Unix socket that is "${type}"`);
+    }
   }
 
   /** Has every message that is received from now on say who sent it. */

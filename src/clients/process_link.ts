@@ -9,7 +9,7 @@ import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { onAbort } from "../core/abort.ts";
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { WriteMarks } from "../memory/write_marks.ts";
-import { MessageSocket } from "../serving/message_socket.ts";
+import { LONGEST_ANSWER, LONGEST_REQUEST, MessageSocket } from "../serving/message_socket.ts";
 import { decodeAnswer, encodeRequest } from "../serving/mail_codes.ts";
 import { CLIENT_FILE, MAP_FILE } from "../serving/process_layout.ts";
 import type { ClientMessage, FileReference, OwnerMessage, ProcessWelcome, Request } from "../serving/protocol.ts";
@@ -66,7 +66,7 @@ export class ProcessLink implements OwnerLink, Disposable {
       socket.passCredentials();
       const inherited = UnixSocket.own(fd);
       inherited.inheritable = false; // A process that this one starts has nothing to do with it.
-      this.#socket = new MessageSocket(socket, {
+      this.#socket = new MessageSocket(socket, { received: LONGEST_ANSWER, sent: LONGEST_REQUEST }, {
         message: (data, fds, credentials) => this.#message(readOwnerMessage(data), fds, credentials?.pid),
         numbers: (id, code, numbers) => {
           const value = decodeAnswer(code, numbers);

@@ -101,6 +101,7 @@ export abstract class RegionClient implements Disposable {
    * @returns What `requests` returned.
    * @throws What the first request that failed threw; nothing has changed then.
    * @throws {TypeError} If `requests` returns a promise: requests after an `await` would not be part of the batch.
+   * @throws {LimitError} If this is another process, and the batch is of more than some ten thousand requests.
    */
   async batch<T>(requests: (() => T) & SynchronousOnly<T>): Promise<T> {
     this.#connection.check();
@@ -144,9 +145,10 @@ export abstract class RegionClient implements Disposable {
 
   /**
    * As `Mappable.memfd`, but the owner makes it. The handle is dead once the client is disposed; mappings of the file
-   * stay.
+   * stay. Another process cannot vouch for a file: its `fixedSize` is ignored, since the owner would pay for it.
    *
    * @throws {OsError} As `Mappable.memfd` does.
+   * @throws {LimitError} If this is another process, which has 1024 files at a time at most.
    */
   async memfd(name: string, size: number, options: MemfdOptions = {}): Promise<Mappable> {
     return this.#connection.borrow(await this.#request({ kind: "memfd", name, size, options }));
@@ -156,6 +158,7 @@ export abstract class RegionClient implements Disposable {
    * As `Mappable.open`, but the owner opens it, as for `memfd`.
    *
    * @throws {OsError} As `Mappable.open` does.
+   * @throws {LimitError} As `memfd` does.
    */
   async open(path: string, options: OpenOptions = {}): Promise<Mappable> {
     return this.#connection.borrow(await this.#request({ kind: "open", path, options }));

@@ -48,7 +48,7 @@ export class Admission {
     if (!this.#names.includes(name) && !(this.#isEverywhere && ADDRESS.test(name))) {
       return { status: 403, reason: "The Host header names another host" };
     }
-    const [, token = "", ...path] = new URL(url).pathname.split("/");
+    const [, token = "", ...path] = URL.parse(url)?.pathname.split("/") ?? [];
     if (!isSame(token, this.token)) return { status: 404, reason: "Nothing is here without the token" };
     if (method !== "GET") return { status: 405, reason: "The inspector is read-only" };
     const origin = headers.get("origin");

@@ -8,8 +8,8 @@ export const MOST_AT_ONCE = 256;
 export interface ClientChannel {
   /** Is handed whatever arrives, and the descriptors that came along, which are closed afterwards. Must not throw. */
   receive: (data: unknown, fds: readonly number[]) => void;
-  /** Is told when nothing will arrive any more. Must not throw. */
-  hungUp: () => void;
+  /** Is told when nothing will arrive any more: for `cause`, where that is not the client's own will. Must not throw. */
+  hungUp: (cause?: Error) => void;
   /** Is handed messages of numbers, which are its own during the call. Must not throw. */
   receiveNumbers?: (id: number, code: number, numbers: Float64Array) => void;
   /** Sends a message, and duplicates of descriptors with it. Never waits, and never throws. */

@@ -12,6 +12,9 @@ import type { ServedManager, ServedRegion } from "./served.ts";
 const RETRY_AFTER = 100;
 const RETRIES = 8;
 
+/** How many characters the name of a client's region has at most: all who read the map read it. */
+const LONGEST_NAME = 2 ** 16;
+
 /** What a request comes to. */
 export interface Outcome {
   readonly value: Json;
@@ -62,9 +65,9 @@ export class ClientRegions {
       case "inspect":
         return { value: this.#manager.inspect() };
       case "memfd":
-        return this.#lend(Mappable.memfd(request.name, request.size, request.options));
+        return this.#lend(() => Mappable.memfd(request.name, request.size, this.#believed(request.options)));
       case "open":
-        return this.#lend(Mappable.open(request.path, request.options));
+        return this.#lend(() => Mappable.open(request.path, this.#believed(request.options)));
       case "new-region":
         return { value: this.#changes([request], (act) => act())[0] ?? null };
       case "remove":
@@ -112,6 +115,7 @@ export class ClientRegions {
       for (const request of requests) {
         if (request.kind === "new-region") {
           const { range, age, ...rest } = request.options;
+          if (typeof rest.name === "string" && rest.name.length > LONGEST_NAME) throw nameTooLong(rest.name);
           if (age !== undefined && ages.get(age) !== null) throw new RangeError(`Age ${age} is not free`);
           const region = this.#manager.newRegion({ ...rest, range: rangeOf(range) }, age);
           if (age !== undefined) ages.set(age, region.id);
@@ -161,8 +165,14 @@ export class ClientRegions {
     return region;
   }
 
-  #lend(file: Mappable): Outcome {
-    return { value: { key: this.#files.lend(file), fd: fileOf(file).fd, label: fileOf(file).label }, file };
+  /** The options of a file as far as a client is believed: not another process that says nobody will make it shorter. */
+  #believed<T extends object>(options: T): T {
+    return this.#files.isSameProcess ? options : { ...options, fixedSize: false };
+  }
+
+  #lend(make: () => Mappable): Outcome {
+    const { key, file } = this.#files.lend(make);
+    return { value: { key, fd: fileOf(file).fd, label: fileOf(file).label }, file };
   }
 
   /** Removes a region now, or as soon as nobody holds a lock on it; what fails otherwise is tried again. */
@@ -184,6 +194,10 @@ export class ClientRegions {
 /** Says that the region with this id is gone. */
 function free(ages: Map<number, number | null>, id: number): void {
   for (const [age, holder] of ages) if (holder === id) ages.set(age, null);
+}
+
+function nameTooLong({ length }: string): RangeError {
+  return new RangeError(`The name of a client's region has at most ${LONGEST_NAME} characters, got ${length}`);
 }
 
 function rangeOf([start, end]: Ends): MemoryRange {

@@ -72,9 +72,13 @@ export class Gate {
     if (this.isShut) return;
     this.#step();
     const readers = this.#readers;
+    // All of them have the same time to come out: otherwise many could keep the owner waiting for many times as long.
+    let since = 0;
     for (let i = 0; i < readers.length; i++) {
       const reader = readers[i]!;
-      if (!reader.gone && Atomics.load(reader.line.words, LINE.reading) !== 0) this.#await(reader);
+      if (reader.gone || Atomics.load(reader.line.words, LINE.reading) === 0) continue;
+      if (since === 0) since = performance.now();
+      this.#await(reader, since);
     }
   }
 
@@ -98,14 +102,14 @@ export class Gate {
     }
   }
 
-  #await(reader: Reader): void {
+  #await(reader: Reader, since: number): void {
     const { line } = reader;
     const { words } = line;
     for (let looks = 0; looks < LOOKS; looks++) {
       if (Atomics.load(words, LINE.reading) === 0) return;
     }
-    const until = performance.now() + reader.deadline;
-    for (let naps = 1;; naps++) {
+    const until = since + reader.deadline;
+    for (let naps = performance.now() > until ? NAPS : 1;; naps++) {
       const reading = Atomics.load(words, LINE.reading);
       if (reading === 0) return;
       reader.help?.();

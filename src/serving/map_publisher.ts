@@ -72,6 +72,16 @@ export class MapPublisher implements FileRows<ShownFile> {
     this.#pages.addSink(sink);
   }
 
+  /** Whether there has never been more at a time than so many words of nodes and numbers of rows have room for. */
+  fits(words: number, numbers: number): boolean {
+    return this.#pages.fits(words, numbers);
+  }
+
+  /** Forgets what has been published, and the room it took: it is to be published anew, while nobody reads. */
+  clear(): void {
+    this.#pages.clear();
+  }
+
   /** Writes no more to `sink`. */
   removeSink(sink: PageSink): void {
     this.#pages.removeSink(sink);

@@ -1,15 +1,19 @@
 import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
 import { OsError } from "../../ffi/os/os_error.ts";
+import { LimitError, MembackingError } from "../core/errors.ts";
+import { ProtocolError } from "./protocol_error.ts";
 import { MAIL } from "./shared_words.ts";
 import { closeFds, type Credentials, duplicateFd, MAX_FDS, type UnixSocket } from "../../ffi/os/socket.ts";
 
 /** How long a packet is at most, in bytes. A socket's buffer has room for several. */
 const PACKET = 1 << 15;
-/** How long a message may be that arrives, in bytes. */
-const LONGEST = 1 << 26;
-/** How many bytes may wait to be sent before the other side counts as gone. */
-const MOST_WAITING = 1 << 27;
-/** How many messages are handed on in one go before others on the event loop get their turn. */
+/** How long a client's message may be, in bytes: room for a batch of ten thousand changes, which is read in no time. */
+export const LONGEST_REQUEST = 1 << 21;
+/** How long an owner's message may be, whose lists have no end. */
+export const LONGEST_ANSWER = 1 << 26;
+/** How many bytes may wait to be sent when there is more to be sent: beyond that the other side counts as gone. */
+const MOST_WAITING = 1 << 23;
+/** How many packets are taken in one go before others on the event loop get their turn. */
 const TURN = 64;
 /** How long to wait before descriptors are sent again that the kernel has no room for, in milliseconds. */
 const RETRY = 10;
@@ -31,14 +35,22 @@ interface Waiting {
   readonly fds: readonly number[];
 }
 
+/** How long messages may be, in bytes. */
+export interface MessageLimits {
+  /** Those that arrive; a longer one ends it. */
+  readonly received: number;
+  /** Those that are sent. */
+  readonly sent: number;
+}
+
 /** What is told of a socket. None of it must throw. */
 export interface SocketListener {
   /** A message has arrived; the descriptors are closed when this returns. */
   message(data: unknown, fds: readonly number[], credentials: Credentials | null): void;
   /** A message of numbers has arrived; they are the listener's during the call. */
   numbers(id: number, code: number, numbers: Float64Array): void;
-  /** Nothing will arrive any more, and nothing can be sent. */
-  closed(): void;
+  /** Nothing will arrive any more, and nothing can be sent: for `cause`, where the other side did not just close. */
+  closed(cause?: Error): void;
 }
 
 /**
@@ -48,6 +60,7 @@ export interface SocketListener {
 export class MessageSocket {
   readonly #socket: UnixSocket;
   readonly #listener: SocketListener;
+  readonly #limits: MessageLimits;
   readonly #watch: FdWatch;
   readonly #buffer = new Uint8Array(PACKET + 8);
   readonly #numbers = new Float64Array(this.#buffer.buffer, NUMBERS_AT, NUMBER_COUNT);
@@ -64,8 +77,9 @@ export class MessageSocket {
   #retry: ReturnType<typeof setTimeout> | undefined;
 
   /** Over a socket that is this object's from now on. */
-  constructor(socket: UnixSocket, listener: SocketListener) {
+  constructor(socket: UnixSocket, limits: MessageLimits, listener: SocketListener) {
     this.#socket = socket;
+    this.#limits = limits;
     this.#listener = listener;
     this.#watch = watchFd(socket.fd, Poll.IN, (events) => {
       if ((events & Poll.OUT) !== 0) this.flush();
@@ -79,16 +93,22 @@ export class MessageSocket {
   }
 
   /**
-   * Sends a message, and duplicates of descriptors with it. Never waits, and throws nothing but what making JSON of the
-   * message throws, with `replacer` as for `JSON.stringify`.
+   * Sends a message, and duplicates of descriptors with it. Never waits, and throws nothing else but what making JSON of
+   * the message throws, with `replacer` as for `JSON.stringify`.
+   *
+   * @throws {LimitError} If the message is too long.
    */
   post(
     message: unknown,
     fds: readonly number[] = [],
     replacer?: (key: string, value: unknown) => unknown,
   ): void {
-    if (this.#closed) return;
+    if (!this.#isRead()) return;
     const text = new TextEncoder().encode(JSON.stringify(message, replacer));
+    const { sent } = this.#limits;
+    if (text.length > sent) {
+      throw new LimitError("bytes of a message", sent, text.length, "make several batches of one");
+    }
     for (let at = 0; at === 0 || at < text.length; at += PACKET) {
       const part = text.subarray(at, at + PACKET);
       const bytes = new Uint8Array(part.length + 1);
@@ -104,7 +124,7 @@ export class MessageSocket {
    * @returns Whether it could.
    */
   postNumbers(id: number, encode: (numbers: Float64Array) => number): boolean {
-    if (this.#closed) return true;
+    if (!this.#isRead()) return true;
     const code = encode(this.#packetRest);
     if (code === 0) return false;
     this.#packetBytes[0] = NUMBERS;
@@ -115,10 +135,10 @@ export class MessageSocket {
     return true;
   }
 
-  /** Hands on what has arrived by now. Returns how many messages there were. */
+  /** Hands on what has arrived by now, in `most` packets at most. Returns how many messages there were. */
   pump(most: number = Infinity): number {
     let count = 0;
-    while (!this.#closed && count < most) {
+    for (let packets = 0; !this.#closed && packets < most; packets++) {
       let received;
       try {
         received = this.#socket.receive(this.#buffer);
@@ -128,8 +148,13 @@ export class MessageSocket {
       }
       if (received === null) break;
       this.#fds.push(...received.fds);
-      if (received.length === 0 || received.truncated || this.#fds.length > MAX_FDS) {
+      if (received.length === 0) {
         this.#end();
+        break;
+      }
+      if (received.truncated || this.#fds.length > MAX_FDS) {
+        // Descriptors are lost too where this process can have no more of them.
+        this.#end(new MembackingError("A message came with more bytes or descriptors than there was room for"));
         break;
       }
       if (this.#take(received.length, received.credentials)) count++;
@@ -154,10 +179,10 @@ export class MessageSocket {
     for (const { fds } of this.#waiting.splice(0)) closeFds(fds);
   }
 
-  #end(): void {
+  #end(cause?: Error): void {
     if (this.#closed) return;
     this.close();
-    this.#listener.closed();
+    this.#listener.closed(cause);
   }
 
   /** Takes one packet in. Returns whether a message was complete with it. */
@@ -168,12 +193,14 @@ export class MessageSocket {
       return true;
     }
     this.#parts.push(this.#buffer.slice(1, length));
-    this.#partBytes += length;
-    if (this.#partBytes > LONGEST) {
-      this.#end();
+    this.#partBytes += length - 1;
+    const isMore = this.#buffer[0] === MORE;
+    // Packets with little in them would take more memory than they have bytes.
+    if (this.#partBytes > this.#limits.received || (isMore && length !== PACKET + 1)) {
+      this.#end(new ProtocolError("A message is longer than messages are, or comes in crumbs"));
       return false;
     }
-    if (this.#buffer[0] === MORE) return false;
+    if (isMore) return false;
     const [parts, fds] = [this.#parts, this.#fds];
     this.#parts = [];
     this.#partBytes = 0;
@@ -195,11 +222,19 @@ export class MessageSocket {
     return true;
   }
 
+  /** Whether there is somebody to send to, who reads what is sent. */
+  #isRead(): boolean {
+    if (!this.#closed && this.#waitingBytes > MOST_WAITING) {
+      this.#endSoon(new MembackingError("What was sent is not read"));
+      return false;
+    }
+    return !this.#closed;
+  }
+
   #send(bytes: Uint8Array<ArrayBuffer>, fds: readonly number[]): void {
     if (this.#waiting.length === 0 && this.#trySend(bytes, fds)) return;
     if (this.#closed) return;
     this.#waitingBytes += bytes.length;
-    if (this.#waitingBytes > MOST_WAITING) return this.#endSoon();
     try {
       this.#waiting.push({ bytes, fds: fds.map(duplicateFd) });
     } catch {
@@ -238,7 +273,7 @@ export class MessageSocket {
   }
 
   /** Ends it on the next turn of the event loop: whoever sends does not expect to be called. */
-  #endSoon(): void {
-    setTimeout(() => this.#end(), 0);
+  #endSoon(cause?: Error): void {
+    setTimeout(() => this.#end(cause), 0);
   }
 }

@@ -80,7 +80,7 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   /** By its number each row that says what memory is; `null` for those of regions, and for free ones. */
   #rows: (MemoryRow<A> | null)[] = [null];
   #rowOf = new Map<object, MemoryRow<A>>();
-  readonly #regions: RegionRows;
+  #regions: RegionRows;
   #freeRows: number[] = [];
   #serial = 0;
 
@@ -88,7 +88,11 @@ export class PageWriter<A extends FileAccount = FileAccount> {
   constructor(length: number, files: FileRows<A>) {
     this.#level = rootLevel(length);
     this.#files = files;
-    this.#regions = new RegionRows({
+    this.#regions = this.#newRegionRows();
+  }
+
+  #newRegionRows(): RegionRows {
+    return new RegionRows({
       take: () => this.#takeRow(),
       write: (row, numbers) => {
         this.#numbers.set(numbers, row * ROW.length);
@@ -96,6 +100,29 @@ export class PageWriter<A extends FileAccount = FileAccount> {
       },
       give: (row) => void this.#freeRows.push(row),
     });
+  }
+
+  /** Whether there has never been more at a time than so many words of nodes and numbers of rows have room for. */
+  fits(words: number, numbers: number): boolean {
+    return this.#words.length <= words && this.#numbers.length <= numbers;
+  }
+
+  /** Forgets everything, and the room it took. Sinks show nothing until it is painted anew. */
+  clear(): void {
+    for (const account of [...this.accounts()]) this.#files.removed(account);
+    this.#words = new Int32Array(FIRST_NODES * FAN_OUT);
+    this.#numbers = new Float64Array(FIRST_ROWS * ROW.length);
+    this.#used = [0];
+    this.#freeNodes = [];
+    this.#zeroNodes = [];
+    this.#rows = [null];
+    this.#rowOf = new Map();
+    this.#regions = this.#newRegionRows();
+    this.#freeRows = [];
+    for (const sink of this.#sinks) {
+      sink.grow(this.#words.length, this.#numbers.length);
+      sink.copy(this.#words, this.#numbers);
+    }
   }
 
   /** Writes everything to `sink`, and from now on what changes. */

@@ -44,6 +44,7 @@ export class ProcessClients implements FilesListener {
   readonly #memory: ServedMemory;
   readonly #locks: MemoryLocks;
   readonly #map: MapPublisher;
+  readonly #renewMap: () => void;
   readonly #introduced = new Map<Session, Introduced>();
   readonly #clients = new Set<Session>();
   #shared: SharedMap | null = null;
@@ -54,10 +55,12 @@ export class ProcessClients implements FilesListener {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #due = 0;
 
-  constructor(memory: ServedMemory, locks: MemoryLocks, map: MapPublisher) {
+  /** `renewMap` has the map published anew, in no more room than it takes now. */
+  constructor(memory: ServedMemory, locks: MemoryLocks, map: MapPublisher, renewMap: () => void) {
     this.#memory = memory;
     this.#locks = locks;
     this.#map = map;
+    this.#renewMap = renewMap;
   }
 
   /**
@@ -195,6 +198,8 @@ export class ProcessClients implements FilesListener {
   #mapFile(): SharedFile {
     if (this.#isFull) throw tooManyPieces();
     if (this.#shared !== null) return this.#shared.file;
+    // It may have been in very many pieces for a time.
+    if (!this.#map.fits(MAP_FILE.words, MAP_FILE.numbers)) this.#renewMap();
     this.#map.handOutAll();
     const file = SharedFile.make("membacking map", MAP_FILE.size, { othersRead: true });
     const words = new Int32Array(file.bytes, 0, MAP_FILE.words);

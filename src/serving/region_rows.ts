@@ -83,7 +83,7 @@ export class RegionRows {
     for (let left = Math.ceil(Math.max(0, name.length - own) / more) - 1; left >= 0; left--) {
       numbers[REGION_ROW.next] = next;
       this.#writeText(name, own + left * more, REGION_ROW.more);
-      rows.unshift(next = this.#store.take());
+      rows.push(next = this.#store.take());
       this.#store.write(next, numbers);
     }
     numbers[REGION_ROW.next] = next;
@@ -91,8 +91,9 @@ export class RegionRows {
     numbers[REGION_ROW.traits] = 2 * priority + (type === "device" ? 1 : 0);
     numbers[REGION_ROW.units] = name.length;
     this.#writeText(name, 0, REGION_ROW.text);
-    rows.unshift(next = this.#store.take());
+    rows.push(next = this.#store.take());
     this.#store.write(next, numbers);
+    rows.reverse();
     this.#rows += rows.length;
     return { rows, references: 0 };
   }

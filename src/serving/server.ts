@@ -41,6 +41,8 @@ export interface ServeOptions {
 
 /** How often to look whether the threads of clients still live, in milliseconds. */
 const ROUND = 100;
+/** How many processes other processes may have served at a time. */
+const MOST_BROUGHT = 64;
 const THREAD_DEADLINE = 5000;
 const PROCESS_DEADLINE = 1000;
 
@@ -63,6 +65,8 @@ export class ClientServer implements MapGate, SessionHost {
   readonly #map: MapPublisher;
   readonly #threads: ThreadClients;
   readonly #processes: ProcessClients;
+  /** The channels of processes that others have had served. */
+  #brought: readonly SocketChannel[] = [];
   readonly #sessionSet = new Set<Session>();
   /** The same as a list, to be gone through while others come and go; `null` after one did. */
   #sessionList: readonly Session[] | null = null;
@@ -84,7 +88,9 @@ export class ClientServer implements MapGate, SessionHost {
     this.#threads = new ThreadClients(memory, locks, this.#bellWord.buffer);
     this.#map = new MapPublisher(memory.length, options.state, (region) => locks.isClosing(region));
     this.#map.addSink(this.#threads.sink);
-    this.#processes = new ProcessClients(memory, locks, this.#map);
+    const everywhere = [{ start: 0, end: memory.length }];
+    const renewMap = () => this.holdOff(() => this.#map.clear(), everywhere);
+    this.#processes = new ProcessClients(memory, locks, this.#map, renewMap);
     this.#gate.onOverdue = (reader) => this.#overdue(reader);
     locks.onClosing = (region) => this.#closingChanged(region);
     locks.onAwaiting = () => {
@@ -137,15 +143,28 @@ export class ClientServer implements MapGate, SessionHost {
   serveProcess<T>(spawn: (fd: number) => T, options: ServeOptions = {}): { readonly child: T } & Disposable {
     const deadline = checkDeadline(options.deadline ?? PROCESS_DEADLINE);
     const { child, socket } = spawnWithSocket(spawn);
-    return { child, ...this.#serveSocket(socket, deadline) };
+    return { child, ...this.#serveChannel(new SocketChannel(socket), deadline) };
   }
 
   serveSocket(fd: number): void {
-    this.#serveSocket(UnixSocket.inherit(fd), PROCESS_DEADLINE);
+    const brought = this.#brought = this.#brought.filter(({ closed }) => !closed);
+    if (brought.length >= MOST_BROUGHT) {
+      this.logger.warn(`A client is not served, since clients have brought ${MOST_BROUGHT} others already`);
+      return;
+    }
+    const socket = UnixSocket.inherit(fd);
+    try {
+      socket.checkType("seqpacket");
+      const channel = new SocketChannel(socket);
+      this.#brought = [...brought, channel];
+      this.#serveChannel(channel, PROCESS_DEADLINE);
+    } catch (error) {
+      socket[Symbol.dispose]();
+      throw error;
+    }
   }
 
-  #serveSocket(socket: UnixSocket, deadline: number): Disposable {
-    const channel = new SocketChannel(socket);
+  #serveChannel(channel: SocketChannel, deadline: number): Disposable {
     let latest: Session;
     const next = () => {
       const session: Session = new Session(this, {

@@ -89,7 +89,10 @@ export class Session {
     this.#ways = new RequestWays(this.#channel, (id, request) => this.#request(id, request));
     this.#channel.receiveNumbers = (id, code, numbers) =>
       this.#orCutOff(() => this.#ways.receiveNumbers(id, code, numbers));
-    this.#channel.hungUp = () => this.#hungUp();
+    this.#channel.hungUp = (cause) => {
+      if (cause !== undefined) host.logger.warn("A client was hung up on", cause);
+      this.#hungUp();
+    };
   }
 
   /** Whether the client lives in this process. */
@@ -256,7 +259,8 @@ export class Session {
   }
 
   #bye(): void {
-    if (this.#options.again === undefined) return this.end();
+    // Who has not said hello has nobody to make room for.
+    if (this.#options.again === undefined || this.#admitted === null) return this.end();
     // The next client says hello through the same channel.
     this.#saidBye = true;
     this.#finish();

@@ -70,6 +70,14 @@ Deno.test("an inspector on all addresses of its host is found under each of them
   assertEquals(status("vmhost.example", "VMHOST.example:80"), "about");
 });
 
+Deno.test("a request for what is no URL is refused, whatever its Host header says", () => {
+  const admission = new Admission("localhost");
+  for (const url of ["http://[::1", "http://localhost:99999999/x", "", "x"]) {
+    const answer = admission.check({ method: "GET", url, headers: new Headers({ host: "localhost:1" }) });
+    assertEquals(typeof answer === "string" ? answer : answer.status, 404, url);
+  }
+});
+
 Deno.test("a request by another page is refused, even with the token", async () => {
   using world = new World(1);
   using inspector = serveInspector(world.manager);
