@@ -11,7 +11,8 @@
  * before its write. That is early enough because nobody takes marks in between: the owner is one thread, and clients are
  * held off meanwhile.
  *
- * The bytes lie in a memfd, which other threads reach by address and other processes by descriptor.
+ * The bytes lie in a memfd, which other threads reach by address. Each other process has one of its own, by descriptor,
+ * whose marks are taken over: what a process does to its own is nothing to the others.
  *
  * @module
  */

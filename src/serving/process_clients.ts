@@ -5,7 +5,7 @@ import { SharedFile } from "../../ffi/files/shared_file.ts";
 import { MembackingError } from "../core/errors.ts";
 import { normalize, type Span } from "../core/span.ts";
 import type { MemoryLocks } from "../memory/memory_locks.ts";
-import type { WriteMarks } from "../memory/write_marks.ts";
+import { WriteMarks } from "../memory/write_marks.ts";
 import type { Reader } from "./gate.ts";
 import { LockMirror } from "./lock_slots.ts";
 import type { FilesListener, MapPublisher } from "./map_publisher.ts";
@@ -31,6 +31,8 @@ interface Introduced {
   changed: Span[];
   /** Whether the client has been told of a change and has not let go of everything yet. */
   isBusy: boolean;
+  /** Where it marks what it writes, once it has been asked to: its own, since it could take away the marks of others. */
+  marks: WriteMarks | null;
 }
 
 /** The memory map as other processes read it. */
@@ -109,14 +111,14 @@ export class ProcessClients implements FilesListener {
   /** Tells a client that was let in what there is, and from now on what changes. */
   welcome(session: Session): void {
     this.tellAll(); // A file that has gone and comes back under its old number is known to those of now alone.
-    const introduced: Introduced = { session, changed: [], isBusy: false };
+    const introduced: Introduced = { session, changed: [], isBusy: false, marks: null };
     this.#introduced.set(session, introduced);
     session.onLetGo = () => {
       introduced.isBusy = false;
       this.#tell(introduced);
     };
     if (this.#memory.base === null) return;
-    this.#sendMarks(session);
+    this.#sendMarks(introduced);
     const files = [...this.#map.files()];
     for (let at = 0; at < files.length; at += FILES_PER_MESSAGE) {
       const some = files.slice(at, at + FILES_PER_MESSAGE);
@@ -124,10 +126,23 @@ export class ProcessClients implements FilesListener {
     }
   }
 
-  /** Sends clients what they are to mark writes in, before they are asked to. */
+  /** Sends clients what they are to mark writes in, before they are asked to. What they mark is gathered in `marks`. */
   markIn(marks: WriteMarks | null): void {
     this.#marks = marks;
-    for (const session of this.#introduced.keys()) this.#sendMarks(session);
+    for (const introduced of this.#introduced.values()) {
+      if (marks === null) introduced.marks?.clear();
+      else this.#sendMarks(introduced);
+    }
+  }
+
+  /** Takes over what clients have marked, none of which writes meanwhile. */
+  gatherMarks(): void {
+    for (const introduced of this.#introduced.values()) this.#gatherMarks(introduced);
+  }
+
+  #gatherMarks({ marks }: Introduced): void {
+    const all = this.#marks;
+    if (marks !== null && all !== null) marks.take((start, end) => all.mark(start, Math.min(end, all.length)));
   }
 
   shown(file: number, fd: number): void {
@@ -178,8 +193,15 @@ export class ProcessClients implements FilesListener {
     Deno.unrefTimer(this.#timer);
   }
 
-  #sendMarks(session: Session): void {
-    if (this.#marks !== null) session.post({ kind: "marks" }, [this.#marks.fd]);
+  #sendMarks(introduced: Introduced): void {
+    if (this.#marks === null) return;
+    const { session } = introduced;
+    try {
+      introduced.marks ??= WriteMarks.create(this.#memory.length);
+    } catch (error) {
+      return session.cutOffSoon(error); // Nobody would know what it writes.
+    }
+    session.post({ kind: "marks" }, [introduced.marks.fd]);
   }
 
   #tell(introduced: Introduced): void {
@@ -212,6 +234,11 @@ export class ProcessClients implements FilesListener {
   }
 
   #left(session: Session): void {
+    const introduced = this.#introduced.get(session);
+    if (introduced !== undefined) {
+      this.#gatherMarks(introduced);
+      introduced.marks?.[Symbol.dispose]();
+    }
     this.#introduced.delete(session);
     this.#clients.delete(session);
     if (this.#clients.size > 0 || this.#shared === null) return;

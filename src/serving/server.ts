@@ -229,6 +229,7 @@ export class ClientServer implements MapGate, SessionHost {
     const wasShut = this.#gate.isShut;
     this.shut();
     try {
+      this.#processes.gatherMarks();
       look();
     } finally {
       if (!wasShut && !this.#closed) this.#gate.open();

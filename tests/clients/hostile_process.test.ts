@@ -278,3 +278,37 @@ Deno.test("after a map of too many pieces, other processes are served again", as
   await second.hello();
   await second.request(1, { kind: "regions" });
 });
+
+Deno.test("a process can take away its own marks of written pages, and nobody else's", async () => {
+  using rig = new Rig();
+  using tracker = rig.regions.trackDirty();
+  using raw = new Raw(rig.regions);
+  await raw.hello();
+  await using honest = await RemoteProcess.start(rig.regions);
+  tracker.take();
+  rig.regions.memory.writeUint32(0x1000, 7);
+  await honest.run("client.memory.writeUint32(0x3000, 8)");
+  const { fds: [fd = -1] } = await raw.next('"marks"');
+  using marks = Mappable.fromFd(fd);
+  marks.write(0, new Uint8Array(marks.size));
+  assertEquals([...tracker.take()].map(String), ["0x1000-0x2000", "0x3000-0x4000"]);
+  marks.write(0, new Uint8Array(marks.size).fill(0xff));
+  assertEquals([...tracker.take()].map(String), [`${range(0, LENGTH)}`]);
+  assertEquals([...tracker.take()].map(String), []);
+});
+
+Deno.test("what a process has written before it ends is not forgotten", async () => {
+  using rig = new Rig();
+  using tracker = rig.regions.trackDirty();
+  {
+    await using remote = await RemoteProcess.start(rig.regions);
+    tracker.take();
+    await remote.run(`
+      await client.newRegion({ name: "its own", range: new MemoryRange(0x80000, 0x81000), priority: 0 });
+      client.memory.writeUint32(0x3000, 8);
+    `);
+    await remote.kill();
+    await until(() => rig.regions.inspect().regions.length === 1, "it is gone");
+  }
+  assertEquals([...tracker.take()].map(String), ["0x3000-0x4000"]);
+});
