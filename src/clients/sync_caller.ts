@@ -1,6 +1,6 @@
 import { DisposedError, MembackingError } from "../core/errors.ts";
 import { buildError, type Json } from "../serving/error_data.ts";
-import { decodeAnswer, encodeRequest, numbersOf } from "../serving/mail_codes.ts";
+import { answerNumbersOf, decodeAnswer, encodeRequest, numbersOf } from "../serving/mail_codes.ts";
 import type { Answer, Mail, Request } from "../serving/protocol.ts";
 import { growable, MAIL, TEXT } from "../serving/shared_words.ts";
 import { OWNER_ENDED } from "./hold.ts";
@@ -24,6 +24,7 @@ export class SyncCaller {
   };
   readonly #words = new Int32Array(this.mail.words, 0, MAIL.words);
   readonly #numbers = numbersOf(this.mail.words);
+  readonly #answerNumbers = answerNumbersOf(this.mail.words);
   #requests = 0;
 
   /**
@@ -94,7 +95,7 @@ export class SyncCaller {
   }
 
   #answer(): Answer {
-    const value = decodeAnswer(this.#words[MAIL.answer] ?? TEXT, this.#numbers);
+    const value = decodeAnswer(this.#words[MAIL.answer] ?? TEXT, this.#answerNumbers);
     if (value !== undefined) return { value };
     const length = this.#words[MAIL.answerLength] ?? 0;
     try {

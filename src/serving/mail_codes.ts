@@ -24,9 +24,14 @@ const HAS_OFFSET = 1;
 const HAS_WRITABLE = 2;
 const IS_WRITABLE = 4;
 
-/** The numbers of a mailbox. */
+/** The numbers of a mailbox's request. */
 export function numbersOf(words: SharedArrayBuffer): Float64Array {
   return new Float64Array(words, MAIL.numbers, MAIL.numberCount);
+}
+
+/** The numbers of its answer. */
+export function answerNumbersOf(words: SharedArrayBuffer): Float64Array {
+  return new Float64Array(words, MAIL.answerNumbers, MAIL.numberCount);
 }
 
 /** Writes a request into `numbers`. Returns its code, or `TEXT` where it has to go as text. */

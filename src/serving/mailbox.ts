@@ -1,5 +1,5 @@
 import { packError } from "./error_data.ts";
-import { decodeRequest, encodeAnswer, numbersOf } from "./mail_codes.ts";
+import { answerNumbersOf, decodeRequest, encodeAnswer, numbersOf } from "./mail_codes.ts";
 import { readRequest } from "./messages.ts";
 import { ProtocolError } from "./protocol_error.ts";
 import type { Answer, Mail, Request } from "./protocol.ts";
@@ -24,12 +24,14 @@ export class Mailbox {
   readonly #mail: Mail;
   readonly #words: Int32Array;
   readonly #numbers: Float64Array;
+  readonly #answerNumbers: Float64Array;
   readonly #copy = new Float64Array(MAIL.numberCount);
 
   constructor(mail: Mail) {
     this.#mail = mail;
     this.#words = new Int32Array(mail.words, 0, MAIL.words);
     this.#numbers = numbersOf(mail.words);
+    this.#answerNumbers = answerNumbersOf(mail.words);
   }
 
   /**
@@ -50,7 +52,7 @@ export class Mailbox {
   /** Delivers an answer, if somebody still waits for it. */
   answer(id: number, answer: Answer, request: Request["kind"]): void {
     if (Atomics.load(this.#words, MAIL.request) !== 2 * id + 1) return;
-    const code = "value" in answer ? encodeAnswer(answer.value, request, this.#numbers) : TEXT;
+    const code = "value" in answer ? encodeAnswer(answer.value, request, this.#answerNumbers) : TEXT;
     if (code === TEXT && !this.#writeText(JSON.stringify(answer))) {
       const error = packError(new RangeError("The answer does not fit the mailbox of the client"));
       this.#writeText(JSON.stringify({ error }));

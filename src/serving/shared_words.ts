@@ -68,12 +68,14 @@ export const MAIL = {
   answerLength: 34,
   /** How many words there are. */
   words: 48,
-  /** Where the numbers of a request begin, in bytes; those of its answer take their place. */
+  /** Where the numbers of a request begin, in bytes. */
   numbers: 192,
-  /** How many numbers there is room for. */
+  /** Where those of an answer begin: a late one must not take the place of the next request's. */
+  answerNumbers: 256,
+  /** How many numbers there is room for, in either. */
   numberCount: 8,
   /** How many bytes all of it takes. */
-  bytes: 256,
+  bytes: 320,
 } as const;
 
 /** Says that a request or an answer is JSON. */

@@ -19,6 +19,8 @@ import {
 import { RecordingPartition } from "membacking/testing";
 import { currentThread } from "../../ffi/os/thread.ts";
 import { duplicateFd, UnixSocket } from "../../ffi/os/socket.ts";
+import { encodeRequest, numbersOf } from "../../src/serving/mail_codes.ts";
+import { Mailbox } from "../../src/serving/mailbox.ts";
 import { CLOSED, JOURNAL_LENGTH, LINE, MAIL } from "../../src/serving/shared_words.ts";
 import type { Welcome } from "../../src/serving/protocol.ts";
 import { openFds } from "../support/proc.ts";
@@ -383,6 +385,21 @@ Deno.test("scribbled memory of the map, and a bell that never stops, are nothing
   raw.say({ kind: "bye" });
   assertEquals(rig.regions.memory.readUint8(0), 0);
   assertEquals(rig.warnings, []);
+});
+
+Deno.test("an answer that is late does not take the place of the next request's numbers", () => {
+  const text = () => new SharedArrayBuffer(8);
+  const mail = { words: new SharedArrayBuffer(MAIL.bytes), request: text(), answer: text() };
+  const words = new Int32Array(mail.words, 0, MAIL.words);
+  const box = new Mailbox(mail);
+  words[MAIL.asked] = encodeRequest({ kind: "unmap", region: 1 }, numbersOf(mail.words));
+  Atomics.store(words, MAIL.request, 2);
+  assertEquals(box.take()?.request, { kind: "unmap", region: 1 });
+  // The client has given up, and asks for the next thing while the owner writes its answer.
+  words[MAIL.asked] = encodeRequest({ kind: "unmap", region: 3 }, numbersOf(mail.words));
+  box.answer(1, { value: 77 }, "new-region");
+  Atomics.store(words, MAIL.request, 4);
+  assertEquals(box.take()?.request, { kind: "unmap", region: 3 });
 });
 
 Deno.test("a mailbox with garbage in it, or that cannot grow, is the trouble of its client", async () => {
