@@ -55,6 +55,8 @@ export interface SessionOptions {
   again?(): void;
 }
 
+const HELLO_FIRST = "A client says hello first";
+
 /** Why a client is served no longer, as `CLOSED` says. */
 type Why = Exclude<(typeof CLOSED)[keyof typeof CLOSED], 0>;
 
@@ -88,7 +90,10 @@ export class Session {
     this.#channel.receive = (data, fds) => this.#receive(data, fds);
     this.#ways = new RequestWays(this.#channel, (id, request) => this.#request(id, request));
     this.#channel.receiveNumbers = (id, code, numbers) =>
-      this.#orCutOff(() => this.#ways.receiveNumbers(id, code, numbers));
+      this.#orCutOff(() => {
+        if (this.#admitted === null) throw new ProtocolError(HELLO_FIRST);
+        this.#ways.receiveNumbers(id, code, numbers);
+      });
     this.#channel.hungUp = (cause) => {
       if (cause !== undefined) host.logger.warn("A client was hung up on", cause);
       this.#hungUp();
@@ -213,7 +218,7 @@ export class Session {
 
   #serve(message: ClientMessage, fds: readonly number[]): void {
     if (this.#admitted === null && message.kind !== "hello" && message.kind !== "bye") {
-      throw new ProtocolError("A client says hello first");
+      throw new ProtocolError(HELLO_FIRST);
     }
     if (message.kind === "request") return this.#ways.accept(message.id, message.order ?? 0, message.request);
     if (message.kind === "skip") return this.#ways.skip(message.order);

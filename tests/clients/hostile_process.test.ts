@@ -78,6 +78,15 @@ class Raw implements Disposable {
     }
   }
 
+  /** Sends a packet of numbers. */
+  sendNumbers(id: number, code: number, numbers: readonly number[]): void {
+    const packet = new Float64Array(3 + MAIL.numberCount);
+    packet.set([id, code, ...numbers], 1);
+    const bytes = new Uint8Array(packet.buffer);
+    bytes[0] = NUMBERS;
+    this.#send(bytes, []);
+  }
+
   /** Says hello, and returns the file that this client and the owner write. */
   async hello(): Promise<FileMapping> {
     await this.say({ kind: "hello", thread: currentThread(), token: 1 });
@@ -174,6 +183,14 @@ Deno.test("a request that is too long for another process is an error before it 
   );
   assert(String(error).includes(LimitError.name) || String(error).includes("bytes of a message"), String(error));
   assertEquals(await remote.run("return (await client.regions()).length"), 2);
+});
+
+Deno.test("a request in numbers before a hello is none", async () => {
+  using rig = new Rig();
+  using raw = new Raw(rig.regions);
+  raw.sendNumbers(1, 2, [1]);
+  await raw.hungUp();
+  assertEquals(rig.warnings.length, 1);
 });
 
 Deno.test("a region of another process has a name of no more than 65,536 characters", async () => {
