@@ -19,7 +19,9 @@
 import { fileOf, type Mappable } from "../../ffi/files/mappable.ts";
 import { MembackingError, MemoryLockedError, ReentrancyError } from "../core/errors.ts";
 import type { Mapping } from "../core/map/region.ts";
+import { piecesIn } from "../core/map/view.ts";
 import { MemoryRange } from "../core/memory_range.ts";
+import { type Entry, RangeMap } from "../core/range_map.ts";
 import type { Span } from "../core/span.ts";
 import type { MemoryPolicy } from "../core/targets.ts";
 import { mappableOf } from "../memory/file_backing.ts";
@@ -149,6 +151,15 @@ export class Copies implements Disposable {
     return { frozen, blocks };
   }
 
+  /** Throws if a lock shows memory that may be written by a mapping of its own, which would go on with the file. */
+  #checkAliases(): void {
+    for (const { start, end } of this.#internals.locks()) {
+      const pieces = piecesIn(this.#internals.state(), start, end);
+      const writable = pieces.filter(({ value }) => value.writable).length;
+      if (writable > 0 && writable < pieces.length) throw new MemoryLockedError(new MemoryRange(start, end));
+    }
+  }
+
   /** Makes memory shared again. */
   thaw(): void {
     const base = this.#base;
@@ -205,35 +216,45 @@ export class Copies implements Disposable {
       if (locked !== undefined) throw new MemoryLockedError(new MemoryRange(locked.start, locked.end));
     }
     const added: Mapping[] = [];
-    const renewals = parts.flatMap((part) =>
-      this.#internals.mappings(part.region).flatMap((entry) => {
-        const start = Math.max(entry.start, part.start);
-        const end = Math.min(entry.end, part.end);
-        if (start >= end || showsAgain(entry.value, part)) return [];
-        const mapping = this.#newMapping(start, end, part);
-        added.push(mapping);
-        this.#leftovers.mapping(mapping);
-        return [{ region: part.region, start, end, mapping }];
-      })
+    // There may be thousands of parts, and of mappings.
+    const wanted = byGpa(parts.map((part) => ({ start: part.start, end: part.end, value: part })));
+    const theirs = [...new Set(parts.map(({ region }) => region))];
+    const renewals = theirs.flatMap((region) =>
+      this.#internals.mappings(region).flatMap((entry) =>
+        wanted.overlapping(entry.start, entry.end).flatMap(({ value: part }) => {
+          if (showsAgain(entry.value, part)) return [];
+          const start = Math.max(entry.start, part.start);
+          const end = Math.min(entry.end, part.end);
+          const mapping = this.#newMapping(start, end, part);
+          added.push(mapping);
+          this.#leftovers.mapping(mapping);
+          return [{ region, start, end, mapping }];
+        })
+      )
     );
     const changed: Span[] = renewals.map(({ start, end }) => ({ start, end }));
-    const places = [...new Set(parts.map(({ region }) => region))]
-      .flatMap((region) => ownPlaces(this.#internals, region))
-      .filter(({ start, end, mapping }) =>
-        renewals.every((renewal) => renewal.start >= end || renewal.end <= start) && mapping.own !== null
-      );
+    const renewed = byGpa(changed.map(({ start, end }) => ({ start, end, value: true })));
+    const places = theirs.flatMap((region) => ownPlaces(this.#internals, region))
+      .filter(({ start, end }) => !renewed.overlaps(start, end));
     const act = () => {
-      for (const place of places) dropOwnPages(place, (run) => void (place.shows && changed.push(run)));
+      // Hidden memory too: it shows again one day.
+      for (const place of places) dropOwnPages(place, (run) => void changed.push(run));
     };
     const ranges = parts.map(({ start, end }) => new MemoryRange(start, end));
-    // What is copied comes after the request, and vCPUs see none of it half done.
-    using _held = base.patch === NO_PATCH ? null : this.#internals.quiesce(ranges);
+    const isPatched = base.patch !== NO_PATCH;
+    // What is copied comes after the request, and neither vCPUs nor clients see any of it half done.
+    using _held = isPatched ? this.#internals.quiesce(ranges) : null;
+    const request = () =>
+      this.#request("roll back", renewals, added, { hold: isPatched ? [] : ranges, keepsBytes: false, act });
     const doubt = this.#internals.doubtWritten(true);
     try {
-      const hold = base.patch === NO_PATCH ? ranges : [];
-      this.#request("roll back", renewals, added, { hold, keepsBytes: false, act });
-      changed.push(...base.copied);
-      base.patch();
+      if (isPatched) {
+        this.#internals.alone(() => {
+          request();
+          changed.push(...base.copied);
+          base.patch();
+        });
+      } else request();
     } finally {
       // A rollback that fails on its way has given pages up all the same.
       for (const { start, end } of changed) this.#internals.markWritten(new MemoryRange(start, end));
@@ -340,6 +361,7 @@ export class Copies implements Disposable {
       keepsBytes: true,
       act: () => {
         // Now that clients are kept off, no lock can come any more.
+        if (copyOnWrite) this.#checkAliases();
         if (!copyOnWrite || images.some(({ movesPages }) => movesPages)) this.#checkForeignLocks();
         for (const image of images) {
           this.#isSpoiled ||= image.writesOver === true;
@@ -383,4 +405,11 @@ export class Copies implements Disposable {
 function showsAgain(mapping: Mapping, { file, delta }: BasePart): boolean {
   if (file === null) return mapping.kind === "private";
   return mapping.kind === "copy-on-write" && mapping.delta === delta && mapping.backing?.file === fileOf(file);
+}
+
+/** Entries that do not overlap, to be looked up. */
+function byGpa<V>(entries: readonly Entry<V>[]): RangeMap<V> {
+  let map: RangeMap<V> = RangeMap.EMPTY;
+  for (const { start, end, value } of entries) map = map.set(start, end, value);
+  return map;
 }

@@ -15,7 +15,7 @@
  */
 
 import { Mappable } from "../../ffi/files/mappable.ts";
-import { MappingError, MemoryLockedError } from "../core/errors.ts";
+import { MappingError, MembackingError, MemoryLockedError } from "../core/errors.ts";
 import { MemoryRange } from "../core/memory_range.ts";
 import { PageSet } from "../core/page_set.ts";
 import { isSameLayout, memoryLength, type SavedLayout } from "../core/snapshot_index.ts";
@@ -70,15 +70,25 @@ export async function saveMemory(directory: string, options: SaveOptions, guest:
   using saving = new Saving(writer, layout, { ...options, pages, chain: parents });
   using held = new DisposableStack();
   held.use(internals.quiesce(ram.regions.map(({ range }) => range)));
-  const isFrozen = copies.isFrozen || freeze(copies, live);
+  if (!isSameLayout(layout, saveableLayout(ram.blocks, guest))) {
+    throw new MembackingError("RAM has come or gone while vCPUs were being held, save again");
+  }
+  const wasFrozen = copies.isFrozen;
+  const isFrozen = wasFrozen || freeze(copies, live);
   try {
     using aside = Mappable.memfd("written since", Math.max(memoryLength(layout), 4096));
     using handles = new DisposableStack();
-    const parts = momentParts(internals, ram.blocks, layout, aside, isFrozen, handles);
+    const own = wasFrozen ? "copied" : isFrozen ? "later" : "in place";
+    // Clients write as vCPUs do, and no hook holds them.
+    const parts = internals.alone(() => {
+      const parts = momentParts(internals, ram.blocks, layout, aside, own, handles);
+      if (!isFrozen) saving.writeAtOnce(parts);
+      return parts;
+    });
     using _files = copies.holdFiles();
     if (live) held.dispose();
     if (isFrozen) await saving.write(parts);
-    else saving.writeAtOnce(parts);
+    else saving.tellDone();
     signal?.throwIfAborted();
     writer.publish();
   } finally {

@@ -8,7 +8,12 @@ import { Snapshot } from "../snapshots/snapshot.ts";
 export interface SaveOptions {
   /** Stores only what differs from this snapshot, which has to be of the same layout. */
   readonly base?: Snapshot;
-  /** The pages that may differ from `base`, such as a `DirtyTracker` says. Without it all memory is compared. */
+  /**
+   * The pages that may differ from `base`, such as a `DirtyTracker` says. Without it all memory is compared.
+   *
+   * What is written between the `take` and the moment of the save is in neither: hold vCPUs over both, and leave `pages` out
+   * where clients or devices go on writing. The next `take` has those pages.
+   */
   readonly pages?: PageSet;
   /** Whatever belongs to the moment besides memory, such as the state of vCPUs and devices, by name. */
   readonly state?: Readonly<Record<string, Uint8Array>>;

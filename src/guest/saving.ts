@@ -79,10 +79,14 @@ export class Saving implements Disposable {
 
   /**
    * The same without letting anything else have its turn: whoever is told of progress could take away what is being
-   * read, and is told when all is done.
+   * read, and is told when all is done, by `tellDone`.
    */
   writeAtOnce(parts: readonly SourcePart[]): void {
     for (const part of parts) for (const slice of slicesOf(part)) this.#store(slice);
+  }
+
+  /** Tells of the last progress. */
+  tellDone(): void {
     this.#options.onProgress?.(this.#total, this.#total);
   }
 
@@ -93,7 +97,7 @@ export class Saving implements Disposable {
 
   #store(slice: SourcePart): void {
     const { from, offset, start, end } = slice;
-    if ("address" in from) return this.#storeFrom(from.address, offset, end - start);
+    if ("address" in from) return this.#storeInPlace(from.address, offset, end - start);
     const file = fileOf(from.file);
     const delta = offset - from.fileOffset;
     const last = from.fileOffset + end - start;
@@ -106,6 +110,21 @@ export class Saving implements Disposable {
     }
     // What is beyond the end reads like a hole.
     if (file.truncatable) file.checkReaches(from.fileOffset, end - start);
+  }
+
+  /** Of a copy: whoever writes there meanwhile would make the checksum that of other bytes than were stored. */
+  #storeInPlace(address: number, offset: number, length: number): void {
+    const room = this.#room ??= this.#newRoom();
+    for (let at = 0; at < length; at += CHUNK) {
+      const size = Math.min(CHUNK, length - at);
+      const view = hostView(address + at, size);
+      try {
+        new Uint8Array(room.bytes).set(new Uint8Array(view));
+      } finally {
+        revokeView(view);
+      }
+      this.#storeFrom(room.address, offset + at, size);
+    }
   }
 
   /** `[start, end)` of the file, `CHUNK` at most. */

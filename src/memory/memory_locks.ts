@@ -216,6 +216,11 @@ export class MemoryLocks implements AccessMap {
     }
   }
 
+  /** What is locked. */
+  get spans(): readonly Span[] {
+    return this.#table.entries();
+  }
+
   /** Whether nobody holds a lock. */
   get isEmpty(): boolean {
     return this.#table.isEmpty;

@@ -146,6 +146,18 @@ export class RegionInternals {
     return this.#parts.locks.conflict(start, end, foreign);
   }
 
+  /** What is locked, by clients too. */
+  locks(): readonly Span[] {
+    this.#parts.clients()?.updateLocks();
+    return this.#parts.locks.spans;
+  }
+
+  /** Calls `act` while no client accesses guest memory, but through locks that it holds. */
+  alone<T>(act: () => T): T {
+    const clients = this.#parts.clients();
+    return clients === undefined ? act() : clients.alone(act);
+  }
+
   /** Waits until some lock is released. */
   nextRelease(signal: AbortSignal | undefined): Promise<void> {
     return this.#parts.locks.nextRelease(signal);

@@ -75,6 +75,8 @@ export class ClientServer implements MapGate, SessionHost {
   #count = 0;
   #rounds: ReturnType<typeof setInterval> | undefined;
   #closed = false;
+  /** How many want clients to be held off until they are done, whatever requests there are meanwhile. */
+  #holds = 0;
   /** Whether the map was not written down since there was nobody to read it. */
   #isBehind = true;
   /** Where clients mark what they write, `null` while nobody tracks it. */
@@ -199,7 +201,7 @@ export class ClientServer implements MapGate, SessionHost {
   open(changed: readonly Span[]): void {
     if (!this.#gate.isShut || this.#closed) return;
     this.#publish(changed);
-    this.#gate.open();
+    if (this.#holds === 0) this.#gate.open();
   }
 
   /** Holds all clients off while `act` runs, and shows them `spans` anew afterwards. */
@@ -224,14 +226,16 @@ export class ClientServer implements MapGate, SessionHost {
     });
   }
 
-  /** Calls `look` while clients are held off, and what they have locked is known. */
-  alone(look: () => void): void {
+  /** Calls `look` while clients are held off, requests in it included, and what they have locked is known. */
+  alone<T>(look: () => T): T {
     const wasShut = this.#gate.isShut;
     this.shut();
+    this.#holds++;
     try {
       this.#processes.gatherMarks();
-      look();
+      return look();
     } finally {
+      this.#holds--;
       if (!wasShut && !this.#closed) this.#gate.open();
     }
   }
