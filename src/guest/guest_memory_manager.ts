@@ -225,7 +225,8 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
    *
    * @throws {MappingError} If it cannot be frozen: RAM of huge pages, pinned or anonymous RAM, or a file that others may
    * have; names it and why. Nothing has changed.
-   * @throws {MemoryLockedError} If another thread has locks, from the second freeze on.
+   * @throws {MemoryLockedError} If another thread has locks, from the second freeze on; or if a lock reaches over memory that
+   * may be written and memory that may not, since what it shows is another mapping of the file.
    */
   freeze(): Template {
     return templateOf(new FrozenMemory(this.#moment(), (moment, options) => this.#clone(moment, options)));
@@ -280,8 +281,9 @@ export class GuestMemoryManager extends GuestRam implements Disposable {
    *
    * @throws {SnapshotError} If there is something at `directory`, or `base` is of another layout.
    * @throws {MappingError} If `live` is asked for and memory cannot be frozen.
+   * @throws {MemoryLockedError} If memory is locked so that it cannot be frozen, as `freeze` says.
    * @throws {OsError} If the disk is full or fails. Nothing is left of the snapshot.
-   * @throws {MembackingError} If host memory is only recorded.
+   * @throws {MembackingError} If host memory is only recorded, or the quiesce hook adds RAM or takes RAM away.
    * @throws {TypeError} If an option is not what it should be, or inside a batch.
    * @throws The signal's reason, if it aborts first.
    */
