@@ -205,7 +205,7 @@ Deno.test("a region of another process has a name of no more than 65,536 charact
 
 Deno.test("however many clients do not come out of an access, a request waits once for all of them", async () => {
   using rig = new Rig();
-  const deadline = 400;
+  const deadline = 1000;
   using stack = new DisposableStack();
   for (let i = 0; i < 6; i++) {
     const raw = stack.use(new Raw(rig.regions, { deadline }));
