@@ -5,6 +5,7 @@
  */
 
 import { Mappable } from "../../ffi/files/mappable.ts";
+import { OsError } from "../../ffi/os/os_error.ts";
 import { type FdWatch, Poll, watchFd } from "../../ffi/os/poll.ts";
 import { closeFds, duplicateFd, UnixSocket } from "../../ffi/os/socket.ts";
 import {
@@ -120,7 +121,15 @@ class ScriptedBackend implements Disposable {
   #answer(request: number, payload: Uint8Array<ArrayBuffer>, fds: readonly number[], act: Act | undefined): void {
     const { socket } = this.#front;
     if (answer(socket, request, payload, fds, act)) this[Symbol.dispose]();
-    const later = () => this.disposed || answer(socket, request, payload, fds, undefined);
+    const later = () => {
+      try {
+        if (!this.disposed) answer(socket, request, payload, fds, undefined);
+      } catch (error) {
+        // The front end has hung up meanwhile.
+        if (!(error instanceof OsError) || error.code !== "EPIPE") throw error;
+        this[Symbol.dispose]();
+      }
+    };
     if (act === "slow") setTimeout(later, 2);
     if (act !== "ask-first") return;
     this.#answerLater = later;
